@@ -1,0 +1,1 @@
+"""Running many lessons: headless, checked, reported."""
