@@ -6,7 +6,7 @@ from torch import nn
 
 
 def mlp(depth: int = 3, width: int = 64, inputs: int = 64, classes: int = 10) -> nn.Sequential:
-    """A multilayer perceptron: `depth` hidden layers of Linear and ReLU, then a Linear to the logits.
+    """A multilayer perceptron: `depth` hidden layers of Linear and ReLU, then a Linear.
 
     Raises:
         ValueError: if depth is negative or another size is not positive.

@@ -1,0 +1,75 @@
+"""Time arms side by side in one process, and print what was measured beside what was promised.
+
+Seconds on a busy machine say little; the ratio of two arms timed in turn says much, since what
+slows one slows the other. A line that `report` prints reads: name, median, spread, bound, ok or
+over.
+"""
+
+import gc
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A median with the smallest and the largest of what it is the median of."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: list[float]) -> "Spread":
+        return cls(statistics.median(values), min(values), max(values))
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of each arm, one entry a round."""
+
+    seconds: dict[str, list[float]]
+
+    def of(self, arm: str) -> Spread:
+        return Spread.of(self.seconds[arm])
+
+    def ratio(self, arm: str, to: str) -> Spread:
+        """Seconds of `arm` over those of `to`, paired by round."""
+        pairs = zip(self.seconds[arm], self.seconds[to], strict=True)
+        return Spread.of([a / b for a, b in pairs])
+
+
+def interleaved(arms: dict[str, Callable[[], object]], repeats: int, *, warmup: int = 1) -> Timing:
+    """Call every arm once a round, `repeats` rounds, every other round in reverse order.
+
+    An arm that works on a GPU has to wait for it (`.item()`) before it returns. Garbage is
+    collected between the calls, not within.
+    """
+    for _ in range(warmup):
+        for arm in arms.values():
+            arm()
+    seconds: dict[str, list[float]] = {name: [] for name in arms}
+    for turn in range(repeats):
+        for name in list(arms)[:: -1 if turn % 2 else 1]:
+            seconds[name].append(_seconds(arms[name]))
+    return Timing(seconds)
+
+
+def report(name: str, measured: Spread, bound: float) -> bool:
+    """Print one line; True if the median is within the bound."""
+    within = measured.median <= bound
+    spread = f"({measured.low:.3f}..{measured.high:.3f})"
+    verdict = "ok" if within else "over"
+    print(f"{name:<60} {measured.median:7.3f} {spread:>17}  <= {bound:<5g} {verdict}")
+    return within
+
+
+def _seconds(arm: Callable[[], object]) -> float:
+    gc.collect()
+    gc.disable()
+    start = time.perf_counter()
+    arm()
+    seconds = time.perf_counter() - start
+    gc.enable()
+    return seconds
