@@ -31,7 +31,10 @@ class Report:
         summary, columns, rows = self.table()
         cells = [list(columns), *[[_text(cell) for cell in row] for row in rows]]
         widths = [max(len(row[i]) for row in cells) for i in range(len(columns))]
-        lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths)).rstrip() for row in cells]
+        lines = [
+            "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip()
+            for row in cells
+        ]
         return "\n".join([summary, *lines] if rows else [summary])
 
     def _repr_html_(self) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import tomllib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from nbkit.lab import data
 from nbkit.lab.machine import machine
@@ -22,8 +22,8 @@ SUPPORTED, REFUTED, INCONCLUSIVE, SKIPPED = "SUPPORTED", "REFUTED", "INCONCLUSIV
 class Claim:
     """One entry of `data/claims.toml`.
 
-    `kind` is "ratio_below" (the metric's ratio lies below `margin`) or "exact" (every pair is equal,
-    bit for bit). `n` is the number of seeds that the claim needs to be judged.
+    `kind` is "ratio_below" (the metric's ratio lies below `margin`) or "exact" (every pair is
+    equal, bit for bit). `n` is the number of seeds that the claim needs to be judged.
     """
 
     id: str
@@ -113,7 +113,8 @@ def judge(claim: Claim, measured: Interval | Sequence[bool]) -> Verdict:
     """The verdict on a claim from what was measured.
 
     Args:
-        measured: for "ratio_below" the interval of the ratio; for "exact" whether each pair is equal.
+        measured: for "ratio_below" the interval of the ratio; for "exact" whether each pair is
+            equal.
 
     A ratio is SUPPORTED when its whole interval lies below the margin, REFUTED when it lies wholly
     above, INCONCLUSIVE when the margin lies inside. Fewer seeds than the claim states: SKIPPED.
@@ -135,11 +136,6 @@ def judge(claim: Claim, measured: Interval | Sequence[bool]) -> Verdict:
     if measured.low > claim.margin:
         return Verdict(claim, REFUTED, "the whole interval lies above the margin", measured)
     return Verdict(claim, INCONCLUSIVE, "the margin lies inside the interval", measured)
-
-
-def as_rows(claims: Sequence[Claim]) -> list[dict[str, object]]:
-    """The claims as plain dicts, for a table."""
-    return [asdict(claim) for claim in claims]
 
 
 def _finite(value: float) -> float | None:

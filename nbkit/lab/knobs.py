@@ -23,10 +23,10 @@ import math
 import tokenize
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 Value = bool | int | float | str
-TYPES: dict[str, type] = {"bool": bool, "int": int, "float": float, "str": str}
+Type = type  # the field `type` of a knob would hide the builtin from its own annotations
+TYPES: dict[str, Type] = {"bool": bool, "int": int, "float": float, "str": str}
 
 
 class KnobError(ValueError):
@@ -37,12 +37,12 @@ class KnobError(ValueError):
 class Knob:
     """What is known of one parameter: from the parameters cell, and from the guard's range.
 
-    `low`, `high`, `step` and `scale` are a range's; `options` a choice's. `stops` are the values that
-    a headless run visits in place of a slider.
+    `low`, `high`, `step` and `scale` are a range's; `options` a choice's. `stops` are the values
+    that a headless run visits in place of a slider.
     """
 
     name: str = ""
-    type: type = float
+    type: Type = float
     default: Value | None = None
     help: str = ""
     low: float | None = None
@@ -51,6 +51,11 @@ class Knob:
     scale: str = "linear"
     options: tuple[Value, ...] = ()
     stops: tuple[Value, ...] = ()
+
+    def named(self, name: str, kind: Type) -> Knob:
+        """The same range, as the knob of that name and type; its stops are read by that type."""
+        knob = replace(self, name=name, type=kind)
+        return replace(knob, stops=tuple(knob.read(stop) for stop in self.stops))
 
     def expected(self) -> str:
         """What a value has to be, in words: `a float from 0.1 to 100`."""
@@ -77,7 +82,9 @@ class Knob:
 
     def row(self) -> str:
         """One line of help: name, type, default, what it may be, what it means."""
-        return f"{self.name}: {self.type.__name__} = {self.default!r} ({self.expected()}) {self.help}"
+        return (
+            f"{self.name}: {self.type.__name__} = {self.default!r} ({self.expected()}) {self.help}"
+        )
 
 
 def between(
@@ -150,7 +157,7 @@ def read_parameters(source: str) -> dict[str, Knob]:
         knob = Knob(name, TYPES[kind], help=comments.get(node.lineno, ""))
         if type(default) is not knob.type:
             raise KnobError(f"{name} is declared {kind}, but its default is {default!r}.")
-        knobs[name] = replace(knob, default=default)
+        knobs[name] = replace(knob, default=default)  # type: ignore[arg-type]
     return knobs
 
 
@@ -158,20 +165,16 @@ def with_ranges(declared: Mapping[str, Knob], ranges: Mapping[str, Knob]) -> dic
     """Join what the parameters cell says with what the guard says: the same names in both.
 
     Raises:
-        KnobError: if one names a knob that the other does not, or a default or stop is out of range.
+        KnobError: if one names a knob that the other does not, or a default or stop is out of
+            range.
     """
     if set(declared) != set(ranges):
         odd = ", ".join(sorted(set(declared) ^ set(ranges)))
         raise KnobError(f"declared in only one of the parameters cell and the guard: {odd}.")
     knobs = {}
     for name, knob in declared.items():
-        knobs[name] = replace(
-            ranges[name], name=name, type=knob.type, default=knob.default, help=knob.help
-        )
-        stops = tuple(knobs[name].read(stop) for stop in ranges[name].stops)
-        knobs[name] = replace(knobs[name], stops=stops)
-        if knob.default is not None:
-            knobs[name].read(knob.default)
+        ranged = ranges[name].named(name, knob.type)
+        knobs[name] = replace(ranged, default=ranged.read(knob.default), help=knob.help)
     return knobs
 
 
@@ -204,8 +207,8 @@ def _declaration(node: ast.stmt) -> tuple[str, str, object]:
         and node.value is not None
     ):
         raise KnobError(
-            f"line {node.lineno} of the parameters cell must read `name: type = literal  # meaning` "
-            f"with a type among {', '.join(TYPES)}, got `{ast.unparse(node)}`."
+            f"line {node.lineno} of the parameters cell must read `name: type = literal  # meaning`"
+            f" with a type among {', '.join(TYPES)}, got `{ast.unparse(node)}`."
         )
     if keyword.iskeyword(node.target.id):
         raise KnobError(f"{node.target.id!r} is a keyword of Python, not a name.")

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 class Interval:
     """An effect with the interval that holds its true value with the given confidence.
 
-    `low` and `high` may be infinite: a run that diverged has no finite loss, and the interval says so.
+    `low` and `high` may be infinite: a run that diverged has no finite loss, and the interval says
+    so.
     """
 
     estimate: float
@@ -80,8 +81,8 @@ def paired_ratio(
         ValueError: if the two differ in length, a number is not positive, or the denominator is not
             finite.
 
-    Where runs of the numerator diverged, no finite average stands for them: the estimate is then the
-    median of the ratios and the interval reaches from the smallest ratio to infinity.
+    Where runs of the numerator diverged, no finite average stands for them: the estimate is then
+    the median of the ratios and the interval reaches from the smallest ratio to infinity.
 
     >>> print(paired_ratio([2.0, 2.2, 1.8], [1.0, 1.0, 1.0]))
     1.99 [1.55, 2.56] (95% interval, n = 3)
@@ -95,7 +96,9 @@ def paired_ratio(
     if any(value <= 0 for value in numerator):
         raise ValueError(f"the numerator must be positive, got {list(numerator)}.")
 
-    ratios = [a / b if math.isfinite(a) else math.inf for a, b in zip(numerator, denominator)]
+    ratios = [
+        a / b if math.isfinite(a) else math.inf for a, b in zip(numerator, denominator, strict=True)
+    ]
     if not all(math.isfinite(ratio) for ratio in ratios):
         ordered = sorted(ratios)
         return Interval(ordered[len(ordered) // 2], ordered[0], math.inf, len(ratios), confidence)
@@ -114,4 +117,4 @@ def first_step(values: Sequence[float], steps: Sequence[int], *, at_least: float
     if len(values) != len(steps):
         raise ValueError(f"one value a step, got {len(values)} values and {len(steps)} steps.")
 
-    return next((float(s) for v, s in zip(values, steps) if v >= at_least), math.inf)
+    return next((float(s) for v, s in zip(values, steps, strict=True) if v >= at_least), math.inf)

@@ -1,0 +1,204 @@
+"""The one handle that a notebook opens: knobs, prediction, exercise, live lab, verdicts."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import nbkit
+from nbkit.lab.claims import Claim, Verdict, judge, load_claims
+from nbkit.lab.exercises import load_exercise
+from nbkit.lab.knobs import Knob, KnobError, check_names
+from nbkit.lab.predictions import Prediction
+from nbkit.lab.stats import Interval
+
+
+class Lesson:
+    """One lesson, from its opening to its takeaways.
+
+    Args:
+        name: the notebook's name without its ending, `01_lr_finder`.
+        namespace: the notebook's variables; taken from IPython where there is one.
+    Raises:
+        ValueError: if `data/claims.toml` has no claim of that lesson.
+
+    Opening it prints one line and changes nothing.
+    """
+
+    def __init__(self, name: str, namespace: dict[str, Any] | None = None) -> None:
+        self.name = name
+        self.claims: dict[str, Claim] = load_claims(name)
+        self.verdicts: dict[str, Verdict] = {}
+        self.predictions: dict[str, Prediction] = {}
+        self.declared: dict[str, Knob] = {}
+        self._namespace = _notebook_namespace() if namespace is None else namespace
+        self._before = set(self._namespace)
+        print(f"nbkit {nbkit.__version__}, lesson {name}")
+
+    def knobs(self, **ranges: Knob) -> dict[str, Any]:
+        """The guard: check the parameters that the notebook runs with, before anything is trained.
+
+        Args:
+            ranges: for each name of the parameters cell what it may be, `lr=log(1e-4, 10)`.
+        Returns:
+            the values by name, each of its declared type; the notebook's variables hold the same.
+        Raises:
+            KnobError: for a name that no knob has (with the nearest that one has), a value of
+                another type or out of range.
+        """
+        values, types = self._namespace, self._namespace.get("__annotations__", {})
+        if not self.declared:  # run again, later variables of the notebook are no parameters
+            given = set(values) - self._before - {"__annotations__"}
+            given = {name for name in given if not _is_notebooks_own(name)}
+            check_names(dict.fromkeys(sorted(given | set(types))), ranges)
+        knobs = {}
+        for name, range_ in ranges.items():
+            if name not in values or name not in types:
+                raise KnobError(f"the parameters cell must declare `{name}: type = default`.")
+            knobs[name] = range_.named(name, _type_of(types[name]))
+        read = {name: knob.read(values[name]) for name, knob in knobs.items()}
+
+        self.declared = knobs
+        values.update(read)
+        print("parameters checked: " + ", ".join(knobs))
+        return read
+
+    def predict(self, claim: str, *, guess: float, confidence: int) -> None:
+        """Commit to a prediction before the measurement: the size of the effect, and how sure.
+
+        Args:
+            claim: id of one of the lesson's claims.
+            guess: the effect that you expect, in the claim's metric.
+            confidence: percent, 50 to 99, that your guess is on the right side of the margin.
+        Raises:
+            ValueError: if the claim is unknown or already measured, or the confidence out of range.
+        """
+        stated = self._claim(claim)
+        if claim in self.verdicts:
+            raise ValueError(
+                f"{claim} has been measured: a prediction comes first. Restart to try."
+            )
+        self.predictions[claim] = Prediction(stated, float(guess), confidence)
+        print(f"committed: {stated.metric}: {guess:g}, {confidence} % sure of the side")
+
+    def exercise(self, name: str) -> Callable[[Callable], Callable]:
+        """A decorator that checks the function below it, in the cell where it is written.
+
+        The function itself comes back when it passes. Until then the reference does, so that the
+        rest of the lesson runs, and the line printed says which property failed.
+        """
+        exercise = load_exercise(self.name, name)
+
+        def check(attempt: Callable) -> Callable:
+            failure = exercise.check(attempt)
+            if failure is None:
+                print(f"{name}: all {len(exercise.checks)} checks pass. It is yours.")
+                return attempt
+            print(f"{name}: not yet. {failure}")
+            print("The cells below go on with the reference.")
+            return exercise.reference
+
+        return check
+
+    def explore(self, fit: Callable, **options: Any) -> None:
+        """The live lab: sliders over the knobs that `fit` names; headless, its stops in a row."""
+        from nbkit.lab import explore
+
+        explore.show(fit, self.declared, self._namespace, **options)
+
+    def progress(self, items: Iterable, *, total: int, label: str) -> Iterator:
+        """The items, one by one, with a line of progress where somebody is watching."""
+        from nbkit.lab.explore import live
+
+        return _progress(items, total, label) if live() else iter(items)
+
+    def state_claims(self) -> None:
+        """The claims of this lesson, as a table, before any of them is measured."""
+        rows = "\n".join(
+            f"| `{claim.id}` | {claim.sentence} | {claim.metric} | "
+            f"{'exact' if claim.margin is None else f'below {claim.margin:g}'} | {claim.n} | "
+            f"{claim.source} |"
+            for claim in self.claims.values()
+        )
+        _markdown(
+            "| claim | sentence | metric | margin | seeds | where it comes from |\n"
+            "| --- | --- | --- | --- | --- | --- |\n" + rows
+        )
+
+    def verdict(self, claim: str, measured: Interval | Sequence[bool]) -> Verdict:
+        """Judge a claim by what was measured and show it: `lr-finder-onecycle  SUPPORTED`.
+
+        The numbers ride in the output's metadata, where the report and the ledger read them.
+        """
+        verdict = judge(self._claim(claim), measured)
+        self.verdicts[claim] = verdict
+        _show(str(verdict), verdict.to_dict())
+        return verdict
+
+    def reveal(self) -> None:
+        """Each prediction beside its result, scored."""
+        for claim, prediction in self.predictions.items():
+            if claim not in self.verdicts:
+                raise ValueError(f"{claim} was predicted, but has not been measured yet.")
+            score = prediction.score(self.verdicts[claim])
+            _show(str(score), {"kind": "prediction", **score.to_dict()})
+
+    def takeaways(self) -> None:
+        """What to take home, worded from the verdicts: a refuted claim reads differently."""
+        missing = [claim for claim in self.claims if claim not in self.verdicts]
+        if missing:
+            raise ValueError(f"not measured yet: {', '.join(missing)}. Run the cells above first.")
+        _markdown("\n".join(f"- {verdict.takeaway()}" for verdict in self.verdicts.values()))
+
+    def _claim(self, claim: str) -> Claim:
+        if claim not in self.claims:
+            raise ValueError(f"no claim {claim!r} in this lesson, only {', '.join(self.claims)}.")
+        return self.claims[claim]
+
+
+def _notebook_namespace() -> dict[str, Any]:
+    """The variables of the notebook that is running; an empty namespace outside of one."""
+    from IPython import get_ipython
+
+    shell = get_ipython()
+    return {} if shell is None else shell.user_ns
+
+
+def _is_notebooks_own(name: str) -> bool:
+    """IPython's own variables: `_`, `_i3`, `_dh`, ..., and the handle itself."""
+    return name.startswith("_") or name in ("In", "Out", "exit", "quit", "lesson")
+
+
+def _type_of(annotation: object) -> type:
+    from nbkit.lab.knobs import TYPES
+
+    name = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", "")
+    if name not in TYPES:
+        raise KnobError(f"a parameter's type must be among {', '.join(TYPES)}, got {annotation!r}.")
+    return TYPES[str(name)]
+
+
+def _progress(items: Iterable, total: int, label: str) -> Iterator:
+    """One line, rewritten: `label 40 %`."""
+    last = -1
+    for count, item in enumerate(items, start=1):
+        yield item
+        percent = 100 * count // total
+        if percent != last:
+            sys.stderr.write(f"\r{label} {percent:3d} %")
+            last = percent
+    sys.stderr.write("\r" + " " * (len(label) + 7) + "\r")
+
+
+def _show(text: str, numbers: Mapping[str, object]) -> None:
+    """A line of stable text; what varies between machines goes into the output's metadata."""
+    from IPython.display import display
+
+    display({"text/plain": text}, raw=True, metadata={"nbkit": numbers})
+
+
+def _markdown(text: str) -> None:
+    from IPython.display import Markdown, display
+
+    display(Markdown(text))

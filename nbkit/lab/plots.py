@@ -1,0 +1,112 @@
+"""Every picture of the lab: takes `ax`, returns `ax`, never calls show.
+
+One arm keeps one colour throughout the course; the palette is Okabe and Ito's, which colour-blind
+readers can tell apart.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from nbkit.lab.claims import INCONCLUSIVE, REFUTED, SKIPPED, SUPPORTED, Verdict
+from nbkit.lab.machine import describe
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+TECHNIQUE, BASELINE, BEST, QUIET = "#D55E00", "#0072B2", "#009E73", "#767676"
+VERDICTS = {SUPPORTED: BEST, REFUTED: TECHNIQUE, INCONCLUSIVE: "#B8860B", SKIPPED: QUIET}
+
+
+def seeds(
+    ax: Axes, values: torch.Tensor, *, label: str, color: str, x: Sequence[float] | None = None
+) -> Axes:
+    """Every seed a thin line, their median thick over them, the name at its end.
+
+    Args:
+        values: (seeds, points); a diverged run's NaN and infinite points are left out of its line.
+        x: the points' positions; 1, 2, 3, ... by default.
+    """
+    rows = values.detach().float().cpu()
+    rows = torch.where(rows.isfinite(), rows, math.nan)
+    x = range(1, rows.shape[1] + 1) if x is None else x
+    ax.plot(x, rows.T, color=color, alpha=0.25, linewidth=0.8)
+    median = rows.nanmedian(dim=0).values
+    ax.plot(x, median, color=color, linewidth=2.2, label=label)
+    alive = median.isfinite().nonzero().flatten().tolist()
+    if alive:
+        end = alive[-1]
+        ax.annotate(
+            label, (x[end], median[end]), xytext=(5, 0), textcoords="offset points",
+            color=color, va="center", fontsize=9,
+        )  # fmt: skip
+    return ax
+
+
+def ladder(ax: Axes, lrs: Sequence[float], losses: torch.Tensor, *, chance: float) -> Axes:
+    """Final loss against learning rate: a dot a seed, the median as a line.
+
+    Args:
+        lrs: (lrs,) the grid.
+        losses: (lrs, seeds) final training losses; a diverged run is drawn at the top edge.
+        chance: the loss of guessing, drawn as a dotted line.
+    """
+    losses = losses.detach().float().cpu()
+    top = 3 * chance
+    shown = torch.where(losses.isfinite(), losses, math.inf).clamp(max=top)
+    for lr, row in zip(lrs, shown, strict=True):
+        ax.plot([lr] * len(row), row, "o", color=BASELINE, alpha=0.35, markersize=4, clip_on=False)
+    ax.plot(lrs, shown.median(dim=1).values, color=BASELINE, linewidth=2)
+    ax.axhline(chance, color=QUIET, linewidth=0.8, linestyle=":")
+    ax.set(xscale="log", yscale="log", xlabel="learning rate", ylabel="final training loss")
+    ax.set_ylim(top=top)
+    return ax
+
+
+def effects(ax: Axes, verdicts: Sequence[Verdict]) -> Axes:
+    """Each verdict a row: the effect, its interval, the margin it is held against."""
+    for row, verdict in enumerate(verdicts):
+        color = VERDICTS[verdict.verdict]
+        effect, margin = verdict.effect, verdict.claim.margin
+        if effect is None:
+            continue
+        high = min(effect.high, 10.0)  # an open interval runs into the frame
+        ax.plot([effect.low, high], [row, row], color=color, linewidth=3, solid_capstyle="butt")
+        ax.plot(min(effect.estimate, 10.0), row, "o", color=color, markersize=8)
+        if margin is not None:
+            ax.plot([margin, margin], [row - 0.35, row + 0.35], color="black", linewidth=1)
+        ax.text(1.02, row, f"{effect}", transform=ax.get_yaxis_transform(), va="center", fontsize=8)
+    ax.set_yticks(range(len(verdicts)), [str(verdict) for verdict in verdicts])
+    ax.set_ylim(len(verdicts) - 0.4, -0.6)
+    ax.set_xlabel("effect, with its interval; the black bar is the margin")
+    return ax
+
+
+def grid(ax: Axes, verdicts: Mapping[tuple[float, float], str], *, x: str, y: str) -> Axes:
+    """A verdict a cell, over the values of two knobs: where a technique helps and where not."""
+    columns = sorted({key[0] for key in verdicts})
+    rows = sorted({key[1] for key in verdicts})
+    for (column, row), verdict in verdicts.items():
+        i, j = columns.index(column), rows.index(row)
+        ax.add_patch(_square(i, j, VERDICTS[verdict]))
+        ax.text(i, j, verdict.lower(), ha="center", va="center", color="white", fontsize=8)
+    ax.set_xticks(range(len(columns)), [f"{value:g}" for value in columns])
+    ax.set_yticks(range(len(rows)), [f"{value:g}" for value in rows])
+    ax.set(xlim=(-0.5, len(columns) - 0.5), ylim=(-0.5, len(rows) - 0.5), xlabel=x, ylabel=y)
+    return ax
+
+
+def caption(ax: Axes, text: str) -> Axes:
+    """A line under the picture: how many seeds, what the band is, which hardware."""
+    ax.figure.supxlabel(f"{text} · {describe()}", fontsize=7, color=QUIET, x=0.01, ha="left")
+    return ax
+
+
+def _square(i: int, j: int, color: str):
+    from matplotlib.patches import Rectangle
+
+    return Rectangle((i - 0.48, j - 0.48), 0.96, 0.96, color=color)
