@@ -108,7 +108,7 @@ def choice(*options: Value, stops: Sequence[Value] | None = None) -> Knob:
 
 def flag() -> Knob:
     """True or False."""
-    return Knob(stops=(False, True))
+    return Knob(options=(True, False), stops=(False, True))
 
 
 RANGES = {"between": between, "log": log, "choice": choice, "flag": flag}
