@@ -117,7 +117,9 @@ def test_a_parameters_cell_holds_typed_literals_only(line):
         read_parameters(line)
 
 
-@pytest.mark.parametrize("guard", ["x = 1", "lesson.knobs(lr=open('f'))", "lesson.knobs(lr=log(low, 1))"])
+@pytest.mark.parametrize(
+    "guard", ["x = 1", "lesson.knobs(lr=open('f'))", "lesson.knobs(lr=log(low, 1))"]
+)
 def test_a_guard_that_cannot_be_read_is_refused(guard):
     with pytest.raises(ValueError):
         read_ranges(guard)

@@ -49,8 +49,8 @@ class Lesson:
         """
         values, types = self._namespace, self._namespace.get("__annotations__", {})
         if not self.declared:  # run again, later variables of the notebook are no parameters
-            given = set(values) - self._before - {"__annotations__"}
-            given = {name for name in given if not _is_notebooks_own(name)}
+            new = set(values) - self._before
+            given = {n for n in new if not n.startswith("_") and values[n] is not self}
             check_names(dict.fromkeys(sorted(given | set(types))), ranges)
         knobs = {}
         for name, range_ in ranges.items():
@@ -163,11 +163,6 @@ def _notebook_namespace() -> dict[str, Any]:
 
     shell = get_ipython()
     return {} if shell is None else shell.user_ns
-
-
-def _is_notebooks_own(name: str) -> bool:
-    """IPython's own variables: `_`, `_i3`, `_dh`, ..., and the handle itself."""
-    return name.startswith("_") or name in ("In", "Out", "exit", "quit", "lesson")
 
 
 def _type_of(annotation: object) -> type:

@@ -1,0 +1,41 @@
+# Every target works first, from a clean clone, and again without reinstalling.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help run lab test check bench gpu store
+
+help:            ## this list
+	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed 's/: .*##/\t/'
+
+run: .venv/.has-lab        ## execute every lesson headless; table, records and a page under runs/
+	@$(BIN)/nbkit run
+
+lab: .venv/.has-lab        ## open JupyterLab on the lessons
+	@$(BIN)/nbkit lab --here
+
+test: .venv/.has-test      ## the whole test suite, stored lessons included
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -p nbval --nbval notebooks
+
+check: .venv/.has-test     ## lint, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: .venv/.has-bench    ## the promised ratios, measured side by side
+	@for file in benchmarks/*.py; do $(BIN)/python $$file || exit 1; done
+
+gpu: .venv/.has-test       ## the tests that need CUDA
+	$(BIN)/python -m pytest -m gpu -rs
+
+store: .venv/.has-lab      ## execute the lessons in place and store their outputs
+	$(BIN)/python -m nbkit.course.store notebooks/*.ipynb
+
+# One environment for all targets; a target installs what it needs on top, once.
+.venv/.has-%: pyproject.toml .ci/constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
+	  { echo "nbkit needs Python 3.11 to 3.13; this is $$($(PYTHON) --version). Say make PYTHON=python3.12"; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "installing nbkit[$*] into .venv (the first time takes a minute or two)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint .ci/constraints.txt --editable '.[$*]'
+	@touch $@

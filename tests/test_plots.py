@@ -1,0 +1,68 @@
+"""A picture is tested by what its artists hold, not by its pixels."""
+
+import math
+
+import pytest
+import torch
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+
+from nbkit.lab import plots
+from nbkit.lab.claims import Claim, judge
+from nbkit.lab.stats import Interval
+
+
+@pytest.fixture
+def ax():
+    return Figure().add_subplot()
+
+
+def test_seeds_draws_a_line_a_seed_and_their_median(ax):
+    values = torch.tensor([[3.0, 1.0], [4.0, 2.0], [5.0, math.nan]])
+    assert plots.seeds(ax, values, label="OneCycle", color=plots.TECHNIQUE) is ax
+    lines = [line.get_ydata().tolist() for line in ax.lines]
+    assert lines[:2] == [[3.0, 1.0], [4.0, 2.0]]
+    assert lines[2][0] == 5.0 and math.isnan(lines[2][1])
+    assert lines[3] == [4.0, 1.0]  # torch's median is the lower of two
+    assert ax.lines[3].get_xdata().tolist() == [1, 2]
+    (name,) = ax.texts
+    assert name.get_text() == "OneCycle" and name.xy == (2, 1.0)
+
+
+def test_seeds_of_which_none_lived_have_no_name(ax):
+    plots.seeds(ax, torch.full((2, 3), math.inf), label="x", color="k")
+    assert not ax.texts
+
+
+def test_ladder_keeps_diverged_runs_at_the_top(ax):
+    losses = torch.tensor([[0.1, 0.3, 0.2], [math.nan, math.inf, 0.5]])
+    plots.ladder(ax, [0.1, 1.0], losses, chance=2.0)
+    dots = [line.get_ydata().tolist() for line in ax.lines[:2]]
+    assert dots[1] == pytest.approx([6.0, 6.0, 0.5])
+    assert ax.lines[2].get_ydata().tolist() == pytest.approx([0.2, 6.0])
+    assert ax.get_xscale() == "log"
+
+
+def test_effects_draws_each_interval_against_its_margin(ax):
+    claim = Claim("id", "01_x", "s.", "w", "m", "ratio_below", 8, "y", "n", "o", margin=1.25)
+    plots.effects(ax, [judge(claim, Interval(1.1, 1.0, 1.2, 8))])
+    interval, point, margin = ax.lines
+    assert list(interval.get_xdata()) == [1.0, 1.2]
+    assert list(point.get_xdata()) == [1.1]
+    assert list(margin.get_xdata()) == [1.25, 1.25]
+    assert to_hex(interval.get_color()) == plots.VERDICTS["SUPPORTED"].lower()
+    assert "n = 8" in ax.texts[0].get_text()
+    assert ax.get_yticklabels()[0].get_text() == "id  SUPPORTED"
+
+
+def test_grid_has_a_cell_for_each_pair(ax):
+    cells = {(8, 20): "REFUTED", (64, 20): "SUPPORTED", (8, 100): "INCONCLUSIVE"}
+    plots.grid(ax, cells, x="batch_size", y="num_steps")
+    assert sorted(text.get_text() for text in ax.texts) == ["inconclusive", "refuted", "supported"]
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["8", "64"]
+    assert len(ax.patches) == 3
+
+
+def test_caption_names_the_hardware(ax):
+    plots.caption(ax, "8 seeds")
+    assert "8 seeds" in ax.figure.get_supxlabel() and "torch" in ax.figure.get_supxlabel()
