@@ -9,7 +9,6 @@ from nbkit.lab.knobs import (
     KnobError,
     between,
     check_values,
-    choice,
     flag,
     log,
     read_parameters,
