@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help run lab test check bench gpu store
+.PHONY: help run lab test check bench gpu lock store
 
 help:            ## this list
 	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed 's/: .*##/\t/'
@@ -27,6 +27,10 @@ bench: .venv/.has-bench    ## the promised ratios, measured side by side
 
 gpu: .venv/.has-test       ## the tests that need CUDA
 	$(BIN)/python -m pytest -m gpu -rs
+
+lock: .venv/.has-bench     ## pin what is installed now, for the next install and for CI
+	@{ head -2 .ci/constraints.txt; $(BIN)/python -m pip freeze --exclude-editable | \
+	  grep -viE '^(torch|nvidia|triton|cuda)'; } > .ci/constraints.new && mv .ci/constraints.new .ci/constraints.txt
 
 store: .venv/.has-lab      ## execute the lessons in place and store their outputs
 	$(BIN)/python -m nbkit.course.store notebooks/*.ipynb
