@@ -1,0 +1,62 @@
+"""Execute lessons anew and keep their outputs: `python -m nbkit.course.store [LESSON ...]`.
+
+What is stored is what a reader sees and nbval compares: no times, no widgets, nothing of papermill.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from nbformat import NotebookNode
+
+from nbkit.course.execute import execute, find_fault, save_notebook
+from nbkit.course.lessons import LessonError, find_lessons
+
+
+def store(path: Path) -> None:
+    """Execute a lesson with its own parameters and put the outputs into its file.
+
+    Raises:
+        LessonError: if it fails, with the cell and the reason; the file is as it was.
+    """
+    with TemporaryDirectory(prefix="nbkit-store-") as folder:
+        nb = execute(path, Path(folder, path.name))
+    fault = find_fault(nb)
+    if fault:
+        raise LessonError(f"{path.name} is left as it was: cell {fault[1]}, {fault[0]}")
+    _clean(nb)
+    save_notebook(nb, path)
+
+
+def _clean(nb: NotebookNode) -> None:
+    """Take out what differs from run to run and from machine to machine."""
+    for key in ("papermill", "widgets"):
+        nb.metadata.pop(key, None)
+    nb.metadata.get("language_info", {}).pop("version", None)
+    for cell in nb.cells:
+        for key in ("papermill", "execution"):
+            cell.metadata.pop(key, None)
+        if not cell.metadata.get("tags"):
+            cell.metadata.pop("tags", None)
+
+
+def main(names: Sequence[str]) -> int:
+    """Store the lessons that the names mean; all of them without a name."""
+    from nbkit.lab.data import lessons_dir
+
+    failed = 0
+    for path in find_lessons(names, lessons_dir()):
+        try:
+            store(path)
+            print(f"stored {path}")
+        except LessonError as error:
+            print(error, file=sys.stderr)
+            failed = 1
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
