@@ -1,0 +1,259 @@
+"""The live lab: sliders that retrain and redraw, the newest value first; headless, its stops.
+
+Between two cells the kernel's main loop takes the training a slice at a time and reads its messages
+in between. So a newer value is seen at once, the stop button works, and no second thread shares the
+notebook's random state or matplotlib with a running cell. A slider that is moved while a cell runs
+waits for that cell.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import os
+import time
+import traceback
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+from nbkit.lab.fitting import Fit, Fitting, Picture, knobs_of
+from nbkit.lab.interrupt import StopButton
+from nbkit.lab.knobs import Knob, Value, check_values
+from nbkit.lab.stops import Stops, format_value, static
+
+__all__ = ["Explorer", "Stops", "explore", "live", "show", "static"]
+
+SLICE = 0.02  # seconds of training between two looks for a newer value
+BREATH = 0.002  # seconds in which the kernel reads its messages
+
+
+def live() -> bool:
+    """Is somebody at a front end who can move a slider? Ask it in a cell.
+
+    A front end (JupyterLab, Notebook, VS Code) sends each cell together with the id that the cell
+    has on the page. papermill, nbclient, nbconvert and nbval send none. The id belongs to the
+    request, so a papermill that is started from a notebook's cell is told apart as well; a variable
+    of the environment would be inherited. Voila shows sliders too, but runs the cells by nbclient:
+    it says who it is in the environment. `NBKIT_LIVE=1` or `0` overrides all of this.
+
+    Raises:
+        ValueError: if NBKIT_LIVE is anything else.
+    """
+    told = os.environ.get("NBKIT_LIVE", "")
+    if told not in ("", "0", "1"):
+        raise ValueError(f"NBKIT_LIVE must be 0 or 1, got {told!r}.")
+    shell = _shell()
+    if told or not hasattr(shell, "kernel"):
+        return told == "1"
+    request = shell.kernel.get_parent("shell") or {}
+    at_voila = os.environ.get("SERVER_SOFTWARE", "").startswith("voila/")
+    return "cellId" in request.get("metadata", {}) or _in_vs_code() or at_voila
+
+
+def show(fit: Fit, knobs: Mapping[str, Knob], start: Mapping[str, Value], **options: Any) -> None:
+    """Sliders where somebody can move them, the stops in a row where nobody can."""
+    from IPython.display import display
+
+    display((explore if live() else static)(fit, knobs, start, **options))
+
+
+def explore(
+    fit: Fit,
+    knobs: Mapping[str, Knob],
+    start: Mapping[str, Value],
+    *,
+    figsize: tuple[float, float] = (7, 3),
+    dpi: int = 100,
+    seed: int = 0,
+    every: float = 0.1,
+) -> Explorer:
+    """Sliders for the knobs that `fit` names, and the picture that it draws.
+
+    Args:
+        fit: a generator function `fit(fig, *, lr, ...)`; see `nbkit.lab.fitting`.
+        knobs: what each parameter may be; a knob that fit does not name gets no slider.
+        start: where the sliders stand at first, by name.
+        figsize: inches of the picture.
+        dpi: dots per inch.
+        seed: of each run: the same sliders, the same picture.
+        every: seconds between two pictures of one run.
+    Raises:
+        TypeError, KnobError: if fit or a value does not fit; nothing has been trained.
+
+    The first run happens here: what it raises is the cell's error.
+    """
+    ui = Explorer(fit, knobs, start, figsize=figsize, dpi=dpi, seed=seed, every=every)
+    ui.run()
+    return ui
+
+
+class Explorer:
+    """Sliders, a status line, a picture, and below it what fit printed or raised.
+
+    `values` is what the sliders show; `result`, `seconds` and `error` are of the last run that came
+    to an end, `png` is the picture; `finished`, `dropped` and `pictures` count.
+    """
+
+    def __init__(
+        self,
+        fit: Fit,
+        knobs: Mapping[str, Knob],
+        start: Mapping[str, Value],
+        *,
+        figsize: tuple[float, float],
+        dpi: int,
+        seed: int,
+        every: float,
+    ) -> None:
+        from nbkit.lab.controls import control
+        from nbkit.lab.screen import Screen
+
+        self.fit, self.seed, self.every = fit, seed, every
+        self.knobs = knobs_of(fit, knobs)
+        self.controls = {
+            name: control(knob, knob.read(start.get(name, knob.default)))
+            for name, knob in self.knobs.items()
+        }
+        self.picture = Picture(figsize, dpi)
+        self.screen = Screen(list(self.controls.values()), width=round(figsize[0] * dpi))
+        self.result, self.seconds, self.png = "", 0.0, b""
+        self.error: BaseException | None = None
+        self.finished = self.dropped = self.pictures = 0
+
+        self._display_id = ""  # of the stored copy, once there is one
+        self._asked = self._begun = 0  # moves: how many have come, how many the last run has seen
+        self._muted = False
+        self._running: Fitting | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._stop = StopButton()
+        try:
+            self._loop: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
+        except RuntimeError:
+            self._loop = None  # plain Python: a move runs at once
+        self._context = contextvars.copy_context()  # what later runs put out belongs to this cell
+        for widget in self.controls.values():
+            widget.observe(self._moved, "value")
+
+    @property
+    def values(self) -> dict[str, Value]:
+        """What the controls show."""
+        from nbkit.lab.controls import read
+
+        return {name: read(knob, self.controls[name]) for name, knob in self.knobs.items()}
+
+    def run(self, **values: Value) -> str:
+        """Set these controls, train to the end here and now, and return fit's line of text.
+
+        Raises:
+            KnobError: if a name or a value does not fit; nothing has been changed.
+            Whatever fit raises.
+        """
+        checked = check_values(values, self.knobs)
+        self._muted = True
+        for name, value in checked.items():
+            self.controls[name].value = value
+        self._muted = False
+
+        self._running = None  # drops the run that a slider has started, if there is one
+        run = Fitting(self.fit, self.values, self.picture, seed=self.seed)
+        run.advance()
+        self._finish(run)
+        return self.result
+
+    def _moved(self, _change: object) -> None:
+        """A control has a new value; in whatever thread the message came, only wake the loop."""
+        if self._muted:
+            return
+        if self._loop is None:
+            self.run()
+        else:
+            self._loop.call_soon_threadsafe(self._ask, context=self._context)
+
+    def _ask(self) -> None:
+        self._asked += 1
+        self.screen.say("training …")
+        if self._loop and (self._task is None or self._task.done()):
+            self._task = self._loop.create_task(self._follow())
+
+    async def _follow(self) -> None:
+        """Run the newest values until no newer ones have come."""
+        while self._begun != self._asked:
+            self._begun = self._asked
+            try:
+                run = Fitting(self.fit, self.values, self.picture, seed=self.seed)
+                await self._train(run)
+            except KeyboardInterrupt:
+                self._begun = self._asked  # the stop button means the moves that wait, too
+                self.screen.say("stopped")
+            except (Exception, SystemExit) as error:
+                self._fail(error)
+
+    async def _train(self, run: Fitting) -> None:
+        """One run to its end, or until a newer value has come and a picture has been shown.
+
+        A run that is no longer wanted lives until its next picture is due. Dropped at once, a long
+        drag would be a frozen picture.
+        """
+        self._running, shown = run, time.perf_counter()
+        while True:
+            with self._stop.raises():
+                if run.advance(SLICE):
+                    return self._finish(run)
+                due = time.perf_counter() - shown > self.every
+                if due and self.picture.figure.axes:
+                    self._draw(lay_out=False)
+                    shown = time.perf_counter()
+            await self._stop.sleep(BREATH)
+            if self._running is not run or (due and self._begun != self._asked):
+                self.dropped += 1
+                return run.close()
+
+    def _draw(self, *, lay_out: bool = True) -> None:
+        self.png = self.picture.png(lay_out=lay_out)
+        self.pictures += 1
+        self.screen.image.value = self.png
+
+    def _finish(self, run: Fitting) -> None:
+        self._draw()
+        self.result, self.seconds, self.error = run.result, run.seconds, None
+        self.finished += 1
+        shown = ", ".join(f"{name} = {format_value(run.values[name])}" for name in run.values)
+        self.screen.caption = f"{shown}. Run the notebook to move these."
+        self.screen.show_printed(run.printed.getvalue())
+        if self._display_id:
+            self._store()
+        # Last, since a reader waits for this line, and so does a test.
+        self.screen.say(f"{self.result} ({self.seconds:.2f} s)")
+
+    def _fail(self, error: BaseException) -> None:
+        self.error, frames = error, error.__traceback__
+        while frames and frames.tb_frame.f_globals.get("__name__", "").startswith("nbkit.lab."):
+            frames = frames.tb_next  # begin at the reader's own line
+        self.screen.show_error("".join(traceback.format_exception(type(error), error, frames)))
+        self.screen.say(f"{type(error).__name__}: this run did not finish")
+
+    def _ipython_display_(self) -> None:
+        from IPython.display import display
+
+        display(self.screen)
+        if not _in_vs_code():  # there the copy could not be hidden
+            self._display_id = self._display_id or uuid.uuid4().hex
+            self._store(update=False)
+
+    def _store(self, *, update: bool = True) -> None:
+        """The picture as an ordinary output, for a page without a kernel."""
+        from IPython.display import Image, display
+
+        copy = Image(self.png, alt=self.screen.caption)
+        display(copy, display_id=self._display_id, update=update)
+
+
+def _shell() -> Any:
+    from IPython import get_ipython
+
+    return get_ipython()
+
+
+def _in_vs_code() -> bool:
+    return "__vsc_ipynb_file__" in getattr(_shell(), "user_ns", {})
