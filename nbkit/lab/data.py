@@ -69,9 +69,9 @@ class Data:
         counts = f"{len(self.x_train)} train and {len(self.x_test)} test samples"
         return f"Data({counts}, {shape} {self.x_train.dtype}, on {self.x_train.device})"
 
-    def to(self, *args: Any) -> Data:
-        """The same data on another device (`to("cuda")`)."""
-        return Data(*(getattr(self, part).to(*args) for part in PARTS))
+    def to(self, device: str | torch.device) -> Data:
+        """The same data on another device."""
+        return Data(*(getattr(self, part).to(device) for part in PARTS))
 
     def batches(self, batch_size: int, *, seed: int, steps: int | None = None) -> Batches:
         """Shuffled batches of the training set: `steps` of them, or one epoch.
@@ -209,17 +209,17 @@ def _way_back(path: Path) -> str:
 
 def _read(source: Any, *layouts: tuple[str, ...]) -> list[Tensor]:
     """The tensors of a source, in the order of the first layout whose names it has."""
-    found = _read_npz(source) if isinstance(source, str | Path) else _read_pairs(source)
+    is_file = isinstance(source, str | Path)
+    name = str(source) if is_file else type(source).__name__
+    found = _read_npz(source) if is_file else _read_pairs(source, name)
     names = next((names for names in layouts if set(names) <= set(found)), None)
     if names is None:
         expected = ", or ".join(" ".join(names) for names in layouts)
-        raise ValueError(f"{source} must hold the arrays {expected}; it holds {' '.join(found)}.")
+        raise ValueError(f"{name} must hold the arrays {expected}; it holds {' '.join(found)}.")
     for x, y in zip(names[::2], names[1::2], strict=True):
         if len(found[x]) != len(found[y]):
-            raise ValueError(
-                f"{source}: {x} and {y} must be equally many, got {len(found[x])} and "
-                f"{len(found[y])}."
-            )
+            counts = f"{len(found[x])} and {len(found[y])}"
+            raise ValueError(f"{name}: {x} and {y} must be equally many, got {counts}.")
     return [found[name] for name in names]
 
 
@@ -235,20 +235,23 @@ def _read_npz(path: str | Path) -> dict[str, Tensor]:
         ) from error
 
 
-def _read_pairs(source: Iterable[Any]) -> dict[str, Tensor]:
+def _read_pairs(source: Iterable[Any], name: str) -> dict[str, Tensor]:
     """x and y of a Dataset or of batches, joined."""
     from torch.utils.data import DataLoader, Dataset
 
-    if isinstance(source, Dataset):
+    if isinstance(source, Dataset):  # a generator of its own: the global one stays where it is
         source = DataLoader(source, batch_size=256, generator=torch.Generator())
     xs, ys = [], []
     for batch in source:
         if not (isinstance(batch, tuple | list) and len(batch) == 2):
-            raise ValueError(f"{source} must give pairs (x, y), got a {type(batch).__name__}.")
-        xs.append(torch.as_tensor(batch[0]))
-        ys.append(torch.as_tensor(batch[1]))
+            raise ValueError(f"{name} must give pairs (x, y), got a {type(batch).__name__}.")
+        x, y = map(torch.as_tensor, batch)
+        if not y.ndim:
+            raise ValueError(f"{name} must give batches, got one sample: use a Dataset of them.")
+        xs.append(x)
+        ys.append(y)
     if not xs:
-        raise ValueError(f"{source} is empty.")
+        raise ValueError(f"{name} is empty.")
     return {"x": torch.cat(xs), "y": torch.cat(ys)}
 
 
