@@ -23,7 +23,12 @@ def control(knob: Knob, value: Value) -> widgets.ValueWidget:
     Raises:
         KnobError: if the knob is text or a number without a range or options to choose from.
     """
-    say = {"description": knob.name, "tooltip": knob.help or None, "value": value, **_LOOK}
+    say = {
+        "description": knob.name,
+        "tooltip": knob.help or knob.expected(),
+        "value": value,
+        **_LOOK,
+    }
     if knob.type is bool:
         return widgets.Checkbox(**say)
     if knob.options:

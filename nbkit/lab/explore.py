@@ -51,11 +51,28 @@ def live() -> bool:
     return "cellId" in request.get("metadata", {}) or _in_vs_code() or at_voila
 
 
-def show(fit: Fit, knobs: Mapping[str, Knob], start: Mapping[str, Value], **options: Any) -> None:
-    """Sliders where somebody can move them, the stops in a row where nobody can."""
+def show(
+    fit: Fit,
+    knobs: Mapping[str, Knob],
+    start: Mapping[str, Value],
+    *,
+    figsize: tuple[float, float] = (7, 3),
+    tile: tuple[float, float] = (3.6, 2.7),
+    seed: int = 0,
+) -> None:
+    """Sliders where somebody can move them, the stops in a row where nobody can.
+
+    Args:
+        fit, knobs, start, seed: as for `explore` and `static`.
+        figsize: inches of the live picture.
+        tile: inches of one picture of the row.
+    """
     from IPython.display import display
 
-    display((explore if live() else static)(fit, knobs, start, **options))
+    if live():
+        display(explore(fit, knobs, start, figsize=figsize, seed=seed))
+    else:
+        display(static(fit, knobs, start, figsize=tile, seed=seed))
 
 
 def explore(

@@ -10,7 +10,7 @@ from typing import Any
 from nbkit.lab.fitting import Fit, Fitting, Picture, knobs_of
 from nbkit.lab.knobs import Knob, Value
 
-_LABEL_HEIGHT = 22  # pixels above each picture, for `lr = 0.1`
+_HEAD = 42  # pixels above each picture, for two lines of text
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Stops:
 
     def png(self) -> bytes:
         """A row of pictures for each knob."""
-        return _mosaic([[(stop.label, stop.png) for stop in row] for row in self.rows()])
+        return _mosaic(self.rows())
 
     def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, object], dict[str, object]]:
         data: dict[str, object] = {"image/png": self.png(), "text/plain": self.caption}
@@ -131,21 +131,23 @@ def _run(
     return fitting.result, fitting.printed.getvalue(), picture.png()
 
 
-def _mosaic(rows: Sequence[Sequence[tuple[str, bytes]]]) -> bytes:
-    """Pictures of one size side by side, each below its label."""
+def _mosaic(rows: Sequence[Sequence[Stop]]) -> bytes:
+    """The pictures, all of one size, side by side; above each its stop and its result."""
     from matplotlib import get_data_path
     from PIL import Image, ImageDraw, ImageFont
 
-    width, height = Image.open(io.BytesIO(rows[0][0][1])).size
-    height += _LABEL_HEIGHT
+    width, height = Image.open(io.BytesIO(rows[0][0].png)).size
+    height += _HEAD
     columns = max(len(row) for row in rows)
     sheet = Image.new("RGB", (columns * width, len(rows) * height), "white")
     write = ImageDraw.Draw(sheet).text
     font = ImageFont.truetype(f"{get_data_path()}/fonts/ttf/DejaVuSans.ttf", 13)
     for i, row in enumerate(rows):
-        for j, (label, png) in enumerate(row):
-            write((j * width + 8, i * height + 4), label, fill="black", font=font)
-            sheet.paste(Image.open(io.BytesIO(png)), (j * width, i * height + _LABEL_HEIGHT))
+        for j, stop in enumerate(row):
+            left, top = j * width, i * height
+            write((left + 8, top + 6), stop.label, fill="black", font=font)
+            write((left + 8, top + 23), stop.result, fill="#666666", font=font)
+            sheet.paste(Image.open(io.BytesIO(stop.png)), (left, top + _HEAD))
     buffer = io.BytesIO()
     sheet.save(buffer, "png")
     return buffer.getvalue()
