@@ -18,11 +18,11 @@ import nbkit
 from nbkit.course.engine import CELL_SECONDS, runnable_cells
 from nbkit.course.execute import as_html, execute, find_fault, save_notebook
 from nbkit.course.headless import headless_environment
-from nbkit.course.lessons import check_parameters
+from nbkit.course.lessons import LessonError, check_parameters, read_notebook
 from nbkit.course.progress import Progress
 from nbkit.course.record import Record, write_whole
 from nbkit.course.report import table, write_page
-from nbkit.lab.knobs import Value
+from nbkit.lab.knobs import KnobError, Value
 from nbkit.lab.machine import machine
 
 PAGE = "index.html"
@@ -45,9 +45,9 @@ def run(
         timeout: seconds that one cell may take.
     Raises:
         KnobError: if a lesson does not take one of the parameters; none has been started.
+        LessonError: if two lessons, or a lesson and somebody's notebook, would share a file.
     """
-    given = _with_profile(parameters, profile)
-    checked = [check_parameters(path, given) for path in lessons]
+    checked = _check(lessons, out, _with_profile(parameters, profile))
 
     out.mkdir(parents=True, exist_ok=True)
     records: list[Record] = []
@@ -59,8 +59,8 @@ def run(
                 progress.finish(record)
                 records.append(record)
     finally:  # what has run is reported after Ctrl-C too
-        write_page(records, out / PAGE)
         print(table(records))
+        write_page(records, out / PAGE)
         print(f"\nEverything on one page: {out / PAGE}")
     return records
 
@@ -86,8 +86,10 @@ def run_lesson(
         the record: a lesson that fails is a record that says so, not an exception.
     Raises:
         KnobError: if the lesson does not take one of the parameters; it has not been started.
+        LessonError: if a notebook that is of no run is in the way.
     """
     values = check_parameters(path, _with_profile(parameters, profile))
+    _check_place(path, out)
 
     notebook, page, account = (out / f"{path.stem}{end}" for end in (".ipynb", ".html", ".json"))
     for earlier in (notebook, page, account):
@@ -108,14 +110,48 @@ def run_lesson(
         record.close(f"{type(error).__name__}: {error}")
     finally:
         record.seconds = round(monotonic() - began, 3)
-        record.save(account)
+        _save(record, account)
     return record
+
+
+def _check(
+    lessons: Sequence[Path], out: Path, given: Mapping[str, object]
+) -> list[dict[str, Value]]:
+    """Everything that can be known to fail before the first kernel starts."""
+    names = [path.stem for path in lessons]
+    for path in lessons:
+        _check_place(path, out)
+        if names.count(path.stem) > 1:
+            raise LessonError(f"two lessons are called {path.stem}: run them one after the other.")
+    if out.exists() and not out.is_dir():
+        raise LessonError(f"{out} is a file: choose a folder for the outputs.")
+    return [check_parameters(path, given) for path in lessons]
+
+
+def _check_place(path: Path, out: Path) -> None:
+    """Refuse to write over a notebook that no run has made: it is a lesson, or somebody's work."""
+    there = out / f"{path.stem}.ipynb"
+    if not there.exists():
+        return
+    if there.samefile(path) or "papermill" not in read_notebook(there).metadata:
+        raise LessonError(f"{there} is not a run's and would be lost: choose another folder.")
+
+
+def _save(record: Record, path: Path) -> None:
+    """Write the record; a full disk fails this lesson, and the next one is tried."""
+    try:
+        record.save(path)
+    except OSError as error:
+        record.close(f"{type(error).__name__}: {error}")
 
 
 def _with_profile(
     parameters: Mapping[str, object] | None, profile: str | None
 ) -> dict[str, object]:
-    return dict(parameters or {}) | ({} if profile is None else {"profile": profile})
+    given = dict(parameters or {})
+    if profile is not None and given.setdefault("profile", profile) != profile:
+        raise KnobError(f"the profile is given twice: {given['profile']!r} and {profile!r}.")
+    return given
 
 
 def _open_record(path: Path, values: dict[str, Value]) -> Record:
@@ -126,7 +162,8 @@ def _open_record(path: Path, values: dict[str, Value]) -> Record:
         nbkit=nbkit.__version__,
         notebook_sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
         started=datetime.now(UTC).isoformat(timespec="seconds"),
-        machine=machine() | {"threads": threads},  # the kernel's, not this process's
+        machine=machine()
+        | {"threads": int(threads.split(",")[0])},  # the kernel's, not this process's
     )
 
 

@@ -14,6 +14,7 @@ from nbformat import NotebookNode
 
 from nbkit.course.execute import execute, find_fault, save_notebook
 from nbkit.course.lessons import LessonError, find_lessons
+from nbkit.lab.data import lessons_dir
 
 
 def store(path: Path) -> None:
@@ -44,11 +45,18 @@ def _clean(nb: NotebookNode) -> None:
 
 
 def main(names: Sequence[str]) -> int:
-    """Store the lessons that the names mean; all of them without a name."""
-    from nbkit.lab.data import lessons_dir
+    """Store the lessons that the names mean; all of them without a name.
 
+    Returns:
+        the exit status: 0 all stored, 1 a lesson failed, 2 no such lesson.
+    """
+    try:
+        lessons = find_lessons(names, lessons_dir())
+    except LessonError as error:
+        print(error, file=sys.stderr)
+        return 2
     failed = 0
-    for path in find_lessons(names, lessons_dir()):
+    for path in lessons:
         try:
             store(path)
             print(f"stored {path}")

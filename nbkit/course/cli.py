@@ -1,0 +1,168 @@
+"""`nbkit`: run the lessons, or work in them.
+
+The command line is read before anything is loaded, so that `nbkit --help` answers at once and
+without the lab.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import subprocess
+import sys
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+import nbkit
+
+OK, LESSON_FAILED, BAD_USAGE, STOPPED = 0, 1, 2, 130
+
+
+class UsageError(Exception):
+    """What was asked for cannot be done; the message says what can."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Do what the command line says.
+
+    Returns:
+        the exit status: 0 done, 1 a lesson failed, 2 bad usage, 130 stopped by Ctrl-C.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    words, for_jupyter = _split(words)
+    options = _parser().parse_args(words)
+    try:
+        if options.command == "lab":
+            return lab(options.folder, for_jupyter)
+        if for_jupyter:
+            raise UsageError(f"nothing is expected after `--`, got {' '.join(for_jupyter)}.")
+        return run(options)
+    except ModuleNotFoundError as missing:
+        if (missing.name or "").partition(".")[0] == "nbkit":
+            raise
+        problem = f"{missing.name} is not installed. Get it with: " + 'pip install "nbkit[lab]"'
+    except UsageError as error:
+        problem = str(error)
+    except KeyboardInterrupt:
+        return STOPPED
+    print(f"nbkit {options.command}: {problem}", file=sys.stderr)
+    return BAD_USAGE
+
+
+def run(options: argparse.Namespace) -> int:
+    """Execute lessons headless."""
+    from nbkit.course.lessons import LessonError, find_lessons
+    from nbkit.course.run import run as run_lessons
+    from nbkit.lab.data import lessons_dir
+    from nbkit.lab.knobs import KnobError
+
+    parameters = dict(options.parameter)
+    if len(parameters) < len(options.parameter):
+        raise UsageError("each parameter can be given once.")
+    out = options.out or _new_folder()
+    try:
+        lessons = find_lessons(options.lessons, lessons_dir())
+        records = run_lessons(lessons, out, parameters, options.profile, options.timeout)
+    except (LessonError, KnobError) as error:
+        raise UsageError(error) from error
+    return OK if all(record.ok for record in records) else LESSON_FAILED
+
+
+def lab(folder: Path, for_jupyter: Sequence[str] = ()) -> int:
+    """Copy the lessons to a folder, where nothing is overwritten, and open JupyterLab there."""
+    if importlib.util.find_spec("jupyterlab") is None:
+        raise ModuleNotFoundError(name="jupyterlab")
+    from nbkit.lab.data import lessons_dir
+
+    copied, kept = copy_lessons(lessons_dir(), folder)
+    print(f"{folder}: {len(copied)} lessons copied", end="")
+    print(f", kept as they were: {', '.join(kept)}" if kept else "")
+    root = f"--ServerApp.root_dir={folder.resolve()}"
+    return subprocess.call([sys.executable, "-m", "jupyterlab", root, *for_jupyter])
+
+
+def copy_lessons(source: Path, folder: Path) -> tuple[list[str], list[str]]:
+    """Copy notebooks into a folder; one that is there already is somebody's work, and stays.
+
+    Returns:
+        the names of those copied and of those kept.
+    Raises:
+        UsageError: if the folder cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{folder} cannot be made: {error.strerror}.") from error
+    copied, kept = [], []
+    for path in sorted(source.glob("*.ipynb")):
+        try:
+            with (folder / path.name).open("xb") as file:  # x: only where there is none
+                file.write(path.read_bytes())
+            copied.append(path.name)
+        except FileExistsError:
+            kept.append(path.name)
+    return copied, kept
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="nbkit", description=nbkit.__doc__)
+    parser.add_argument("--version", action="version", version=f"nbkit {nbkit.__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    text = "execute lessons headless: notebooks, records and a page with the verdicts"
+    run = commands.add_parser("run", help=text, description=text)
+    run.add_argument(
+        "lessons", nargs="*", metavar="LESSON", help="1, lr_finder, a glob or a notebook; all"
+    )
+    run.add_argument(
+        *("-p", "--parameter"), nargs=2, action="append", default=[], metavar=("NAME", "VALUE")
+    )
+    run.add_argument(
+        "--profile", choices=("smoke", "lesson", "full"), help="seconds, a minute, more"
+    )
+    run.add_argument("--out", type=Path, metavar="DIR", help="for what they leave; runs/<time>")
+    run.add_argument(
+        "--timeout",
+        type=_seconds,
+        default=600,
+        metavar="S",
+        help="seconds for one cell; %(default)s",
+    )
+
+    text = "copy the lessons to a folder of yours and open JupyterLab there"
+    lab = commands.add_parser(
+        "lab", help=text, description=text, epilog="What follows `--` goes to JupyterLab."
+    )
+    lab.add_argument(
+        "folder", nargs="?", type=Path, default=Path("nbkit-lessons"), metavar="DIR",
+        help="%(default)s; a lesson that is there already is kept",
+    )  # fmt: skip
+    return parser
+
+
+def _split(words: list[str]) -> tuple[list[str], list[str]]:
+    """The words before and after `--`."""
+    cut = words.index("--") if "--" in words else len(words)
+    return words[:cut], words[cut + 1 :]
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 < seconds < float("inf"):
+        raise ValueError
+    return seconds
+
+
+def _new_folder() -> Path:
+    """`runs/<time>`, with a number where another run has started in the same second."""
+    first = Path("runs", datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
+    folder, number = first, 1
+    while folder.exists():
+        number += 1
+        folder = first.with_name(f"{first.name}_{number}")
+    return folder
+
+
+if __name__ == "__main__":
+    sys.exit(main())
