@@ -76,8 +76,9 @@ def lab(folder: Path, for_jupyter: Sequence[str] = ()) -> int:
     from nbkit.lab.data import lessons_dir
 
     copied, kept = copy_lessons(lessons_dir(), folder)
-    print(f"{folder}: {len(copied)} lessons copied", end="")
-    print(f", kept as they were: {', '.join(kept)}" if kept else "")
+    print(f"{folder}: lessons copied: {len(copied)}")
+    if kept:
+        print(f"{folder}: kept as they were: {', '.join(kept)}")
     root = f"--ServerApp.root_dir={folder.resolve()}"
     return subprocess.call([sys.executable, "-m", "jupyterlab", root, *for_jupyter])
 

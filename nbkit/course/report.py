@@ -27,7 +27,9 @@ body { margin: 0 auto; max-width: 60rem; padding: 1.5rem 1rem 4rem; color: var(-
 h1 { font-size: 1.5rem; margin: 0; } h2 { font-size: 1.15rem; margin: 2.2rem 0 .2rem; }
 p { margin: .3rem 0; } .soft { color: var(--soft); font-size: .875rem; }
 a { color: inherit; }
-table { border-collapse: collapse; width: 100%; margin-top: .6rem; }
+table { border-collapse: collapse; width: 100%; margin-top: .6rem; table-layout: fixed; }
+th:nth-child(1) { width: 7.5rem; } th:nth-child(3) { width: 11rem; }
+th:nth-child(4) { width: 2rem; }
 th { text-align: left; font-size: .8rem; color: var(--soft); font-weight: 600; }
 th, td { border-bottom: 1px solid var(--line); padding: .45rem .6rem .45rem 0;
   vertical-align: top; }
@@ -47,35 +49,33 @@ pre { background: var(--panel); border-left: 4px solid var(--bad); padding: .6re
 
 
 def table(records: Sequence[Record]) -> str:
-    """Lesson, seconds, each claim and its verdict, in columns; a failed lesson says why."""
+    """Lesson, seconds, each claim and its verdict, in columns; below them why a lesson failed."""
     rows = [("lesson", "seconds", "claim", "verdict")]
+    failures = []
     for record in records:
         findings = [(str(v.get("claim")), str(v.get("verdict"))) for v in record.verdicts]
+        findings += [] if record.ok else [("", "FAILED")]
         first = (record.lesson, f"{record.seconds:.1f}")
         for n, finding in enumerate(findings or [("", "")]):
             rows.append((*(("", "") if n else first), *finding))
-        if not record.ok:
-            rows.append(("", "", failure(record), ""))
-    lesson = max(len(row[0]) for row in rows)
-    claim = max(len(row[2]) for row in rows if row[3] or not row[2])
-    lines = [f"{a:<{lesson}}  {b:>7}  {c:<{claim}}  {d}".rstrip() for a, b, c, d in rows]
-    return "\n".join(lines)
+        failures += [] if record.ok else [f"{record.lesson} {failure(record)}"]
+    lesson, seconds, claim, _ = (max(map(len, column)) for column in zip(*rows, strict=True))
+    lines = [f"{a:<{lesson}}  {b:>{seconds}}  {c:<{claim}}  {d}".rstrip() for a, b, c, d in rows]
+    return "\n".join([*lines, *failures])
 
 
 def failure(record: Record) -> str:
-    """One line: `FAILED in cell 4: ZeroDivisionError: division by zero`."""
+    """One line: `failed in cell 4: ZeroDivisionError: division by zero`."""
     where = f" in cell {record.cell}" if record.cell else ""
-    reason = (record.reason or "").partition("\n")[0]
-    return f"FAILED{where}: {reason}"
+    return f"failed{where}: {(record.reason or '').partition(chr(10))[0]}"
 
 
 def summary(records: Sequence[Record]) -> str:
     """One line: how many ran, how many failed, how many claims met which verdict."""
     ran = sum(record.ok for record in records)
-    parts = [f"{ran} of {len(records)} lessons ran"]
     counts = Counter(v.get("verdict") for record in records for v in record.verdicts)
-    parts += [f"{counts[name]} {name.lower()}" for name in VERDICTS if counts[name]]
-    return ", ".join(parts)
+    claims = ", ".join(f"{counts[name]} {name.lower()}" for name in VERDICTS if counts[name])
+    return f"{ran} of {len(records)} lessons ran" + (f"; claims: {claims}" if claims else "")
 
 
 def write_page(records: Sequence[Record], path: Path) -> None:
@@ -102,11 +102,13 @@ def page(records: Sequence[Record]) -> str:
 def _section(record: Record) -> str:
     """One lesson: how it ended, what it found, where its files are."""
     name, file = escape(record.lesson), quote(record.lesson)
-    ends = {"as a page": ".html", "notebook": ".ipynb", "record": ".json"}
+    ends = {"as a page": ".html", "notebook": ".ipynb"} if record.cells else {}
+    ends["record"] = ".json"
     links = ", ".join(f'<a href="{file}{end}">{text}</a>' for text, end in ends.items())
     given = ", ".join(f"{key} = {value!r}" for key, value in record.parameters.items())
     state = _mark("RAN" if record.ok else "FAILED")
-    failed = "" if record.ok else f"<pre>{escape(_why(record))}</pre>"
+    where = f"cell {record.cell}: " if record.cell else ""
+    failed = "" if record.ok else f"<pre>{escape(f'{where}{record.reason}')}</pre>"
     return (
         f"<section><h2>{name}</h2>"
         f'<p class="soft">{state} in {record.seconds:.1f} s'
@@ -114,12 +116,6 @@ def _section(record: Record) -> str:
         f'<span class="links">: {links}</span></p>'
         f"{failed}{_findings(record.verdicts)}</section>"
     )
-
-
-def _why(record: Record) -> str:
-    """The whole reason, and that there is more in the notebook."""
-    where = f"cell {record.cell}: " if record.cell else ""
-    return f"{where}{record.reason}"
 
 
 def _findings(verdicts: Iterable[Mapping[str, Any]]) -> str:
