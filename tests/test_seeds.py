@@ -1,0 +1,331 @@
+"""Many runs as one program: the numbers of separate runs, paired, and deaf to each other."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from nbkit.lab.data import Data, digits
+from nbkit.lab.models import mlp
+from nbkit.lab.seeds import Runs, train_runs
+
+SEEDS = (3, 1, 4)
+ARMS = {
+    "plain": {"lr": 0.1},
+    "momentum": {"lr": 0.05, "momentum": 0.9},
+    "scheduled": {"lr": 0.2, "momentum": 0.5, "schedule": lambda step: 1 / (step + 1)},
+}
+
+
+def small():
+    return mlp(depth=2, width=16)
+
+
+def exact(data: Data) -> Data:
+    return Data(data.x_train.double(), data.y_train, data.x_test.double(), data.y_test)
+
+
+def run(make_model=small, data=None, arms=ARMS, seeds=SEEDS, steps=20, **options) -> Runs:
+    """All the steps of it."""
+    data = data or digits()
+    options = {"batch_size": 32, **options}
+    *_, runs = train_runs(make_model, data, arms, seeds, steps=steps, **options)
+    return runs
+
+
+# Equal to separate runs
+
+
+def test_separate_runs_are_the_loop_written_by_hand():
+    runs = run(vectorize=False)
+    for row, arm in enumerate(ARMS.values()):
+        for column, seed in enumerate(SEEDS):
+            torch.manual_seed(seed)
+            model = small()
+            sgd = torch.optim.SGD(model.parameters(), arm["lr"], arm.get("momentum", 0))
+            schedule = arm.get("schedule", lambda step: 1.0)
+            scheduler = torch.optim.lr_scheduler.LambdaLR(sgd, schedule)
+            losses = []
+            for x, y in digits().batches(32, seed=seed, steps=20):
+                sgd.zero_grad()
+                loss = cross_entropy(model(x), y)
+                loss.backward()
+                sgd.step()
+                scheduler.step()
+                losses.append(loss.item())
+            assert runs.losses[row, column].tolist() == losses
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.float64, 1e-10)], ids=str
+)
+def test_stacked_runs_are_separate_runs(dtype, tolerance):
+    data = digits() if dtype == torch.float32 else exact(digits())
+    together, apart = (
+        run(lambda: small().to(dtype), data, steps=50, vectorize=vectorize)
+        for vectorize in (True, False)
+    )
+    assert together.losses.dtype == dtype and together.losses.shape == (3, 3, 50)
+    torch.testing.assert_close(together.losses, apart.losses, rtol=tolerance, atol=0)
+    torch.testing.assert_close(together.final(), apart.final(), rtol=tolerance, atol=0)
+    for one, other in zip(
+        together.evaluate(data.x_test, data.y_test),
+        apart.evaluate(data.x_test, data.y_test),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other, rtol=tolerance, atol=0, check_dtype=False)
+
+
+def test_frozen_and_missing_biases_are_as_in_separate_runs():
+    def make():
+        model = nn.Sequential(nn.Linear(64, 8, bias=False), nn.Tanh(), nn.Linear(8, 10))
+        model[2].bias.requires_grad_(False)
+        return model
+
+    together, apart = run(make), run(make, vectorize=False)
+    torch.testing.assert_close(together.losses, apart.losses, rtol=1e-4, atol=0)
+
+
+def test_images_are_flattened_in_each_run():
+    data = digits()
+    images = Data(
+        data.x_train.view(-1, 8, 8), data.y_train, data.x_test.view(-1, 8, 8), data.y_test
+    )
+    flat = run(data=data)
+    shaped = run(lambda: nn.Sequential(nn.Flatten(), small()), images)
+    assert torch.equal(flat.losses, shaped.losses)
+    assert torch.equal(
+        flat.evaluate(data.x_test, data.y_test)[0], shaped.evaluate(images.x_test, data.y_test)[0]
+    )
+
+
+# Paired
+
+
+@pytest.mark.parametrize("vectorize", [True, False])
+def test_the_same_seed_gives_every_arm_the_same_weights_and_the_same_batches(vectorize):
+    """At lr 0 a run's losses say its first weights and its batches, and nothing else."""
+    still = {"one": {"lr": 0.0}, "two": {"lr": 0.0, "momentum": 0.9}, "three": {"lr": 0.0}}
+    losses = run(arms=still, vectorize=vectorize).losses
+    assert torch.equal(losses[0], losses[1]) and torch.equal(losses[0], losses[2])
+    assert len(set(losses[0, :, 0].tolist())) == len(SEEDS)
+    assert len(set(losses[0, 0].tolist())) > 1
+
+
+def test_a_seed_means_the_same_run_beside_other_seeds_and_arms():
+    alone = run(arms={"plain": {"lr": 0.1}}, seeds=[1])
+    beside = run()
+    torch.testing.assert_close(alone.losses[0, 0], beside.losses[0, 1], rtol=1e-5, atol=0)
+
+
+def test_the_global_random_state_is_neither_read_nor_moved():
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    first = run().losses
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(1)
+    assert torch.equal(run().losses, first)
+
+
+# A run that diverges
+
+
+@pytest.mark.parametrize("lr", [1e10, 1e30])
+def test_a_run_that_diverges_leaves_the_others_bit_for_bit_what_they_were(lr):
+    def others(wild):
+        runs = run(arms={"wild": {"lr": wild, "momentum": 0.9}, **ARMS}, steps=30)
+        loss, accuracy = runs.evaluate(digits().x_test, digits().y_test)
+        return runs.diverged, torch.cat([runs.losses.flatten(1), loss, accuracy], 1)[1:]
+
+    diverged, beside_wild = others(lr)
+    tame_diverged, beside_tame = others(0.01)
+    assert diverged[0].all() and not diverged[1:].any() and not tame_diverged.any()
+    assert beside_wild.isfinite().all()
+    assert torch.equal(beside_wild, beside_tame)
+
+
+@pytest.mark.parametrize("vectorize", [True, False])
+def test_a_run_that_diverges_is_inf_from_there_on(vectorize):
+    arms = {"wild": {"lr": 1e30}, "plain": {"lr": 0.1}}
+    runs = run(arms=arms, vectorize=vectorize)
+    assert runs.diverged.tolist() == [[True] * 3, [False] * 3]
+    finite = runs.losses.isfinite()
+    assert finite[1].all()
+    for run_finite in finite[0].tolist():
+        ended = run_finite.index(False)
+        assert 1 <= ended < 5 and not any(run_finite[ended:])
+    assert runs.losses[0, :, -1].tolist() == [math.inf] * 3
+    loss, accuracy = runs.evaluate(digits().x_test, digits().y_test)
+    assert loss[0].tolist() == [math.inf] * 3 and accuracy[0].tolist() == [0] * 3
+    assert runs.final()[0].tolist() == [math.inf] * 3 and runs.final()[1].isfinite().all()
+
+
+@pytest.mark.parametrize("ending", [math.inf, math.nan, -math.inf])
+def test_a_loss_that_becomes_finite_again_does_not_bring_the_run_back(ending):
+    runs = Runs(["arm"], [0, 1], 3, lambda x: x, torch.zeros(()))
+    for losses in [[1.0, 1.0], [ending, 2.0], [3.0, 3.0]]:
+        runs._record(torch.tensor(losses))
+    assert runs.losses.tolist() == [[[1, math.inf, math.inf], [1, 2, 3]]]
+
+
+# An iterator
+
+
+def test_it_yields_the_same_object_grown_and_can_be_abandoned():
+    iterator = train_runs(small, digits(), ARMS, SEEDS, steps=10, batch_size=32)
+    first = next(iterator)
+    assert first.step == 1 and first.losses.shape == (3, 3, 1)
+    kept = first.losses.clone()
+    second = next(iterator)
+    assert second is first and second.losses.shape == (3, 3, 2)
+    assert torch.equal(second.losses[..., :1], kept)
+    iterator.close()
+    assert first.evaluate(digits().x_test, digits().y_test)[0].shape == (3, 3)
+
+
+def test_evaluating_on_the_way_changes_nothing():
+    watched = None
+    for watched in train_runs(small, digits(), ARMS, SEEDS, steps=20, batch_size=32):
+        watched.evaluate(digits().x_test, digits().y_test)
+    assert torch.equal(watched.losses, run().losses)
+
+
+@pytest.mark.parametrize("vectorize", [True, False])
+def test_evaluate_is_the_mean_over_all_samples(vectorize):
+    data = digits()
+    runs = run(arms={"still": {"lr": 0.0}}, steps=1, vectorize=vectorize)
+    loss, accuracy = runs.evaluate(data.x_train, data.y_train)  # more than one chunk
+    for column, seed in enumerate(SEEDS):
+        torch.manual_seed(seed)
+        logits = small()(data.x_train)
+        expected = cross_entropy(logits, data.y_train)
+        torch.testing.assert_close(loss[0, column], expected, rtol=1e-5, atol=0)
+        right = (logits.argmax(1) == data.y_train).float().mean()
+        assert accuracy[0, column].item() == pytest.approx(right.item())
+
+
+def test_final_is_the_mean_of_the_last_losses():
+    runs = run()
+    assert torch.equal(runs.final(), runs.losses[..., 18:].mean(-1))
+    assert torch.equal(runs.final(tail=1), runs.losses.mean(-1))
+    assert torch.equal(runs.final(tail=0.01), runs.losses[..., -1])
+
+
+def test_runs_say_their_arms_and_seeds():
+    runs = run(steps=1, seeds=range(2))
+    assert runs.arms == ("plain", "momentum", "scheduled") and runs.seeds == (0, 1)
+
+
+# One by one
+
+
+class Odd(nn.Module):
+    """Nothing that is batched: a convolution, BatchNorm and Dropout."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Unflatten(1, (1, 8, 8)), nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten()
+        )
+        self.layers[2].eval()
+        self.head = nn.Sequential(nn.Dropout(), nn.Linear(144, 10))
+
+    def forward(self, x):
+        return self.head(self.layers(x))
+
+
+def test_any_model_is_trained_one_by_one_and_evaluated_without_dropout():
+    runs = run(Odd, vectorize=False, steps=5, seeds=[0])
+    again, (loss, _) = (runs.evaluate(digits().x_test, digits().y_test) for _ in range(2))
+    assert torch.equal(again[0], loss) and loss.isfinite().all()
+
+
+def test_evaluating_gives_each_layer_its_mode_back():
+    built = []
+
+    def make():
+        built.append(Odd())
+        return built[-1]
+
+    modes = []
+    for runs in train_runs(
+        make, digits(), {"a": {"lr": 0.1}}, [0], steps=2, batch_size=8, vectorize=False
+    ):
+        runs.evaluate(digits().x_test, digits().y_test)
+        modes.append(runs)
+    assert built[0].training and built[0].head.training and not built[0].layers[2].training
+
+
+def test_what_is_not_batched_is_refused_at_the_call_with_the_way_out():
+    with pytest.raises(ValueError, match=r"cannot batch a layer of type Odd.*vectorize=False"):
+        train_runs(Odd, digits(), ARMS, SEEDS, steps=5, batch_size=8)
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("arms", "message"),
+    [
+        ({}, "arms must hold at least one, such as"),
+        ({"a": {"momentum": 0.9}}, "'a' must have lr and may have momentum and schedule, got mom"),
+        ({"a": {}}, "arm 'a' must have lr .*, got nothing"),
+        ({"a": {"lr": 1, "nesterov": True}}, "may have momentum and schedule, got lr, nesterov"),
+        ({"a": {"lr": -1}}, "finite and at least 0, got momentum=0.0 and lr=-1"),
+        ({"a": {"lr": math.nan}}, "lr=nan"),
+        ({"a": {"lr": 1, "momentum": -0.5}}, "got momentum=-0.5"),
+        ({"a": {"lr": 1, "schedule": lambda step: 2.0 - step}}, "scheduled from -2.0 to 2.0"),
+    ],
+)
+def test_arms_that_cannot_be_read_are_refused(arms, message):
+    with pytest.raises(ValueError, match=message):
+        train_runs(small, digits(), arms, SEEDS, steps=5, batch_size=8)
+
+
+@pytest.mark.parametrize("seeds", [[], [1, 2, 1]])
+def test_no_seed_and_one_seed_twice_are_refused(seeds):
+    with pytest.raises(ValueError, match="seeds must be different whole numbers, at least one"):
+        train_runs(small, digits(), ARMS, seeds, steps=5, batch_size=8)
+
+
+def test_a_batch_larger_than_the_data_is_refused():
+    with pytest.raises(ValueError, match="batch_size must be from 1 to 1497"):
+        train_runs(small, digits(), ARMS, SEEDS, steps=5, batch_size=2000)
+
+
+def test_one_model_for_all_seeds_is_refused():
+    model = small()
+    with pytest.raises(ValueError, match="make_model must build a new model at each call"):
+        train_runs(lambda: model, digits(), ARMS, SEEDS, steps=5, batch_size=8)
+
+
+@pytest.mark.parametrize("tail", [0, 1.5, -1])
+def test_a_tail_that_is_no_share_is_refused(tail):
+    with pytest.raises(ValueError, match="tail must be above 0 and at most 1"):
+        run(steps=1).final(tail)
+
+
+# On a GPU
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_the_runs_are_the_same():
+    data = exact(digits())
+    make = lambda: small().double()  # noqa: E731
+    here, there = run(make, data), run(make, data.to("cuda"))
+    assert there.losses.is_cuda and there.diverged.is_cuda
+    torch.testing.assert_close(there.losses.cpu(), here.losses, rtol=1e-8, atol=0)
+    loss, accuracy = there.evaluate(*(t.cuda() for t in (data.x_test, data.y_test)))
+    expected = here.evaluate(data.x_test, data.y_test)
+    torch.testing.assert_close(loss.cpu(), expected[0], rtol=1e-8, atol=0)
+    assert torch.equal(accuracy.cpu(), expected[1])
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_a_run_that_diverges_leaves_the_others_bit_for_bit_what_they_were():
+    wild, tame = (
+        run(data=digits("cuda"), arms={"wild": {"lr": lr}, **ARMS}).losses for lr in (1e30, 0.01)
+    )
+    assert not wild[0, :, -1].isfinite().any() and torch.equal(wild[1:], tame[1:])
