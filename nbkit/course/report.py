@@ -33,7 +33,7 @@ th:nth-child(4) { width: 2rem; }
 th { text-align: left; font-size: .8rem; color: var(--soft); font-weight: 600; }
 th, td { border-bottom: 1px solid var(--line); padding: .45rem .6rem .45rem 0;
   vertical-align: top; }
-td.number { white-space: nowrap; font-variant-numeric: tabular-nums; }
+td.number { font-variant-numeric: tabular-nums; }
 .mark { font-weight: 700; font-size: .8rem; letter-spacing: .03em; white-space: nowrap; }
 .supported, .ran { color: var(--good); } .refuted, .failed { color: var(--bad); }
 .inconclusive { color: var(--open); } .skipped { color: var(--soft); }
