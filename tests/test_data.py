@@ -304,5 +304,10 @@ def test_a_test_fraction_outside_0_to_1_is_refused(fraction):
         load(Squares(), test_fraction=fraction)
 
 
+def test_data_moves_to_another_device_whole():
+    moved = tiny().to("meta")
+    assert all(getattr(moved, part).is_meta for part in data.PARTS)
+
+
 def test_data_says_what_it_is():
     assert repr(tiny()) == "Data(10 train and 2 test samples, 2 torch.float32, on cpu)"

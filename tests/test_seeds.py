@@ -243,19 +243,17 @@ def test_any_model_is_trained_one_by_one_and_evaluated_without_dropout():
 
 
 def test_evaluating_gives_each_layer_its_mode_back():
-    built = []
-
-    def make():
-        built.append(Odd())
-        return built[-1]
-
     modes = []
-    for runs in train_runs(
-        make, digits(), {"a": {"lr": 0.1}}, [0], steps=2, batch_size=8, vectorize=False
-    ):
+
+    class Watched(Odd):
+        def forward(self, x):
+            modes.append((self.head.training, self.layers[2].training))
+            return super().forward(x)
+
+    arms = {"a": {"lr": 0.1}}
+    for runs in train_runs(Watched, digits(), arms, [0], steps=2, batch_size=8, vectorize=False):
         runs.evaluate(digits().x_test, digits().y_test)
-        modes.append(runs)
-    assert built[0].training and built[0].head.training and not built[0].layers[2].training
+    assert modes == [(True, False), (False, False)] * 2
 
 
 def test_what_is_not_batched_is_refused_at_the_call_with_the_way_out():

@@ -61,6 +61,12 @@ def test_flatten_keeps_its_dimensions(dims):
     assert torch.equal(stack([nn.Flatten(*dims)] * 3)(x), expected)
 
 
+@pytest.mark.parametrize("kind", [nn.LeakyReLU(0.5), nn.ELU(2.0), nn.GELU("tanh")], ids=str)
+def test_an_activation_keeps_its_options(kind):
+    x = torch.randn(3, 4, 5)
+    assert torch.equal(stack([kind] * 3)(x), kind(x))
+
+
 def test_weights_are_copied_and_frozen_ones_stay_frozen():
     models = [nn.Linear(2, 2) for _ in range(3)]
     for model in models:
