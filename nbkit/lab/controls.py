@@ -10,6 +10,7 @@ import math
 
 import anywidget
 import ipywidgets as widgets
+import traitlets
 
 from nbkit.lab.knobs import Knob, KnobError, Value
 
@@ -66,13 +67,18 @@ def _log_slider(knob: Knob, say: dict) -> widgets.FloatLogSlider:
 
 
 class Names(anywidget.AnyWidget):
-    """Nothing to see: gives the sliders around it a name, and reads out the value they show."""
+    """Nothing to see: gives the sliders around it a name, and says what they and the picture show.
+
+    `alt` is the picture's text: the values it was made for, and what came out.
+    """
+
+    alt = traitlets.Unicode().tag(sync=True)
 
     _esm = """
     const set = (node, name, value) => {
       if (node && node.getAttribute(name) !== value) node.setAttribute(name, value);
     };
-    const label = (box) => {
+    const label = (box, alt) => {
       for (const slider of box.querySelectorAll(".widget-slider")) {
         const name = slider.querySelector(".widget-label")?.textContent ?? "";
         const readout = slider.querySelector(".widget-readout");
@@ -82,22 +88,23 @@ class Names(anywidget.AnyWidget):
         set(readout, "role", "textbox");
         set(readout, "aria-label", name + ", type a value");
       }
-      const status = box.querySelector(".nbkit-status");
-      set(status, "role", "status");
-      set(box.querySelector("img.widget-image"), "alt", status?.innerText ?? "");
+      set(box.querySelector(".nbkit-status"), "role", "status");
+      set(box.querySelector("img.widget-image"), "alt", alt);
     };
     export default {
-      render({ el }) {
+      render({ model, el }) {
         let observer;
         let frame = requestAnimationFrame(function attach() {
           const box = el.closest(".nbkit-explore");
           if (!box) return (frame = requestAnimationFrame(attach));
-          observer = new MutationObserver(() => label(box));
+          const update = () => label(box, model.get("alt"));
+          observer = new MutationObserver(update);
           observer.observe(box, {
             subtree: true, childList: true, characterData: true,
             attributes: true, attributeFilter: ["aria-valuetext"],
           });
-          label(box);
+          model.on("change:alt", update);
+          update();
         });
         return () => { cancelAnimationFrame(frame); observer?.disconnect(); };
       },

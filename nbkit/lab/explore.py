@@ -9,7 +9,6 @@ waits for that cell.
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import os
 import time
 import traceback
@@ -148,7 +147,6 @@ class Explorer:
             self._loop: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
         except RuntimeError:
             self._loop = None  # plain Python: a move runs at once
-        self._context = contextvars.copy_context()  # what later runs put out belongs to this cell
         for widget in self.controls.values():
             widget.observe(self._moved, "value")
 
@@ -185,7 +183,7 @@ class Explorer:
         if self._loop is None:
             self.run()
         else:
-            self._loop.call_soon_threadsafe(self._ask, context=self._context)
+            self._loop.call_soon_threadsafe(self._ask)
 
     def _ask(self) -> None:
         self._asked += 1
@@ -235,9 +233,9 @@ class Explorer:
         self._draw()
         self.result, self.seconds, self.error = run.result, run.seconds, None
         self.finished += 1
-        shown = ", ".join(f"{name} = {format_value(run.values[name])}" for name in run.values)
-        self.screen.caption = f"{shown}. Run the notebook to move these."
         self.screen.show_printed(run.printed.getvalue())
+        values = [f"{name} = {format_value(value)}" for name, value in run.values.items()]
+        self.screen.names.alt = f"{', '.join(values)}: {run.result}"
         if self._display_id:
             self._store()
         # Last, since a reader waits for this line, and so does a test.
@@ -260,10 +258,11 @@ class Explorer:
 
     def _store(self, *, update: bool = True) -> None:
         """The picture as an ordinary output, for a page without a kernel."""
-        from IPython.display import Image, display
+        from IPython.display import display
 
-        copy = Image(self.png, alt=self.screen.caption)
-        display(copy, display_id=self._display_id, update=update)
+        alt = self.screen.names.alt
+        data, metadata = {"image/png": self.png, "text/plain": alt}, {"image/png": {"alt": alt}}
+        display(data, raw=True, metadata=metadata, display_id=self._display_id, update=update)
 
 
 def _shell() -> Any:

@@ -61,7 +61,7 @@ def knobs_of(fit: Fit, knobs: Mapping[str, Knob]) -> dict[str, Knob]:
 class Picture:
     """The figure that fit functions draw on, cleared for each, and its PNG.
 
-    One figure for all runs: with a new one for each, 40 MB pile up before the first is collected.
+    One figure for all runs: a new one for each would pile up until the garbage is collected.
     """
 
     def __init__(self, figsize: tuple[float, float], dpi: int) -> None:
@@ -70,10 +70,12 @@ class Picture:
 
         self.figure: Figure = Figure(figsize=figsize, dpi=dpi)
         self._canvas = FigureCanvasAgg(self.figure)
-        self._places: list[Any] = []  # where the axes were in the last picture that was laid out
+        self._births: dict[Any, Any] = {}  # where fit put each of the axes
+        self._places: list[Any] = []  # where they were in the last picture that was laid out
 
     def clear(self) -> None:
         """Empty the figure for the next run."""
+        self._births.clear()
         self.figure.clear()
         self.figure.set_layout_engine("constrained")
 
@@ -85,11 +87,12 @@ class Picture:
                 which halves the time of drawing and keeps them from jumping.
         """
         axes = self.figure.axes
+        for ax in axes:
+            self._births.setdefault(ax, ax.get_position(original=True))
         if lay_out or len(axes) != len(self._places):
             self.figure.set_layout_engine("constrained")
-            # A layout depends on where it starts. From the grid, it is the same after any picture.
-            specs = [(ax, ax.get_subplotspec()) for ax in axes]
-            _place([(ax, spec.get_position(self.figure)) for ax, spec in specs if spec])
+            # A layout depends on where it starts: here, always where fit put the axes.
+            _place(self._births.items())
             self._canvas.draw()
             self._places = [ax.get_position() for ax in axes]
         else:

@@ -13,7 +13,7 @@ class StopButton:
     """SIGINT, which a kernel ignores while no cell runs.
 
     Work in slices needs it twice: within a slice it interrupts, as in a cell; while the loop reads
-    messages it must not, so it is noted. A cell that runs meanwhile has its own handler.
+    messages it must not, so it is noted. A cell that runs meanwhile keeps its own handler.
     """
 
     def __init__(self) -> None:
@@ -22,8 +22,8 @@ class StopButton:
     @contextlib.contextmanager
     def raises(self) -> Iterator[None]:
         """Inside, the stop button raises KeyboardInterrupt."""
-        if threading.current_thread() is not threading.main_thread():
-            yield  # only the main thread has signals
+        if not _has_signals():
+            yield
             return
         before = signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
@@ -33,16 +33,22 @@ class StopButton:
 
     async def sleep(self, seconds: float) -> None:
         """Let the loop do its other work; a stop in that time is raised after it."""
-        before = signal.getsignal(signal.SIGINT)
-        idle = before in (signal.SIG_IGN, self._note)
         self._pressed = False
-        if idle:
+        idle = signal.getsignal(signal.SIGINT) in (signal.SIG_IGN, self._note)
+        if idle and _has_signals():
             signal.signal(signal.SIGINT, self._note)
-        await asyncio.sleep(seconds)
-        if idle and signal.getsignal(signal.SIGINT) == self._note:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            if signal.getsignal(signal.SIGINT) == self._note and _has_signals():
+                signal.signal(signal.SIGINT, signal.SIG_IGN)
         if self._pressed:
             raise KeyboardInterrupt
 
     def _note(self, *_: object) -> None:
         self._pressed = True
+
+
+def _has_signals() -> bool:
+    """Only the main thread has."""
+    return threading.current_thread() is threading.main_thread()

@@ -16,24 +16,22 @@ _HIDE_COPY = (
     "<style>.jp-OutputArea-child:has(.nbkit-explore) + .jp-OutputArea-child"
     " { display: none }</style>"
 )
+_WITHOUT = "Sliders: run the notebook to move them."  # where there are no widgets
 _LAST_PRINTED = 4000  # characters
 
 
 class Screen(widgets.VBox):
-    """Controls above a status line, the picture, and below it what fit printed or raised.
-
-    `caption` stands in its place where there are no widgets.
-    """
+    """Controls above a status line, the picture, and below it what fit printed or raised."""
 
     def __init__(self, controls: Sequence[widgets.Widget], width: int) -> None:
-        self.status, self.report = widgets.HTML(), widgets.HTML()
+        self.status, self.report, self.names = widgets.HTML(), widgets.HTML(), Names()
         self.status.add_class("nbkit-status")
         # A fixed width: the page does not jump before the first picture, nor between two.
         layout = {"width": f"{width}px", "max_width": "100%", "flex": "0 0 auto"}
         self.image = widgets.Image(format="png", layout=layout)
         hide_copy = widgets.HTML(_HIDE_COPY, layout={"display": "none"})
-        self.caption = ""
-        super().__init__([*controls, self.status, self.image, self.report, Names(), hide_copy])
+        shown = [self.status, self.image, self.report, self.names, hide_copy]
+        super().__init__([*controls, *shown])
         self.add_class("nbkit-explore")
 
     def say(self, text: str) -> None:
@@ -50,4 +48,4 @@ class Screen(widgets.VBox):
         self.report.value = f'<pre role="alert" style="{look}">{html.escape(text)}</pre>'
 
     def _repr_mimebundle_(self, **options: Any) -> dict[str, Any]:
-        return {**(super()._repr_mimebundle_(**options) or {}), "text/plain": self.caption}
+        return {**(super()._repr_mimebundle_(**options) or {}), "text/plain": _WITHOUT}

@@ -132,6 +132,13 @@ class Notebook:
         """An explorer's sliders and picture, the first unless told otherwise."""
         return self.page.locator(".nbkit-explore").nth(number)
 
+    def wait_for_new_picture(self, before: bytes, *, box: int = 0) -> None:
+        """Until the page shows another picture than `before`."""
+        encoded = base64.b64encode(before).decode()
+        image = self.box(box).locator("img.widget-image").element_handle()
+        test = f"async ([image, before]) => await ({_IMAGE_BYTES})(image) !== before"
+        self.page.wait_for_function(test, arg=[image, encoded])
+
     def status(self, *, box: int = 0) -> str:
         return self.box(box).get_by_role("status").inner_text()
 
@@ -141,9 +148,11 @@ class Notebook:
         return base64.b64decode(image.evaluate(_IMAGE_BYTES))
 
     def wait_for_run(self, *, box: int = 0) -> None:
-        """Until no training is under way."""
-        status = self.box(box).get_by_role("status").element_handle()
-        self.page.wait_for_function("s => !s.innerText.startsWith('training')", arg=status)
+        """Until the picture is that of the values on the controls.
+
+        The status line alone does not say so: a move may still be on its way to the kernel.
+        """
+        self.page.wait_for_function(_UP_TO_DATE, arg=self.box(box).element_handle())
 
     def execute(self, code: str) -> str:
         """Run code in the kernel, outside of the notebook; what it prints, or its error."""
@@ -186,6 +195,18 @@ _EXECUTE = f"""async code => {{
     await future.done;
     return out.trim();
 }}"""
+
+_UP_TO_DATE = """box => {
+    const values = box.querySelector('img.widget-image').alt.split(':')[0].split(', ');
+    const made = Object.fromEntries(values.map(pair => pair.split(' = ')));
+    const close = (a, b) => Math.abs(a - b) <= 0.01 * Math.abs(b) + 1e-9;
+    const all = (query, same) => [...box.querySelectorAll(query)].every(same);
+    const named = control => made[control.labels[0].textContent];
+    return !box.querySelector('[role=status]').innerText.startsWith('training')
+        && all('[role=slider]', c => close(Number(c.ariaValueText), Number(made[c.ariaLabel])))
+        && all('select', c => named(c) === c.selectedOptions[0].text)
+        && all('input[type=checkbox]', c => named(c) === (c.checked ? 'True' : 'False'));
+}"""
 
 _IMAGE_BYTES = """async image => {
     const bytes = new Uint8Array(await (await fetch(image.src)).arrayBuffer());
