@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from nbkit.clip_rule import ClipRule
-from nbkit.gradients import ClipReport, Parameters
+from nbkit._clip_rule import ClipRule
+from nbkit._gradients import ClipReport, Parameters
 from nbkit.report import Report, jsonable
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from nbkit import clip_rule
+from nbkit import _clip_rule
 from nbkit.clipping import clip_gradients_
 
 
@@ -16,7 +16,7 @@ from nbkit.clipping import clip_gradients_
 def way(request, monkeypatch):
     """Both ways through the code: with the result looked at, and as on a GPU, without."""
     if request.param == "device":
-        monkeypatch.setattr(clip_rule, "_on_cpu", lambda kinds: False)
+        monkeypatch.setattr(_clip_rule, "_on_cpu", lambda kinds: False)
 
 
 def filled(model, seed=0, scale=1.0):

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from nbkit import clip_rule
+from nbkit import _clip_rule
 from nbkit.clipping import ClipHistory, clip_gradients_
 from nbkit.state import digest
 
@@ -21,7 +21,7 @@ WAYS = ("host", "device")
 def way(request, monkeypatch):
     """Both ways through the code: with the result looked at, and as on a GPU, without."""
     if request.param == "device":
-        monkeypatch.setattr(clip_rule, "_on_cpu", lambda kinds: False)
+        monkeypatch.setattr(_clip_rule, "_on_cpu", lambda kinds: False)
     return request.param
 
 
@@ -101,7 +101,7 @@ def test_by_value_gives_the_bits_of_torch(way, max_value, dtype):
 def test_both_ways_agree(monkeypatch, mode, nonfinite, scale):
     host, device = network(scale=scale), network(scale=scale)
     first = clip_gradients_(host, **MODES[mode], nonfinite=nonfinite)
-    monkeypatch.setattr(clip_rule, "_on_cpu", lambda kinds: False)
+    monkeypatch.setattr(_clip_rule, "_on_cpu", lambda kinds: False)
     second = clip_gradients_(device, **MODES[mode], nonfinite=nonfinite)
     torch.testing.assert_close(flat(host), flat(device), rtol=1e-6, atol=0)
     assert first.norms == pytest.approx(second.norms, rel=1e-6)

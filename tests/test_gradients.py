@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from nbkit.gradients import ClipReport, gradients_of, named_parameters
+from nbkit._gradients import ClipReport, gradients_of, named_parameters
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.linalg import vector_norm
 
-from nbkit.gradients import ClipReport, Parameters, gradients_of, listed, named_parameters
+from nbkit._gradients import ClipReport, Parameters, gradients_of, listed, named_parameters
 
 # Each gradient's norm, the smallest factor given their total norm, and what clips when it is told
 # that factor. A factor of 1 means: leave everything, since nothing is too large or it is skipped.
