@@ -162,6 +162,14 @@ def test_a_run_that_diverges_is_inf_from_there_on(vectorize):
     assert runs.final()[0].tolist() == [math.inf] * 3 and runs.final()[1].isfinite().all()
 
 
+@pytest.mark.parametrize("vectorize", [True, False])
+def test_a_run_whose_last_update_broke_it_predicts_nothing(vectorize):
+    runs = run(arms={"wild": {"lr": 1e30}}, steps=1, vectorize=vectorize)
+    assert runs.losses.isfinite().all()  # taken before that update
+    loss, accuracy = runs.evaluate(digits().x_test, digits().y_test)
+    assert loss.tolist() == [[math.inf] * 3] and accuracy.tolist() == [[0] * 3]
+
+
 @pytest.mark.parametrize("ending", [math.inf, math.nan, -math.inf])
 def test_a_loss_that_becomes_finite_again_does_not_bring_the_run_back(ending):
     runs = Runs(["arm"], [0, 1], 3, lambda x: x, torch.zeros(()))

@@ -84,14 +84,16 @@ class Runs:
     def evaluate(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Mean loss and accuracy on these samples, (arms, seeds) each.
 
-        A diverged run has loss `inf` and accuracy 0: it predicts nothing.
+        Where a run has diverged, or its loss here is not finite, the loss is `inf` and the accuracy
+        0: it predicts nothing.
         """
         chunks = zip(x.split(CHUNK), y.split(CHUNK), strict=True)
         losses, correct = zip(*(self._scores(*chunk) for chunk in chunks), strict=True)
         shape = self.diverged.shape
         loss = torch.stack(losses).sum(0).view(shape) / len(x)
         accuracy = torch.stack(correct).sum(0).view(shape) / len(x)
-        return loss.masked_fill(self.diverged, torch.inf), accuracy.masked_fill(self.diverged, 0.0)
+        lost = self.diverged | ~loss.isfinite()
+        return loss.masked_fill(lost, torch.inf), accuracy.masked_fill(lost, 0.0)
 
     def _scores(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Each run's summed loss and number of correct answers."""
