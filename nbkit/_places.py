@@ -126,7 +126,7 @@ def _places_of(name: str, thing: Any, position: int) -> Iterator[Place]:
         yield from _optimizers_inside(name, thing)
     else:
         raise TypeError(
-            f"argument {position}, a {name}, has no state that could be put back. Accepted: an "
+            f"argument {position} ({name}) has no state that could be put back. Accepted: an "
             f"nn.Module, an Optimizer, a tensor, a torch.Generator, or an object with state_dict "
             f"and load_state_dict, such as a scheduler; each as an argument of its own."
         )
