@@ -88,6 +88,15 @@ def test_frozen_and_missing_biases_are_as_in_separate_runs():
     torch.testing.assert_close(together.losses, apart.losses, rtol=1e-4, atol=0)
 
 
+@pytest.mark.parametrize("vectorize", [True, False])
+def test_an_arm_may_have_an_lr_for_each_seed(vectorize):
+    lrs = [0.02, 0.1, 0.3]
+    together = run(arms={"each": {"lr": lrs}}, vectorize=vectorize)
+    for column, (seed, lr) in enumerate(zip(SEEDS, lrs, strict=True)):
+        alone = run(arms={"one": {"lr": lr}}, seeds=[seed], vectorize=vectorize)
+        torch.testing.assert_close(together.losses[0, column], alone.losses[0, 0])
+
+
 def test_images_are_flattened_in_each_run():
     data = digits()
     images = Data(
@@ -281,6 +290,8 @@ def test_what_is_not_batched_is_refused_at_the_call_with_the_way_out():
         ({"a": {"lr": 1, "nesterov": True}}, "may have momentum and schedule, got lr, nesterov"),
         ({"a": {"lr": -1}}, "finite and at least 0, got momentum=0.0 and lr=-1"),
         ({"a": {"lr": math.nan}}, "lr=nan"),
+        ({"a": {"lr": [0.1, 0.2]}}, "'a' must have one lr, or 3, got 2"),
+        ({"a": {"lr": [0.1, None, 0.2]}}, "'a': lr must be a number, got None"),
         ({"a": {"lr": 1, "momentum": -0.5}}, "got momentum=-0.5"),
         ({"a": {"lr": 1, "schedule": lambda step: 2.0 - step}}, "scheduled from -2.0 to 2.0"),
     ],

@@ -31,8 +31,8 @@ Predict = Callable[[Tensor], Tensor]  # samples -> logits (runs, samples, classe
 
 
 @dataclass(frozen=True)
-class Arm:
-    """One side of a comparison: torch's SGD, with `lr * schedule(step)` at each step."""
+class Rule:
+    """How one run is trained: torch's SGD, with `lr * schedule(step)` at each step."""
 
     lr: float
     momentum: float = 0.0
@@ -124,7 +124,8 @@ def train_runs(
     Args:
         make_model: builds a model from torch's random state, which is seeded for it and given back.
         data: trained on where it is.
-        arms: name -> `{"lr": 0.1, "momentum": 0.9, "schedule": step -> factor}`; lr is required.
+        arms: name -> `{"lr": 0.1, "momentum": 0.9, "schedule": step -> factor}`; lr is required,
+            one for the arm or a list with one for each seed.
         seeds: one run each, in every arm. Runs of one seed are paired: the same initial weights,
             and the same batches in the same order.
         steps: optimizer updates of each run.
@@ -145,9 +146,9 @@ def train_runs(
     >>> runs.losses.shape, bool((runs.final() < 2.4).all())
     (torch.Size([2, 4, 20]), True)
     """
-    chosen = _read_arms(arms, steps)
     if not seeds or len(set(seeds)) < len(seeds):
         raise ValueError(f"seeds must be different whole numbers, at least one, got {seeds}.")
+    rules = _read_arms(arms, len(seeds), steps)
     orders = [data.batches(batch_size, seed=seed, steps=steps) for seed in seeds]
 
     with preserve_state():
@@ -155,7 +156,7 @@ def train_runs(
     if len({id(model) for model in models}) < len(models):
         raise ValueError("make_model must build a new model at each call, got the same one again.")
     start = _stacked if vectorize else _separate
-    predict, losses = start(models, data, chosen, orders)
+    predict, losses = start(models * len(arms), data, rules, orders * len(arms))
     return _follow(Runs(list(arms), seeds, steps, predict, next(models[0].parameters())), losses)
 
 
@@ -165,27 +166,37 @@ def _follow(runs: Runs, losses: Iterator[Tensor]) -> Iterator[Runs]:
         yield runs
 
 
-def _read_arms(arms: Mapping[str, Mapping[str, Any]], steps: int) -> list[Arm]:
-    known = [field.name for field in fields(Arm)]
-    read = []
+def _read_arms(arms: Mapping[str, Mapping[str, Any]], seeds: int, steps: int) -> list[Rule]:
+    """The rule of each run: arm after arm, in each of them seed after seed."""
+    if not arms:
+        raise ValueError('arms must hold at least one, such as {"plain": {"lr": 0.1}}, got none.')
+    known = [field.name for field in fields(Rule)]
+    rules = []
     for name, values in arms.items():
         if "lr" not in values or not set(values) <= set(known):
             raise ValueError(
                 f"arm {name!r} must have lr and may have {' and '.join(known[1:])}, got "
                 f"{', '.join(values) or 'nothing'}."
             )
-        arm = Arm(**values)
-        numbers = [arm.lr, arm.momentum, *arm.lrs(steps)]
-        if not all(math.isfinite(number) and number >= 0 for number in numbers):
-            raise ValueError(
-                f"arm {name!r}: momentum and lr * schedule(step) must be finite and at least 0, "
-                f"got momentum={arm.momentum} and lr={arm.lr}, scheduled from {min(numbers[2:])} "
-                f"to {max(numbers[2:])}."
-            )
-        read.append(arm)
-    if not read:
-        raise ValueError('arms must hold at least one, such as {"plain": {"lr": 0.1}}, got none.')
-    return read
+        lrs = values["lr"] if isinstance(values["lr"], Sequence) else [values["lr"]] * seeds
+        if len(lrs) != seeds:
+            raise ValueError(f"arm {name!r} must have one lr, or {seeds}, got {len(lrs)}.")
+        rules += [_checked(name, Rule(**{**values, "lr": lr}), steps) for lr in lrs]
+    return rules
+
+
+def _checked(name: str, rule: Rule, steps: int) -> Rule:
+    if not isinstance(rule.lr, int | float):
+        raise ValueError(f"arm {name!r}: lr must be a number, got {rule.lr!r}.")
+    lrs = rule.lrs(steps)
+    numbers = [rule.lr, rule.momentum, *lrs]
+    if not all(math.isfinite(number) and number >= 0 for number in numbers):
+        raise ValueError(
+            f"arm {name!r}: momentum and lr * schedule(step) must be finite and at least 0, "
+            f"got momentum={rule.momentum} and lr={rule.lr}, scheduled from "
+            f"{min(numbers[2:])} to {max(numbers[2:])}."
+        )
+    return rule
 
 
 def _seeded(make_model: Callable[[], nn.Module], seed: int) -> nn.Module:
@@ -194,15 +205,14 @@ def _seeded(make_model: Callable[[], nn.Module], seed: int) -> nn.Module:
 
 
 def _separate(
-    models: list[nn.Module], data: Data, arms: list[Arm], orders: list[Batches]
+    models: list[nn.Module], data: Data, rules: list[Rule], orders: list[Batches]
 ) -> tuple[Predict, Iterator[Tensor]]:
     """The plain version: an ordinary loop for each run, one step of each in turn."""
     runs, trainings = [], []
-    for arm in arms:
-        for model, order in zip(models, orders, strict=True):
-            runs.append(copy.deepcopy(model))
-            sgd = torch.optim.SGD(runs[-1].parameters(), lr=arm.lr, momentum=arm.momentum)
-            trainings.append(train(runs[-1], order, sgd, F.cross_entropy, schedule=arm.schedule))
+    for model, rule, order in zip(models, rules, orders, strict=True):
+        runs.append(copy.deepcopy(model))
+        sgd = torch.optim.SGD(runs[-1].parameters(), lr=rule.lr, momentum=rule.momentum)
+        trainings.append(train(runs[-1], order, sgd, F.cross_entropy, schedule=rule.schedule))
     losses = (torch.stack([step.loss for step in steps]) for steps in zip(*trainings, strict=True))
     return (lambda x: torch.stack([_evaluated(run, x) for run in runs])), losses
 
@@ -218,37 +228,38 @@ def _evaluated(model: nn.Module, x: Tensor) -> Tensor:
 
 
 def _stacked(
-    models: list[nn.Module], data: Data, arms: list[Arm], orders: list[Batches]
+    models: list[nn.Module], data: Data, rules: list[Rule], orders: list[Batches]
 ) -> tuple[Predict, Iterator[Tensor]]:
     """The fast version: one model whose every tensor has a leading dimension for the run."""
-    model = stack(models * len(arms))
-    count = len(models) * len(arms)
-    return (lambda x: model(x.expand(count, *x.shape))), _train_stacked(model, data, arms, orders)
+    model = stack(models)
+    return (
+        (lambda x: model(x.expand(len(models), *x.shape))),
+        _train_stacked(model, data, rules, orders),
+    )
 
 
 def _train_stacked(
-    model: nn.Module, data: Data, arms: list[Arm], orders: list[Batches]
+    model: nn.Module, data: Data, rules: list[Rule], orders: list[Batches]
 ) -> Iterator[Tensor]:
     parameters = [p for p in model.parameters() if p.requires_grad]
     velocities = [torch.zeros_like(p) for p in parameters]
-    steps = orders[0].steps
-    lrs = _per_run([arm.lrs(steps) for arm in arms], len(orders), parameters[0])
-    momentum = _per_run([[arm.momentum] for arm in arms], len(orders), parameters[0])[0]
-    # One draw of the rows for all arms: that is what pairs them.
-    for lr, rows in zip(lrs, zip(*(order.indices() for order in orders), strict=True), strict=True):
-        drawn = torch.stack(rows)
-        x = torch.cat([data.x_train[drawn]] * len(arms))
-        y = torch.cat([data.y_train[drawn]] * len(arms))
+    lrs = _per_run([rule.lrs(orders[0].steps) for rule in rules], parameters[0])
+    momentum = _per_run([[rule.momentum] for rule in rules], parameters[0])[0]
+    seeds = len({order.seed for order in orders})
+    draws = zip(*(order.indices() for order in orders[:seeds]), strict=True)
+    for lr, rows in zip(lrs, draws, strict=True):
+        drawn = torch.stack(rows)  # one draw for all arms: that is what pairs them
+        x = torch.cat([data.x_train[drawn]] * (len(rules) // seeds))
+        y = torch.cat([data.y_train[drawn]] * (len(rules) // seeds))
         # Classes before samples: over a last dimension torch's softmax takes nine times as long.
         losses = F.cross_entropy(model(x).mT, y, reduction="none").mean(1)
         _sgd_(parameters, torch.autograd.grad(losses.sum(), parameters), velocities, lr, momentum)
         yield losses.detach()
 
 
-def _per_run(values: list[list[float]], seeds: int, like: Tensor) -> Tensor:
-    """One row of numbers an arm -> (numbers, runs, 1, 1), to multiply stacked weights with."""
-    table = torch.tensor(values, dtype=like.dtype, device=like.device)
-    return table.T.repeat_interleave(seeds, dim=1)[..., None, None]
+def _per_run(values: list[list[float]], like: Tensor) -> Tensor:
+    """A list of numbers for each run -> (numbers, runs, 1, 1), to multiply stacked weights with."""
+    return torch.tensor(values, dtype=like.dtype, device=like.device).T[..., None, None]
 
 
 @torch.no_grad()
