@@ -34,6 +34,34 @@ def test_seeds_of_which_none_lived_have_no_name(ax):
     assert not ax.texts
 
 
+class SomeRuns:
+    arms, step = ("yours", "suggested"), 2
+    losses = torch.tensor([[[2.0, 1.0]], [[2.0, 0.5]]])
+
+
+def test_arms_clears_and_draws_each_arm_in_its_colour(ax):
+    ax.plot([0, 1])
+    plots.arms(ax, SomeRuns())
+    assert [line.get_ydata().tolist() for line in ax.lines[::2]] == [[2.0, 1.0], [2.0, 0.5]]
+    assert [to_hex(line.get_color()).upper() for line in ax.lines[1::2]] == list(plots.ARMS[:2])
+    assert [text.get_text() for text in ax.texts] == ["yours", "suggested"]
+
+
+def test_landing_moves_its_dots_and_keeps_the_rest(ax):
+    ax.plot([0.1, 1.0], [0.0, 3.0])
+    ax.set_ylim(0, 4)
+    plots.landing(ax, 0.1, torch.tensor([9.0, 9.0]))
+    plots.landing(ax, 0.5, torch.tensor([1.0, math.nan]))
+    _, dots = ax.lines
+    assert list(dots.get_xdata()) == [0.5, 0.5]
+    assert list(dots.get_ydata()) == [1.0, 4.0]
+
+
+def test_landing_takes_an_lr_a_seed(ax):
+    plots.landing(ax, [0.1, 0.2], torch.tensor([0.3, 0.4]))
+    assert list(ax.lines[0].get_xdata()) == [0.1, 0.2]
+
+
 def test_ladder_keeps_diverged_runs_at_the_top(ax):
     losses = torch.tensor([[0.1, 0.3, 0.2], [math.nan, math.inf, 0.5]])
     plots.ladder(ax, [0.1, 1.0], losses, chance=2.0)

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from nbkit.lab.stats import Interval, first_step, mean_interval, paired_ratio
+from nbkit.lab.stats import Interval, compare, first_step, mean_interval, paired_ratio
 
 T_975 = {2: 4.302653, 7: 2.364624}  # Student's t, 97.5 %, by degrees of freedom: any table
 
@@ -85,6 +85,20 @@ def test_the_interval_holds_the_truth_as_often_as_it_says():
         interval = paired_ratio(base * ratio, base)
         held += interval.low <= 1.2 <= interval.high
     assert 0.93 < held / 1500 < 0.97
+
+
+@pytest.mark.parametrize(
+    ("losses", "others", "start"),
+    [
+        ([1.0, 1.1], [2.0, 2.1], "a ends lower than b: ratio of losses 0.512 ["),
+        ([2.0, 2.1], [1.0, 1.1], "a ends higher than b: ratio"),
+        ([1.0, 2.0], [2.0, 1.0], "a and b cannot be told apart: ratio of losses 1 ["),
+        ([1.0, math.inf], [2.0, 1.0], "a diverged with 1 of 2 seeds, b with 0 of 2"),
+        ([math.nan, math.inf], [2.0, math.inf], "a diverged with 2 of 2 seeds, b with 1 of 2"),
+    ],
+)
+def test_compare_says_which_ends_lower(losses, others, start):
+    assert compare("a", losses, "b", others).startswith(start)
 
 
 def test_first_step():

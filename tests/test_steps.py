@@ -5,8 +5,8 @@ import torch
 from torch import nn
 from torch.nn.functional import mse_loss
 
-from nbkit.state import digest
 from nbkit.lab.steps import delivered
+from nbkit.state import digest
 
 
 def test_on_a_parabola_it_is_one_minus_half_lr_times_curvature():

@@ -14,11 +14,13 @@ import torch
 
 from nbkit.lab.claims import INCONCLUSIVE, REFUTED, SKIPPED, SUPPORTED, Verdict
 from nbkit.lab.machine import describe
+from nbkit.lab.seeds import Runs
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 TECHNIQUE, BASELINE, BEST, QUIET = "#D55E00", "#0072B2", "#009E73", "#767676"
+ARMS = (TECHNIQUE, BASELINE, BEST)  # the order in which arms are coloured
 VERDICTS = {SUPPORTED: BEST, REFUTED: TECHNIQUE, INCONCLUSIVE: "#B8860B", SKIPPED: QUIET}
 
 
@@ -44,6 +46,31 @@ def seeds(
             label, (x[end], median[end]), xytext=(5, 0), textcoords="offset points",
             color=color, va="center", fontsize=9,
         )  # fmt: skip
+    return ax
+
+
+def arms(ax: Axes, runs: Runs) -> Axes:
+    """The training losses of each arm so far, on an `ax` that is cleared first."""
+    ax.clear()
+    for row, (name, color) in enumerate(zip(runs.arms, ARMS, strict=False)):
+        seeds(ax, runs.losses[row], label=name, color=color)
+    ax.set(xlabel="step", ylabel="training loss", yscale="log", xlim=(1, 1.25 * runs.step + 1))
+    return ax
+
+
+def landing(ax: Axes, lr: float | Sequence[float], losses: torch.Tensor) -> Axes:
+    """Where trainings at these lrs end, a dot a seed, on a picture over the lr; redrawn each time.
+
+    Args:
+        lr: one for all, or one a seed.
+        losses: (seeds,) final losses; a diverged run is drawn at the top edge.
+    """
+    for old in [artist for artist in ax.lines if artist.get_gid() == "landing"]:
+        old.remove()
+    lrs = [lr] * len(losses) if isinstance(lr, float) else lr
+    top = ax.get_ylim()[1]
+    shown = losses.detach().float().cpu().nan_to_num(math.inf, math.inf).clamp(max=top)
+    ax.plot(lrs, shown, "o", color=TECHNIQUE, alpha=0.6, markersize=5, clip_on=False, gid="landing")
     return ax
 
 

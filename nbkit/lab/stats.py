@@ -108,6 +108,27 @@ def paired_ratio(
     )
 
 
+def compare(name: str, losses: Sequence[float], other: str, others: Sequence[float]) -> str:
+    """One sentence about two arms with the same seeds, whatever became of them.
+
+    >>> compare("mine", [1.0, 1.1, 1.2], "theirs", [2.0, 2.1, 2.3])
+    'mine ends lower than theirs: ratio of losses 0.515 [0.483, 0.549] (95% interval, n = 3)'
+    """
+    lost, lost_too = (sum(not math.isfinite(x) for x in arm) for arm in (losses, others))
+    if lost or lost_too:
+        n = len(losses)
+        return f"{name} diverged with {lost} of {n} seeds, {other} with {lost_too} of {n}"
+
+    ratio = paired_ratio(losses, others)
+    if ratio.high < 1:
+        side = f"{name} ends lower than {other}"
+    elif ratio.low > 1:
+        side = f"{name} ends higher than {other}"
+    else:
+        side = f"{name} and {other} cannot be told apart"
+    return f"{side}: ratio of losses {ratio}"
+
+
 def first_step(values: Sequence[float], steps: Sequence[int], *, at_least: float) -> float:
     """The first of the steps at which the value is at least that; infinity where it never is.
 
