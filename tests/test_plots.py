@@ -11,6 +11,8 @@ from nbkit.lab import plots
 from nbkit.lab.claims import Claim, judge
 from nbkit.lab.stats import Interval
 
+CLAIM = Claim("id", "01_x", "s.", "w", "m", "ratio_below", 8, "y", "n", "o", margin=1.25)
+
 
 @pytest.fixture
 def ax():
@@ -72,8 +74,7 @@ def test_ladder_keeps_diverged_runs_at_the_top(ax):
 
 
 def test_effects_draws_each_interval_against_its_margin(ax):
-    claim = Claim("id", "01_x", "s.", "w", "m", "ratio_below", 8, "y", "n", "o", margin=1.25)
-    plots.effects(ax, [judge(claim, Interval(1.1, 1.0, 1.2, 8))])
+    plots.effects(ax, [judge(CLAIM, Interval(1.1, 1.0, 1.2, 8))])
     interval, point, margin = ax.lines
     assert list(interval.get_xdata()) == [1.0, 1.2]
     assert list(point.get_xdata()) == [1.1]
@@ -84,10 +85,16 @@ def test_effects_draws_each_interval_against_its_margin(ax):
 
 
 def test_grid_has_a_cell_for_each_pair(ax):
-    cells = {(8, 20): "REFUTED", (64, 20): "SUPPORTED", (8, 100): "INCONCLUSIVE"}
+    measured = {(8, 20): (1.3, 1.4), (64, 20): (1.0, 1.1), (8, 100): (1.0, 1.4)}
+    cells = {pair: judge(CLAIM, Interval(1.2, *ends, 8)) for pair, ends in measured.items()}
     plots.grid(ax, cells, x="batch_size", y="num_steps")
-    assert sorted(text.get_text() for text in ax.texts) == ["inconclusive", "refuted", "supported"]
+    assert {text.get_position(): text.get_text() for text in ax.texts} == {
+        (0, 0): "refuted",
+        (1, 0): "supported",
+        (0, 1): "inconclusive",
+    }
     assert [label.get_text() for label in ax.get_xticklabels()] == ["8", "64"]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["20", "100"]
     assert len(ax.patches) == 3
 
 

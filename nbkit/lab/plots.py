@@ -113,14 +113,14 @@ def effects(ax: Axes, verdicts: Sequence[Verdict]) -> Axes:
     return ax
 
 
-def grid(ax: Axes, verdicts: Mapping[tuple[float, float], str], *, x: str, y: str) -> Axes:
+def grid(ax: Axes, verdicts: Mapping[tuple[float, float], Verdict], *, x: str, y: str) -> Axes:
     """A verdict a cell, over the values of two knobs: where a technique helps and where not."""
     columns = sorted({key[0] for key in verdicts})
     rows = sorted({key[1] for key in verdicts})
     for (column, row), verdict in verdicts.items():
         i, j = columns.index(column), rows.index(row)
-        ax.add_patch(_square(i, j, VERDICTS[verdict]))
-        ax.text(i, j, verdict.lower(), ha="center", va="center", color="white", fontsize=8)
+        ax.add_patch(_square(i, j, VERDICTS[verdict.verdict]))
+        ax.text(i, j, verdict.verdict.lower(), ha="center", va="center", color="white", fontsize=8)
     ax.set_xticks(range(len(columns)), [f"{value:g}" for value in columns])
     ax.set_yticks(range(len(rows)), [f"{value:g}" for value in rows])
     ax.set(xlim=(-0.5, len(columns) - 0.5), ylim=(-0.5, len(rows) - 0.5), xlabel=x, ylabel=y)
