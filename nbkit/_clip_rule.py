@@ -64,11 +64,13 @@ class ClipRule:
     def __str__(self) -> str:
         return next(f"{mode}={getattr(self, mode):g}" for mode in MODES if getattr(self, mode))
 
-    @torch.no_grad()
-    def clip_(self, parameters: Parameters) -> ClipReport:
-        """Clip the gradients of the parameters in place, and report what was there before."""
+    def bind(self, parameters: Parameters) -> Callable[[], ClipReport]:
+        """What clips the gradients of these parameters in place; refuses what does not fit."""
         named = named_parameters(parameters)
-        measure = self._measurer(parameters, named)
+        return partial(self._clip, named, self._measurer(parameters, named))
+
+    @torch.no_grad()
+    def _clip(self, named: dict[str, Tensor], measure) -> ClipReport:
         grads = gradients_of(named)
         if not grads:
             return ClipReport(torch.tensor([0.0, 1.0]), (), self)
@@ -89,7 +91,8 @@ class ClipRule:
             clip(report.values[1])
         return report
 
-    def _measurer(self, source, named):
+    def _measurer(self, source: Parameters, named: dict[str, Tensor]):
+        """What measures by this rule's mode, given the gradients and the dtype of the norms."""
         if self.max_norm is not None:
             return partial(_by_norm, float(self.max_norm), self.norm_type)
         if self.max_value is not None:

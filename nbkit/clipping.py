@@ -82,7 +82,7 @@ def clip_gradients_(
         eps=eps,
         exclude=exclude,
     )
-    return rule.clip_(parameters)
+    return rule.bind(parameters)()
 
 
 class ClipHistory(Report):
