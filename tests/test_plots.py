@@ -31,6 +31,11 @@ def test_seeds_draws_a_line_a_seed_and_their_median(ax):
     assert name.get_text() == "OneCycle" and name.xy == (2, 1.0)
 
 
+def test_a_name_may_stand_along_the_line(ax):
+    plots.seeds(ax, torch.tensor([[4.0, 3.0, 2.0, 1.0]]), label="x", color="k", at=0.25)
+    assert ax.texts[0].xy == (2, 3.0)
+
+
 def test_seeds_of_which_none_lived_have_no_name(ax):
     plots.seeds(ax, torch.full((2, 3), math.inf), label="x", color="k")
     assert not ax.texts
@@ -57,6 +62,9 @@ def test_landing_moves_its_dots_and_keeps_the_rest(ax):
     _, dots = ax.lines
     assert list(dots.get_xdata()) == [0.5, 0.5]
     assert list(dots.get_ydata()) == [1.0, 4.0]
+    assert ax.get_ylim() == (0.0, 4.0)
+    plots.landing(ax, 0.5, torch.tensor([-1.0]))
+    assert ax.get_ylim() == (pytest.approx(-0.9), 4.0)
 
 
 def test_landing_takes_an_lr_a_seed(ax):

@@ -25,13 +25,20 @@ VERDICTS = {SUPPORTED: BEST, REFUTED: TECHNIQUE, INCONCLUSIVE: "#B8860B", SKIPPE
 
 
 def seeds(
-    ax: Axes, values: torch.Tensor, *, label: str, color: str, x: Sequence[float] | None = None
+    ax: Axes,
+    values: torch.Tensor,
+    *,
+    label: str,
+    color: str,
+    x: Sequence[float] | None = None,
+    at: float = 1.0,
 ) -> Axes:
-    """Every seed a thin line, their median thick over them, the name at its end.
+    """Every seed a thin line, their median thick over them, with its name beside it.
 
     Args:
         values: (seeds, points); a diverged run's NaN and infinite points are left out of its line.
         x: the points' positions; 1, 2, 3, ... by default.
+        at: where along the median its name stands: 1 is at its end.
     """
     rows = values.detach().float().cpu()
     rows = torch.where(rows.isfinite(), rows, math.nan)
@@ -41,11 +48,9 @@ def seeds(
     ax.plot(x, median, color=color, linewidth=2.2, label=label)
     alive = median.isfinite().nonzero().flatten().tolist()
     if alive:
-        end = alive[-1]
-        ax.annotate(
-            label, (x[end], median[end]), xytext=(5, 0), textcoords="offset points",
-            color=color, va="center", fontsize=9,
-        )  # fmt: skip
+        point = alive[min(int(at * len(alive)), len(alive) - 1)]
+        place, beside = (x[point], float(median[point])), {"xytext": (6, -3), "va": "center"}
+        ax.annotate(label, place, textcoords="offset points", color=color, fontsize=9, **beside)
     return ax
 
 
@@ -68,9 +73,10 @@ def landing(ax: Axes, lr: float | Sequence[float], losses: torch.Tensor) -> Axes
     for old in [artist for artist in ax.lines if artist.get_gid() == "landing"]:
         old.remove()
     lrs = [lr] * len(losses) if isinstance(lr, float) else lr
-    top = ax.get_ylim()[1]
+    bottom, top = ax.get_ylim()
     shown = losses.detach().float().cpu().nan_to_num(math.inf, math.inf).clamp(max=top)
     ax.plot(lrs, shown, "o", color=TECHNIQUE, alpha=0.6, markersize=5, clip_on=False, gid="landing")
+    ax.set_ylim(min(bottom, 0.9 * float(shown.min())), top)
     return ax
 
 
@@ -106,7 +112,8 @@ def effects(ax: Axes, verdicts: Sequence[Verdict]) -> Axes:
         ax.plot(min(effect.estimate, 10.0), row, "o", color=color, markersize=8)
         if margin is not None:
             ax.plot([margin, margin], [row - 0.35, row + 0.35], color="black", linewidth=1)
-        ax.text(1.02, row, f"{effect}", transform=ax.get_yaxis_transform(), va="center", fontsize=8)
+        told = verdict.reason if margin is None else f"{effect}"
+        ax.text(1.02, row, told, transform=ax.get_yaxis_transform(), va="center", fontsize=8)
     ax.set_yticks(range(len(verdicts)), [str(verdict) for verdict in verdicts])
     ax.set_ylim(len(verdicts) - 0.4, -0.6)
     ax.set_xlabel("effect, with its interval; the black bar is the margin")
