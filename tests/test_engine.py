@@ -2,6 +2,10 @@
 
 import asyncio
 import os
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
 from queue import Empty
 
 import nbformat
@@ -11,7 +15,9 @@ from course_notebooks import write
 from jupyter_client.session import Session
 from papermill.engines import papermill_engines
 
-from nbkit.course.engine import NbkitEngine, PollingChannel, find_error
+import nbkit
+from nbkit.course.client import PollingChannel, find_error
+from nbkit.course.engine import NbkitEngine
 
 FAULTS = {
     "raises": ("1 / 0", "ZeroDivisionError", "division by zero"),
@@ -98,11 +104,40 @@ def test_a_cell_that_survives_the_interrupt_fails_all_the_same(tmp_path, engine)
 
 
 def test_a_cell_that_ignores_the_interrupt_is_killed(tmp_path, engine, monkeypatch):
-    monkeypatch.setattr("nbkit.course.engine.GRACE_SECONDS", 0.5)
+    monkeypatch.setattr("nbkit.course.client.GRACE_SECONDS", 0.5)
     source = "import signal, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\ntime.sleep(60)"
     path = write(tmp_path / "lesson.ipynb", source)
     with pytest.raises(papermill.PapermillExecutionError, match="did not stop when interrupted"):
         execute(path, engine, execution_timeout=1)
+
+
+@pytest.fixture
+def installed(tmp_path):
+    """An environment in which the engine is registered as by `pip install nbkit`."""
+    root = Path(nbkit.__file__).parents[1]
+    declared = tomllib.loads((root / "pyproject.toml").read_text())["project"]["entry-points"]
+    points = "".join(f"{key} = {value}\n" for key, value in declared["papermill.engine"].items())
+    info = tmp_path / "site" / "nbkit-0.dist-info"
+    info.mkdir(parents=True)
+    (info / "entry_points.txt").write_text(f"[papermill.engine]\n{points}")
+    return {**os.environ, "PYTHONPATH": f"{info.parent}{os.pathsep}{root}"}
+
+
+def test_papermill_finds_the_engine_once_nbkit_is_installed(tmp_path, installed):
+    path = write(tmp_path / "lesson.ipynb", "import sys; sys.exit(0)", "after = 1")
+    command = [sys.executable, "-m", "papermill", "--engine", "nbkit", path, tmp_path / "out.ipynb"]
+    done = subprocess.run(command, env=installed, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "EarlyExit: the lesson was left here by sys.exit(0)" in done.stderr
+
+
+@pytest.mark.parametrize("first", ["nbkit.course.engine", "nbkit.course.client", "papermill"])
+def test_either_may_be_imported_first(first, installed):
+    code = f"import {first}, papermill.engines as e; print(e.papermill_engines.get_engine('nbkit'))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=installed, capture_output=True, text=True
+    )
+    assert "NbkitEngine" in done.stdout, done.stderr
 
 
 def test_no_process_is_left_behind(tmp_path, engine):
@@ -127,7 +162,7 @@ def running(pid):
 
 
 def test_every_cell_has_a_time_limit_without_being_asked(tmp_path, engine, monkeypatch):
-    monkeypatch.setattr("nbkit.course.engine.CELL_SECONDS", 1)
+    monkeypatch.setattr("nbkit.course.client.CELL_SECONDS", 1)
     path = write(tmp_path / "lesson.ipynb", "import time; time.sleep(60)")
     with pytest.raises(papermill.PapermillExecutionError, match="more than its 1 s"):
         execute(path, engine)

@@ -193,6 +193,10 @@ def test_nobodys_notebook_is_written_over(tmp_path):
         run_lesson(path, work.parent)
     assert path.read_bytes() == before
     assert "mine" in work.read_text()
+    executed = tmp_path_made(tmp_path / "out") / "01_a.ipynb"
+    execute(path, executed)  # a run's own, but here it is what is to be run
+    with pytest.raises(LessonError, match="is not a run's and would be lost"):
+        run([executed], executed.parent)
 
 
 def test_an_earlier_run_gives_way_to_a_new_one(tmp_path):

@@ -13,7 +13,8 @@ from nbformat import NotebookNode
 from papermill.engines import papermill_engines
 from papermill.log import logger
 
-from nbkit.course.engine import CELL_SECONDS, NbkitEngine, find_error, runnable_cells
+from nbkit.course.client import CELL_SECONDS, find_error, runnable_cells
+from nbkit.course.engine import NbkitEngine
 from nbkit.course.record import find_nonfinite, finite, write_whole
 from nbkit.lab.knobs import Value
 

@@ -15,7 +15,7 @@ from typing import Any
 from nbformat import NotebookNode
 
 import nbkit
-from nbkit.course.engine import CELL_SECONDS, runnable_cells
+from nbkit.course.client import CELL_SECONDS, runnable_cells
 from nbkit.course.execute import as_html, execute, find_fault, save_notebook
 from nbkit.course.headless import headless_environment
 from nbkit.course.lessons import LessonError, check_parameters, read_notebook
