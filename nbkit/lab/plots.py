@@ -49,8 +49,15 @@ def seeds(
     alive = median.isfinite().nonzero().flatten().tolist()
     if alive:
         point = alive[min(int(at * len(alive)), len(alive) - 1)]
-        place, beside = (x[point], float(median[point])), {"xytext": (6, -3), "va": "center"}
-        ax.annotate(label, place, textcoords="offset points", color=color, fontsize=9, **beside)
+        ax.annotate(
+            label,
+            (x[point], float(median[point])),
+            xytext=(6, -3),
+            textcoords="offset points",
+            va="center",
+            color=color,
+            fontsize=9,
+        )
     return ax
 
 
@@ -76,7 +83,7 @@ def landing(ax: Axes, lr: float | Sequence[float], losses: torch.Tensor) -> Axes
     bottom, top = ax.get_ylim()
     shown = losses.detach().float().cpu().nan_to_num(math.inf, math.inf).clamp(max=top)
     ax.plot(lrs, shown, "o", color=TECHNIQUE, alpha=0.6, markersize=5, clip_on=False, gid="landing")
-    ax.set_ylim(min(bottom, 0.9 * float(shown.min())), top)
+    ax.set_ylim(min(bottom, float(shown.min()) - 0.05 * (top - bottom)), top)
     return ax
 
 
