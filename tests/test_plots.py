@@ -64,7 +64,7 @@ def test_landing_moves_its_dots_and_keeps_the_rest(ax):
     assert list(dots.get_ydata()) == [1.0, 4.0]
     assert ax.get_ylim() == (0.0, 4.0)
     plots.landing(ax, 0.5, torch.tensor([-1.0]))
-    assert ax.get_ylim() == (pytest.approx(-1.2), 4.0)
+    assert ax.get_ylim() == (pytest.approx(-1.1), 4.0)
 
 
 def test_landing_takes_an_lr_a_seed(ax):

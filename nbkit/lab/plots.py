@@ -66,7 +66,7 @@ def arms(ax: Axes, runs: Runs) -> Axes:
     ax.clear()
     for row, (name, color) in enumerate(zip(runs.arms, ARMS, strict=False)):
         seeds(ax, runs.losses[row], label=name, color=color)
-    ax.set(xlabel="step", ylabel="training loss", yscale="log", xlim=(1, 1.25 * runs.step + 1))
+    ax.set(xlabel="step", ylabel="training loss", yscale="log", xlim=(1, 1.4 * runs.step + 1))
     return ax
 
 
@@ -83,7 +83,9 @@ def landing(ax: Axes, lr: float | Sequence[float], losses: torch.Tensor) -> Axes
     bottom, top = ax.get_ylim()
     shown = losses.detach().float().cpu().nan_to_num(math.inf, math.inf).clamp(max=top)
     ax.plot(lrs, shown, "o", color=TECHNIQUE, alpha=0.6, markersize=5, clip_on=False, gid="landing")
-    ax.set_ylim(min(bottom, float(shown.min()) - 0.05 * (top - bottom)), top)
+    lowest = float(shown.min())
+    if lowest < bottom:
+        ax.set_ylim(lowest - 0.1 * abs(lowest), top)
     return ax
 
 
