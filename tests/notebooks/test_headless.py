@@ -1,0 +1,57 @@
+"""The lessons run headless: whole, with other parameters, and refused before anything trains."""
+
+import subprocess
+import sys
+
+import nbformat
+import pytest
+
+from nbkit.course.record import Record
+from nbkit.course.run import run
+from nbkit.lab.data import lessons_dir
+
+LESSON = lessons_dir() / "01_lr_finder.ipynb"
+
+
+def test_a_smoke_run_of_every_lesson_succeeds(tmp_path):
+    lessons = sorted(lessons_dir().glob("*.ipynb"))
+    for record in run(lessons, tmp_path, {}, "smoke"):
+        assert (record.status, record.reason) == ("ok", None)
+        assert record.verdicts
+        assert {verdict["verdict"] for verdict in record.verdicts} == {"SKIPPED"}
+        saved = Record.load(tmp_path / f"{record.lesson}.json")
+        assert saved.parameters["profile"] == "smoke"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("max_lrr", "1", "unknown parameter 'max_lrr'. Did you mean 'max_lr'?"),
+        ("max_lr", "banana", "max_lr must be a float from 0.1 to 100, got 'banana'."),
+        ("max_lr", "-1", "max_lr must be a float from 0.1 to 100, got -1."),
+    ],
+)
+def test_plain_papermill_is_stopped_by_the_guard(tmp_path, name, value, said):
+    out = tmp_path / "out.ipynb"
+    words = ["papermill", str(LESSON), str(out), "-p", name, value, "--no-progress-bar"]
+    ended = subprocess.run([sys.executable, "-m", *words], capture_output=True, text=True)
+    assert ended.returncode != 0
+    assert said in ended.stderr
+    ran = [c for c in nbformat.read(out, 4).cells if c.get("execution_count")]
+    assert "lesson.knobs(" in ran[-1].source  # the guard is the last cell that ran
+    assert not [cell for cell in ran if "lr_range_test(" in cell.source or "train" in cell.source]
+
+
+def test_an_error_under_a_slider_turns_the_run_red(tmp_path):
+    """The stops are run through the function that the sliders call."""
+    lesson = nbformat.read(LESSON, 4)
+    (lab,) = [cell for cell in lesson.cells if "def fit(fig" in cell.source]
+    lab.source = lab.source.replace("    yield\n", "    yield\n    raise KeyError('planted')\n", 1)
+    planted = tmp_path / LESSON.name
+    nbformat.write(lesson, planted)
+    (record,) = run([planted], tmp_path / "out", {}, "smoke")
+    assert record.status == "failed"
+    assert "planted" in record.reason
+    done = nbformat.read(tmp_path / "out" / LESSON.name, 4)
+    (stopped,) = [cell for cell in done.cells if "def fit(fig" in cell.source]
+    assert stopped.execution_count == record.cell
