@@ -9,14 +9,13 @@ waits for that cell.
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 import traceback
 import uuid
 from collections.abc import Mapping
-from typing import Any
 
 from nbkit.lab.fitting import Fit, Fitting, Picture, knobs_of
+from nbkit.lab.frontend import in_vs_code, live
 from nbkit.lab.interrupt import StopButton
 from nbkit.lab.knobs import Knob, Value, check_values
 from nbkit.lab.stops import Stops, format_value, static
@@ -25,29 +24,6 @@ __all__ = ["Explorer", "Stops", "explore", "live", "show", "static"]
 
 SLICE = 0.02  # seconds of training between two looks for a newer value
 BREATH = 0.002  # seconds in which the kernel reads its messages
-
-
-def live() -> bool:
-    """Is somebody at a front end who can move a slider? Ask it in a cell.
-
-    A front end (JupyterLab, Notebook, VS Code) sends each cell together with the id that the cell
-    has on the page. papermill, nbclient, nbconvert and nbval send none. The id belongs to the
-    request, so a papermill that is started from a notebook's cell is told apart as well; a variable
-    of the environment would be inherited. Voila shows sliders too, but runs the cells by nbclient:
-    it says who it is in the environment. `NBKIT_LIVE=1` or `0` overrides all of this.
-
-    Raises:
-        ValueError: if NBKIT_LIVE is anything else.
-    """
-    told = os.environ.get("NBKIT_LIVE", "")
-    if told not in ("", "0", "1"):
-        raise ValueError(f"NBKIT_LIVE must be 0 or 1, got {told!r}.")
-    shell = _shell()
-    if told or not hasattr(shell, "kernel"):
-        return told == "1"
-    request = shell.kernel.get_parent("shell") or {}
-    at_voila = os.environ.get("SERVER_SOFTWARE", "").startswith("voila/")
-    return "cellId" in request.get("metadata", {}) or _in_vs_code() or at_voila
 
 
 def show(
@@ -252,7 +228,7 @@ class Explorer:
         from IPython.display import display
 
         display(self.screen)
-        if not _in_vs_code():  # there the copy could not be hidden
+        if not in_vs_code():  # there the copy could not be hidden
             self._display_id = self._display_id or uuid.uuid4().hex
             self._store(update=False)
 
@@ -263,13 +239,3 @@ class Explorer:
         alt = self.screen.names.alt
         data, metadata = {"image/png": self.png, "text/plain": alt}, {"image/png": {"alt": alt}}
         display(data, raw=True, metadata=metadata, display_id=self._display_id, update=update)
-
-
-def _shell() -> Any:
-    from IPython import get_ipython
-
-    return get_ipython()
-
-
-def _in_vs_code() -> bool:
-    return "__vsc_ipynb_file__" in getattr(_shell(), "user_ns", {})

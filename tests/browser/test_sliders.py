@@ -30,7 +30,7 @@ def opened(browser, server):
         browser.new_page(viewport={"width": 1100, "height": 1400}), server, "sliders.ipynb"
     )
     notebook.run_all()
-    notebook.page.get_by_role("slider", name="lr").wait_for()
+    notebook.slider("lr").wait_for()
     return notebook
 
 
@@ -66,6 +66,10 @@ def test_every_control_has_a_name_and_says_its_value(notebook):
     assert notebook.slider("lr").get_attribute("aria-valuetext") == "0.100"
     alt = re.compile("^lr = 0.1, steps = 100, optimizer = SGD, fails = False: final loss 0")
     assert box.get_by_role("img", name=alt).count() == 1
+
+
+def test_this_is_a_front_end(notebook):
+    assert notebook.page.get_by_text("live: True", exact=True).is_visible()
 
 
 def test_a_slider_moved_by_keyboard_changes_the_picture(notebook, screenshots):
