@@ -36,7 +36,7 @@ def python(*words, hidden=""):
     return subprocess.run(command, env=environment, capture_output=True, text=True)
 
 
-LAB = "papermill nbformat nbclient jupyter_client nbconvert IPython matplotlib numpy scipy"
+LAB = "papermill nbformat nbclient jupyter_client nbconvert IPython matplotlib scipy"
 
 
 def test_help_is_there_without_the_lab():
