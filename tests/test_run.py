@@ -236,7 +236,7 @@ def test_ctrl_c_leaves_a_record_and_no_kernel(tmp_path):
 
     process.send_signal(signal.SIGINT)
 
-    process.communicate(timeout=60)
+    process.communicate(timeout=200)
     assert process.returncode == 130
     record = Record.load(out / "01_a.json")
     assert (record.status, record.reason) == ("failed", "stopped by Ctrl-C")

@@ -95,6 +95,7 @@ def _mend_nbval():
 def pytest_runtest_setup(item):
     if hasattr(item.parent, "stopped_at"):
         pytest.skip(f"the notebook stopped at {item.parent.stopped_at}")
+    item.output_timeout = 30  # a busy machine may be late with what a cell has printed
     if item.options["skip"] or not item.cell.source.strip():
         return
     if item.cell.execution_count is None:

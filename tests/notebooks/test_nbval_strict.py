@@ -52,7 +52,7 @@ def store(path, cells):
 def compare(*arguments):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "JPY_SESSION_NAME": "a front end's"}
     command = [sys.executable, str(SCRIPT), "-p", "no:cacheprovider", *map(str, arguments)]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280)
 
 
 @pytest.fixture(scope="module")
