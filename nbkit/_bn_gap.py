@@ -10,7 +10,7 @@ from torch import Tensor
 
 from nbkit._bn_moments import Moments, running
 
-_CLOSE = 0.1  # a smaller gap is not worth a word
+_CLOSE = 0.15  # a smaller gap is not worth a word
 _NOISY = 0.25  # standard error of a mean, in standard deviations, from which a batch tells nothing
 _FEW = 0.05  # what may be left of the initial 0 and 1
 
@@ -22,20 +22,23 @@ NO_STATISTICS = (
 
 
 def judge(
-    moments: Moments, errors: list[Tensor], frozen: bool
+    moments: Moments, noises: list[Tensor], frozen: bool
 ) -> tuple[float | None, float | None, str]:
     """Mean gap, variance gap and verdict of a layer that has seen one batch."""
     if moments.layer.running_mean is None:
         return None, None, NO_STATISTICS
     if not moments.count:
         return None, None, "not called with this batch"
-    mean_error, var_error = torch.stack(errors).cpu().double().mean(0)
-    scale = moments.var + moments.layer.eps
-    mean_noise = (mean_error / scale).mean().sqrt().item()
-    var_noise = (var_error / scale.square()).mean().sqrt().item()
+    mean_noise, var_noise, independent = torch.stack(noises).mean(0).tolist()
     mean_gap, var_gap = gaps(moments)
-    verdict = _verdict(moments, (mean_gap, mean_noise), (var_gap, var_noise), frozen)
-    return mean_gap, var_gap, verdict
+    within = _within(mean_gap, mean_noise, independent) and _within(var_gap, var_noise, independent)
+    tells = mean_noise <= _NOISY**2
+    return mean_gap, var_gap, _verdict(moments, mean_gap, var_gap, within, tells, frozen)
+
+
+def _within(gap: float, squared_noise: float, independent: float) -> bool:
+    """Whether a gap is too small to matter, or no larger than noise makes it now and then."""
+    return gap <= max(_CLOSE, math.sqrt(squared_noise) * (1 + 2 / math.sqrt(2 * independent)))
 
 
 def gaps(moments: Moments) -> tuple[float, float]:
@@ -49,27 +52,26 @@ def gaps(moments: Moments) -> tuple[float, float]:
 
 
 def _verdict(
-    moments: Moments, mean: tuple[float, float], var: tuple[float, float], frozen: bool
+    moments: Moments, mean_gap: float, var_gap: float, within: bool, tells: bool, frozen: bool
 ) -> str:
-    """In words; `mean` and `var` are a gap and the noise of a gap each."""
     layer = moments.layer
     if not running(layer).isfinite().all() or (running(layer)[1] < 0).any():
         return (
             "poisoned by non-finite values: the running statistics hold NaN, inf or a negative "
             "variance and never recover; run reestimate_bn_ on clean data, and train with guard_bn"
         )
-    if not math.isfinite(mean[0] + var[0]):
+    if not math.isfinite(mean_gap + var_gap):
         return "the batch is not finite here: look for NaN or inf in it and in the weights before"
-    if all(gap <= max(_CLOSE, 3 * noise) for gap, noise in (mean, var)):
-        if mean[1] > _NOISY:
-            return (
-                "batch too small: its statistics are too noisy to tell, and to train on; take a "
-                "larger batch, or GroupNorm"
-            )
+    if within and not tells:
+        return (
+            "batch too small: its statistics are too noisy to tell, and to train on; take a "
+            "larger batch, or GroupNorm"
+        )
+    if within:
         return "frozen, and fresh" if frozen else "fresh"
     off = (
-        f"the mean is off by {mean[0]:.2g} standard deviations, the variance by a factor of "
-        f"{math.exp(min(var[0], 99.0)):.2g}"
+        f"the mean is off by {mean_gap:.2g} standard deviations, the variance by a factor of "
+        f"{math.exp(min(var_gap, 99.0)):.2g}"
     )
     if frozen:
         return f"frozen at other data's statistics: {off}; right only if the freeze is on purpose"
@@ -104,13 +106,20 @@ def _floats(output: object) -> Iterator[Tensor]:
             yield from _floats(part)
 
 
-def standard_errors(x: Tensor) -> Tensor:
-    """Squared standard errors of a batch's mean and variance, by channel: two rows.
+def noise(x: Tensor, eps: float) -> Tensor:
+    """How far one batch's statistics may be from the population's: three numbers.
 
-    From sample to sample: the positions inside one sample are not independent.
+    Squared standard errors of the mean and of the variance, in the units of the gaps, averaged
+    over channels; and how many independent channels the channels are worth. Samples count as
+    independent, positions inside a sample do not.
     """
     x = x.float().reshape(*x.shape[:2], -1)
     if len(x) < 2:
-        return x.new_full((2, x.shape[1]), torch.inf)
+        return x.new_tensor([math.inf, math.inf, 1.0])
     rest = x - x.mean((0, 2), keepdim=True)
-    return torch.stack([rest.mean(2).var(0), rest.square().mean(2).var(0)]) / len(x)
+    scale = rest.square().mean((0, 2)) + eps
+    level = rest.mean(2) / scale.sqrt()
+    spread = rest.square().mean(2) / scale
+    correlation = level.T @ level
+    independent = (correlation.trace().square() / correlation.square().sum()).nan_to_num(1.0)
+    return torch.stack([level.var(0).mean() / len(x), spread.var(0).mean() / len(x), independent])

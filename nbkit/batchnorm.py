@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from nbkit._bn_control import BNGuard, Undo, freeze_bn_, guard_bn, rescale_bn_momentum_
-from nbkit._bn_gap import NO_STATISTICS, difference, gaps, judge, standard_errors
+from nbkit._bn_gap import NO_STATISTICS, difference, gaps, judge, noise
 from nbkit._bn_moments import (
     Moments,
     batch_norms,
@@ -205,8 +205,8 @@ def bn_gap(model: nn.Module, batch: object) -> BNReport:
             that are not finite), and the gap between the outputs of the two modes.
 
     Nothing is changed. Dropout is off in both modes, so that BatchNorm alone makes the
-    difference. A gap counts beyond 0.1 and beyond three standard errors of the batch's
-    statistics, with samples taken as independent, the positions inside one sample not.
+    difference. A gap counts beyond 0.15 and beyond what the batch's own noise explains, with
+    samples taken as independent, the positions inside one sample not.
 
     >>> batch = torch.randn(256, 4, generator=torch.Generator().manual_seed(0))
     >>> bn_gap(nn.BatchNorm1d(4), batch).layers[0].verdict
@@ -217,19 +217,19 @@ def bn_gap(model: nn.Module, batch: object) -> BNReport:
     if not seen:
         return BNReport([])
     frozen = {name for name, moments in seen.items() if is_frozen(moments.layer, model)}
-    errors: dict[str, list[Tensor]] = {name: [] for name in seen}
+    noises: dict[str, list[Tensor]] = {name: [] for name in seen}
 
     with preserve_state(model):
         with normalising_by_batch(model, seen, frozen), ExitStack() as hooks:
             for name, moments in seen.items():
-                note = partial(_note_errors, errors[name])
+                note = partial(_note_noise, noises[name], moments.layer.eps)
                 hooks.enter_context(watching(moments.layer, note))
             in_train = call(model, batch)
         model.eval()
         in_eval = call(model, batch)
-    rows = [BNLayer(name, *judge(seen[name], errors[name], name in frozen)) for name in seen]
+    rows = [BNLayer(name, *judge(seen[name], noises[name], name in frozen)) for name in seen]
     return BNReport(rows, difference(in_train, in_eval))
 
 
-def _note_errors(errors: list[Tensor], x: Tensor) -> None:
-    errors.append(standard_errors(x))
+def _note_noise(noises: list[Tensor], eps: float, x: Tensor) -> None:
+    noises.append(noise(x, eps))
