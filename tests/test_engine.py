@@ -108,7 +108,7 @@ def test_a_cell_that_ignores_the_interrupt_is_killed(tmp_path, engine, monkeypat
     source = "import signal, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\ntime.sleep(60)"
     path = write(tmp_path / "lesson.ipynb", source)
     with pytest.raises(papermill.PapermillExecutionError, match="did not stop when interrupted"):
-        execute(path, engine, execution_timeout=1)
+        execute(path, engine, execution_timeout=0.5)
 
 
 @pytest.fixture
@@ -175,6 +175,14 @@ def test_a_kernel_that_never_comes_up_is_no_success(tmp_path, engine):
     nb = nbformat.read(tmp_path / "out.ipynb", as_version=4)
     assert statuses(nb) == ["failed", "pending"]
     assert "no-such-kernel" in find_error(nb.cells[1]).evalue
+
+
+def test_an_option_that_nbclient_does_not_take_is_no_success(tmp_path, engine):
+    path = write(tmp_path / "lesson.ipynb", "1", "2")
+    with pytest.raises(Exception, match="startup_timeout"):
+        execute(path, engine, start_timeout="soon")
+    nb = nbformat.read(tmp_path / "out.ipynb", as_version=4)
+    assert statuses(nb) == ["failed", "pending"]
 
 
 def test_the_kernel_sees_a_headless_environment(tmp_path, engine, monkeypatch):

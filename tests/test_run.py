@@ -59,8 +59,6 @@ def test_a_lesson_that_runs_leaves_notebook_page_and_record(tmp_path):
     [
         ("1 / 0", "ZeroDivisionError: division by zero"),
         ("import sys; sys.exit(0)", "EarlyExit: the lesson was left here by sys.exit(0)"),
-        ("import os; os.kill(os.getpid(), 9)", "DeadKernelError: the kernel died of signal 9"),
-        ("import time; time.sleep(60)", "CellTimeoutError: the cell ran for more than its 1 s"),
         (
             "import ipywidgets\nwith ipywidgets.Output():\n    raise ValueError('hidden')",
             "ValueError: hidden",
@@ -70,7 +68,7 @@ def test_a_lesson_that_runs_leaves_notebook_page_and_record(tmp_path):
 def test_a_lesson_that_fails_is_a_record_that_says_where(tmp_path, source, reason):
     path = write(tmp_path / "01_a.ipynb", "before = 1", source, "after = 1")
 
-    record = run_lesson(path, tmp_path_made(tmp_path / "out"), timeout=1)
+    record = run_lesson(path, tmp_path_made(tmp_path / "out"))
 
     assert record.status == "failed"
     assert record.reason.startswith(reason)

@@ -24,7 +24,7 @@ from nbformat.v4 import new_output
 from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import Engine
 from papermill.log import logger
-from traitlets import Type
+from traitlets import Float, Type
 
 from nbkit.course.headless import headless_environment
 
@@ -74,8 +74,10 @@ class NbkitClient(PapermillNotebookClient):
     Args:
         nb_man: papermill's account of the notebook: statuses, times, saving.
         progress: called with `(cell, cells)` before each of the cells that run.
-        options: nbclient's.
+        options: nbclient's; seconds may be fractions here.
     """
+
+    timeout = Float(None, allow_none=True)
 
     def __init__(
         self, nb_man: Any, *, progress: Callable[[int, int], None] | None = None, **options: Any
@@ -135,7 +137,7 @@ class NbkitClient(PapermillNotebookClient):
             add_error(cell, "EarlyExit", f"the lesson was left here by sys.exit({left.evalue})")
 
     async def _async_handle_timeout(
-        self, timeout: int, cell: NotebookNode | None = None
+        self, timeout: float, cell: NotebookNode | None = None
     ) -> dict[str, Any]:
         """Interrupt a cell over its time: its traceback shows where it was.
 
@@ -174,7 +176,7 @@ class ClientEngine(Engine):
         log_output: bool = False,
         stdout_file: Any = None,
         stderr_file: Any = None,
-        start_timeout: float = 120,
+        start_timeout: float = 60,
         execution_timeout: float | None = None,
         **options: Any,
     ) -> None:
@@ -189,17 +191,16 @@ class ClientEngine(Engine):
             "record_timing": False,
             **options,
         }
-        client = NbkitClient(
-            nb_man,
-            kernel_name=kernel_name,
-            log=logger,
-            log_output=log_output,
-            stdout_file=stdout_file,
-            stderr_file=stderr_file,
-            **settings,
-        )
         try:
-            client.execute()
+            NbkitClient(
+                nb_man,
+                kernel_name=kernel_name,
+                log=logger,
+                log_output=log_output,
+                stdout_file=stdout_file,
+                stderr_file=stderr_file,
+                **settings,
+            ).execute()
         except BaseException as error:
             _mark_not_started(nb_man, error)
             raise
