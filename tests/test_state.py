@@ -2,6 +2,7 @@
 
 import signal
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -226,15 +227,35 @@ def test_all_the_rest_is_restored_when_one_piece_fails():
     assert str(caught.value.__context__) == "in the block"
 
 
-def test_a_second_ctrl_c_waits_until_everything_is_back():
+@pytest.fixture
+def ctrl_c():
+    """Python's own handler of Ctrl-C, which a job in the background starts without."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield lambda: signal.raise_signal(signal.SIGINT)
+    signal.signal(signal.SIGINT, before)
+
+
+def test_a_second_ctrl_c_waits_until_everything_is_back(ctrl_c):
     layer = nn.Linear(2, 2)
     before = digest(layer)
-    impatient = Stubborn(lambda: signal.raise_signal(signal.SIGINT))
-    with pytest.raises(KeyboardInterrupt), preserve_state(layer, impatient):
+    with pytest.raises(KeyboardInterrupt), preserve_state(layer, Stubborn(ctrl_c)):
         torch.rand(1)
         layer.weight.data.zero_()
     assert digest(layer) == before
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_outside_the_main_thread_signals_are_left_alone(ctrl_c):
+    layer = nn.Linear(2, 2)
+    before = digest(layer)
+
+    def work():
+        with preserve_state(layer):
+            layer.weight.data.zero_()
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(work).result()
+    assert digest(layer) == before
 
 
 def test_a_load_state_dict_that_writes_elsewhere_does_not_have_the_last_word():
