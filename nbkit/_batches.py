@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -14,7 +14,8 @@ def rows(batch: Any) -> int:
     >>> rows((torch.zeros(8, 3), {"label": torch.zeros(8)}))
     8
     """
-    lengths = {leaf.shape[0] for leaf in _leaves(batch) if _has_rows(leaf)}
+    lengths: set[int] = set()
+    _add_lengths(batch, lengths)
     if len(lengths) != 1:
         found = f"of {sorted(lengths)} rows" if lengths else "nowhere"
         raise ValueError(
@@ -63,12 +64,15 @@ def over_leaves(function: Callable[[Any], Any], batch: Any) -> Any:
     return function(batch)
 
 
-def _leaves(batch: Any) -> Iterator[Any]:
-    if isinstance(batch, (Mapping, tuple, list)):
-        for value in batch.values() if isinstance(batch, Mapping) else batch:
-            yield from _leaves(value)
-    else:
-        yield batch
+def _add_lengths(batch: Any, lengths: set[int]) -> None:
+    if _has_rows(batch):
+        lengths.add(batch.shape[0])
+    elif isinstance(batch, (tuple, list)):
+        for value in batch:
+            _add_lengths(value, lengths)
+    elif isinstance(batch, Mapping):
+        for value in batch.values():
+            _add_lengths(value, lengths)
 
 
 def _has_rows(leaf: Any) -> bool:

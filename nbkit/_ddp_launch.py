@@ -18,7 +18,16 @@ from pathlib import Path
 
 from nbkit._ddp_worker import dumps
 
-START = "import sys; from nbkit._ddp_worker import agent; agent(sys.argv[1])"
+# torch._dynamo: the first optimizer of a process imports it, which takes a second.
+START = """
+import multiprocessing, sys
+from multiprocessing import forkserver
+if sys.argv[2] == "forkserver":
+    multiprocessing.set_forkserver_preload(["torch._dynamo", "nbkit._ddp_worker"])
+    forkserver.ensure_running()  # it loads torch while this process does
+from nbkit._ddp_worker import agent
+agent(sys.argv[1])
+"""
 
 
 @dataclasses.dataclass
@@ -48,7 +57,7 @@ def run_job(job: Path, call: tuple, options: dict) -> list:
     name = getattr(call[0], "__name__", str(call[0]))
     _prepare(job, name, call, options)
     agent = subprocess.Popen(
-        [sys.executable, "-c", START, str(job)],
+        [sys.executable, "-c", START, str(job), options["method"]],
         env=_environment(options["nproc"], options["backend"]),
         stdin=subprocess.PIPE,  # the agent ends when our end of it closes, however we end
         stdout=subprocess.PIPE,
@@ -181,14 +190,16 @@ def _failures(job: Path, attempt: int, nproc: int, codes: dict[int, int]) -> lis
 
 
 def _stack(path: Path) -> str:
-    """The main thread's frames as a traceback shows them: source lines, the innermost last."""
+    """The frames of the thread that crashed, or of the main one, as a traceback shows them."""
     text = path.read_text() if path.exists() else ""
+    if "Current thread 0x" in text:
+        text = text.split("Current thread 0x")[1].split("Thread 0x")[0]
     frames = []
     for file, line, function in re.findall(
         r'File "(.*)", line (\d+) in (.*)', text.split("Thread 0x")[-1]
     ):
-        if "_ddp_worker" in file:
-            break  # below it are only the frames that started the process
+        if file.endswith("_ddp_worker.py"):
+            break  # the frames outside are those that started the process
         source = linecache.getline(file, int(line)).strip()
         frames.append(f'  File "{file}", line {line}, in {function}\n    {source}'.rstrip())
     return "\n".join(reversed(frames))

@@ -11,15 +11,14 @@ import datetime
 import faulthandler
 import json
 import linecache
-import multiprocessing
 import os
 import pickle
+import shutil
 import signal
 import sys
 import threading
 import time
 import traceback
-from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +37,9 @@ LINGER_SECONDS = 0.5
 
 def agent(folder: str) -> None:
     """Run the job in `folder` with torch's elastic agent; write each failed rank's exit code."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
     job = Path(folder)
+    threading.Thread(target=_end_with_parent, args=(job,), daemon=True).start()
     options = json.loads((job / "options.json").read_text())
-    if options["method"] == "forkserver":
-        # torch._dynamo: the first optimizer of a process imports it, which takes a second.
-        multiprocessing.set_forkserver_preload(["torch._dynamo", "nbkit._ddp_worker"])
-        forkserver.ensure_running()  # it imports while this process imports the agent
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import elastic_launch
 
@@ -76,10 +71,11 @@ def _config(job: Path, options: dict[str, Any]):
     )
 
 
-def _end_with_parent() -> None:
+def _end_with_parent(job: Path) -> None:
     """End the whole session when the caller is gone: its end of our standard input closes."""
     while os.read(0, 4096):
         pass
+    shutil.rmtree(job, ignore_errors=True)
     os.killpg(0, signal.SIGKILL)
 
 

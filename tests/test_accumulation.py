@@ -277,6 +277,32 @@ def test_the_guilty_layer_is_named(layer, causes):
     report = check_accumulation(model, nn.CrossEntropyLoss(), data(12), 3)
     assert report.equivalent == (not causes)
     assert [c.split(":")[0] for c in (report.cause or "").split("; ") if "(1" in c] == causes
+    assert "none of the known causes" not in (report.cause or "")
+
+
+class HasDropoutElsewhere(nn.Identity):
+    def __init__(self):
+        super().__init__()
+        self.unused = nn.Dropout(0.5)
+
+
+@pytest.mark.parametrize(
+    ("innocent", "ignore_index"),
+    [(nn.Dropout(0.0), IGNORED), (nn.Dropout(0.0), 0), (HasDropoutElsewhere(), IGNORED)],
+)
+def test_an_innocent_layer_is_not_named(innocent, ignore_index):
+    model = with_layer(nn.Sequential(nn.BatchNorm1d(4), innocent))
+    loss_fn = nn.CrossEntropyLoss(ignore_index=ignore_index)
+    report = check_accumulation(model, loss_fn, data(12), 3)
+    assert "BatchNorm" in report.cause and "dropout" not in report.cause
+
+
+def test_a_net_too_small_to_tell_is_not_blamed_on_its_weights():
+    """Two gradients of two numbers: some weights always fit four of them."""
+    model = nn.Linear(1, 1).double()
+    batch = (torch.arange(8.0).double()[:, None], torch.ones(8, 1).double())
+    report = check_accumulation(model, lambda a, b: (a - b).pow(2).mean().sqrt(), batch, 4)
+    assert report.cause.startswith("none of the known causes")
 
 
 class DrawsNoise(nn.Module):
