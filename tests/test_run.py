@@ -141,7 +141,7 @@ def test_one_failure_stops_no_other(tmp_path, capsys):
 
     assert [record.status for record in records] == ["failed", "ok"]
     printed = capsys.readouterr()
-    assert "FAILED in cell 1: DeadKernelError: the kernel died of signal 9" in printed.out
+    assert "01_a failed in cell 1: DeadKernelError: the kernel died of signal 9" in printed.out
     assert "SUPPORTED" in printed.out
     assert "lesson 1 of 2  01_a" in printed.err
     assert "lesson 2 of 2  02_b" in printed.err
