@@ -28,6 +28,7 @@ import torch
 
 from nbkit.lab.knobs import Knob, Value, check_names
 from nbkit.lab.training import one_thread
+from nbkit.state import preserve_state
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -200,16 +201,15 @@ class _RandomState:
     @contextlib.contextmanager
     def swapped(self) -> Iterator[None]:
         """The run's random state inside, the notebook's outside."""
-        outer = _random_state()
-        if self._own is None:
-            _seed_all(self._seed)
-        else:
-            _set_random_state(self._own)
-        try:
-            yield
-        finally:
-            self._own = _random_state()
-            _set_random_state(outer)
+        with preserve_state():
+            if self._own is None:
+                _seed_all(self._seed)
+            else:
+                _set_random_state(self._own)
+            try:
+                yield
+            finally:
+                self._own = _random_state()
 
 
 def _random_state() -> tuple[Any, ...]:
