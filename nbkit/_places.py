@@ -234,12 +234,12 @@ def _reseed_cuda(seed: int) -> None:
 
 def _check(name: str, tensor: Tensor) -> None:
     """Refuse a tensor whose bytes cannot be copied and put back."""
-    kind = type(tensor)
-    wraps = kind.__torch_dispatch__ is not Tensor.__torch_dispatch__
+    wraps = type(tensor).__torch_dispatch__ is not Tensor.__torch_dispatch__
     if nn.parameter.is_lazy(tensor):
         problem = "has no shape yet: run one batch through the model first"
     elif wraps or tensor.is_quantized or tensor.layout not in (torch.strided, torch.sparse_coo):
-        problem = f"is a {kind.__name__}, {tensor.layout}: expected a dense or sparse COO tensor"
+        what = f"{type(tensor).__name__}, {tensor.dtype}, {tensor.layout}"
+        problem = f"is a {what}: expected a plain tensor, dense or sparse COO"
     elif tensor.layout is torch.strided and tensor.numel() and not tensor.data_ptr():
         problem = f"has no memory on {tensor.device}: load its values first"
     else:

@@ -29,7 +29,7 @@ def preserve_state(*objects: object, rng: bool = True, offload: bool = False) ->
     A module brings its parameters and buffers (non-persistent ones too), their `.grad` and
     `requires_grad`, its `training` flags, and what is registered under which name. An optimizer
     brings its state, its param groups and the parameters in them; a scheduler brings its optimizer.
-    What else there is, a `GradScaler`'s or your own object's, is read by `state_dict`.
+    A `GradScaler` comes whole. Of any other object it is what `state_dict` gives.
 
     All of it is put back in place. A tensor stays the same object in the same memory, so tied
     weights stay tied, and hooks, compiled wrappers and views hold. What the block put in its place
@@ -91,10 +91,9 @@ def digest(*objects: object, rng: bool = True) -> str:
     number = {owner: n for n, owner in enumerate(places)}
     sha = hashlib.sha256()
     for place in places.values():
-        lines = [place.name]
         for leaf in leaves(place.value, places):
-            lines.append(leaf if isinstance(leaf, str) else f"place {number[id(leaf)]}")
-        sha.update("\n".join([*lines, ""]).encode())
+            word = leaf if isinstance(leaf, str) else f"place {number[id(leaf)]}"
+            sha.update(f"{word}\n".encode())
         sha.update(place.content())
     return sha.hexdigest()
 
@@ -105,11 +104,11 @@ def _restore(places: Iterable[Place]) -> None:
     for place in sorted(reversed(list(places)), key=lambda place: place.turn):
         try:
             place.put(place.saved)
-        except Exception as error:
+        except BaseException as error:  # even a SystemExit must not keep the rest from its turn
             error.add_note(f"while restoring {place.name}")
             errors.append(error)
     if errors:
-        raise ExceptionGroup("preserve_state put everything back except:", errors)
+        raise BaseExceptionGroup("preserve_state put everything back except:", errors)
 
 
 @contextlib.contextmanager

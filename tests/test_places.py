@@ -32,6 +32,12 @@ def test_a_tensor_of_any_kind_gets_its_bytes_back(kind):
     assert tensor.tolist() == before
 
 
+def test_an_expanded_tensor_costs_no_more_than_its_memory():
+    exabytes = torch.zeros(1).expand(1 << 60)
+    undone([exabytes], lambda t: t[:1].fill_(1))
+    assert exabytes[-1] == 0
+
+
 def test_an_inference_tensor_is_restored():
     with torch.inference_mode():
         layer = nn.Linear(2, 2)

@@ -40,6 +40,22 @@ def test_any_optimizer_goes_on_as_if_nothing_had_been(name):
     assert digest(*disturbed) == digest(*undisturbed)
 
 
+def test_groups_and_states_are_still_the_same_objects():
+    _, optimizer = trained(torch.optim.SGD, lr=0.1, momentum=0.9)
+
+    def containers():
+        groups, state = optimizer.param_groups, optimizer.state
+        return groups, groups[0], groups[0]["params"], state, *state.values()
+
+    def change(optimizer):
+        optimizer.load_state_dict(optimizer.state_dict())  # torch exchanges all of them
+        optimizer.state.clear()
+
+    before = containers()
+    undone([optimizer], change)
+    assert all(one is other for one, other in zip(before, containers(), strict=True))
+
+
 class Wrapper(torch.optim.Optimizer):
     """As sharpness-aware minimisation is often written: an optimizer that drives another one."""
 
@@ -142,6 +158,16 @@ def test_tensors_of_an_object_keep_their_identity():
     undone([keeper], lambda keeper: keeper.kept["tensor"].zero_())
     undone([keeper], lambda keeper: keeper.kept.update(tensor=torch.zeros(2), deep=None))
     assert keeper.kept["tensor"] is keeper.kept["deep"][0]["tensor"] is tensor
+
+
+def test_an_object_that_copies_what_it_is_handed_gets_what_was_there():
+    class Copier(Keeper):
+        def load_state_dict(self, state):
+            self.kept = {key: tensor.clone() for key, tensor in state.items()}
+
+    copier = Copier(tensor=torch.ones(2))
+    undone([copier], lambda copier: copier.kept["tensor"].zero_())
+    assert copier.kept["tensor"].tolist() == [1, 1]
 
 
 def test_what_an_object_was_handed_is_its_own():

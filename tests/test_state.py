@@ -11,6 +11,7 @@ from exits import EXITS, exit_name, leaving
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from trainings import ANYWHERE, MUTATIONS, everything, trainings
 
 from nbkit.state import digest, preserve_state
@@ -178,7 +179,15 @@ REFUSED = {
     "lazy": (lambda: nn.LazyLinear(1), "LazyLinear.weight .* no shape yet: run one batch"),
     "csr": (
         lambda: torch.eye(2).to_sparse_csr(),
-        "torch.sparse_csr: expected a dense or sparse COO",
+        "torch.float32, torch.sparse_csr: expected a plain tensor, dense or",
+    ),
+    "fake": (
+        lambda: FakeTensorMode().from_tensor(torch.ones(1)),
+        "it is a FakeTensor, torch.float32",
+    ),
+    "quantized": (
+        lambda: torch.quantize_per_tensor(torch.ones(1), 0.1, 0, torch.quint8),
+        "it is a Tensor, torch.quint8, torch.strided: expected a plain",
     ),
     "lock": (
         WithLock,
@@ -187,7 +196,7 @@ REFUSED = {
 }
 
 
-@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support", "ignore:torch.quantize_per_tensor")
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_cannot_be_restored_is_refused_before_the_block(case):
     make, message = REFUSED[case]
@@ -225,6 +234,9 @@ def test_all_the_rest_is_restored_when_one_piece_fails():
     assert {type(error) for error in caught.value.exceptions} == {ZeroDivisionError, IndexError}
     assert caught.value.exceptions[0].__notes__ == ["while restoring Stubborn"]
     assert str(caught.value.__context__) == "in the block"
+    with pytest.raises(BaseExceptionGroup), preserve_state(layer, Stubborn(sys.exit)):
+        layer.weight.data.zero_()
+    assert digest(layer) == before
 
 
 @pytest.fixture
@@ -269,7 +281,7 @@ def test_a_load_state_dict_that_writes_elsewhere_does_not_have_the_last_word():
 
     training.model.eval()
     before, ids = digest(*training.objects), identities(training)
-    with preserve_state(*training.objects, Stubborn(disturb)):
+    with preserve_state(Stubborn(disturb), *training.objects):
         training.step()
     assert digest(*training.objects) == before
     assert identities(training) == ids

@@ -39,6 +39,13 @@ def test_a_digest_tells_tied_weights_from_equal_ones():
     assert digest(tied, rng=False) != digest(equal, rng=False)
 
 
+def test_a_digest_tells_names_apart():
+    one, other = nn.Module(), nn.Module()
+    one.register_buffer("mean", torch.ones(2))
+    other.register_buffer("variance", torch.ones(2))
+    assert digest(one, rng=False) != digest(other, rng=False)
+
+
 def test_a_digest_is_the_same_in_another_process():
     """With another hash seed, and inside a scaled step: a scaler keeps id()s then."""
     code = "from trainings import *; print(digest(*in_a_scaled_step().objects))"

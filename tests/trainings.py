@@ -181,6 +181,7 @@ MUTATIONS = {
     "group key added": lambda t: t.optimizer.param_groups[0].update(new=1),
     "group key removed": lambda t: t.optimizer.param_groups[0].pop("weight_decay"),
     "group added": lambda t: t.optimizer.add_param_group({"params": [t.model.layers[0].bias]}),
+    "group reordered": lambda t: t.optimizer.param_groups[1]["params"].reverse(),
     "group removed": lambda t: t.optimizer.param_groups.pop(),
     "scheduler": lambda t: t.others[0].step(),
     "scaler": lambda t: t.others[1].set_growth_interval(7),
