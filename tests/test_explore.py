@@ -266,6 +266,19 @@ async def test_run_sets_the_sliders_without_a_second_run(fit):
 
 
 @in_a_loop
+async def test_what_run_raises_is_raised_and_shown(fit):
+    ui = explore(fit, KNOBS, START, **SMALL)
+    with pytest.raises(ArithmeticError, match="diverged"):
+        ui.run(fails=True)
+    assert isinstance(ui.error, ArithmeticError)
+    assert ui.screen.status.value == "ArithmeticError: this run did not finish"
+    ui.controls["fails"].value = False
+    await settled(ui)
+    assert ui.result == "lr 0.1"
+    assert ui.error is None
+
+
+@in_a_loop
 async def test_run_in_a_cell_drops_the_run_that_a_slider_has_started():
     started = []
     ui = explore(endless(started), KNOBS, {"steps": 1}, **SMALL)

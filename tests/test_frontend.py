@@ -1,5 +1,6 @@
 """live(), and what a kernel stores with and without somebody at the other end."""
 
+import base64
 import os
 from types import SimpleNamespace
 
@@ -82,6 +83,7 @@ def test_headless_the_stops_are_stored_as_one_picture_and_no_widget(executed):
     assert executed[0] == []
     (output,) = executed[1]
     assert set(output.data) == {"image/png", "text/plain"}
+    assert base64.b64decode(output.data["image/png"]).startswith(b"\x89PNG")
     assert output.data["text/plain"].startswith("Stops: lr 0.01, 0.1.")
     assert [stop["result"] for stop in output.metadata["nbkit"]["stops"]] == ["lr 0.01", "lr 0.1"]
 

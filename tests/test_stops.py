@@ -1,3 +1,4 @@
+import base64
 import io
 
 import pytest
@@ -49,7 +50,8 @@ def test_the_visible_text_names_the_stops_and_the_metadata_has_what_fit_gave(fit
 
 def test_the_picture_has_a_row_for_each_knob_and_a_column_for_each_stop(fit):
     data, _ = static(fit, KNOBS, START, **SMALL)._repr_mimebundle_()
-    assert Image.open(io.BytesIO(data["image/png"])).size == (3 * 40, 2 * (40 + 42))
+    png = base64.b64decode(data["image/png"])
+    assert Image.open(io.BytesIO(png)).size == (3 * 40, 2 * (40 + 42))
 
 
 def test_what_fit_raises_is_raised_with_the_stop(fit):

@@ -9,6 +9,7 @@ waits for that cell.
 from __future__ import annotations
 
 import asyncio
+import base64
 import time
 import traceback
 import uuid
@@ -140,17 +141,25 @@ class Explorer:
             KnobError: if a name or a value does not fit; nothing has been changed.
             Whatever fit raises.
         """
-        checked = check_values(values, self.knobs)
-        self._muted = True
-        for name, value in checked.items():
-            self.controls[name].value = value
-        self._muted = False
-
+        self._set(check_values(values, self.knobs))
         self._running = None  # drops the run that a slider has started, if there is one
         run = Fitting(self.fit, self.values, self.picture, seed=self.seed)
-        run.advance()
-        self._finish(run)
+        try:
+            run.advance()
+            self._finish(run)
+        except BaseException as error:
+            self._fail(error)
+            raise
         return self.result
+
+    def _set(self, values: Mapping[str, Value]) -> None:
+        """Set controls without a run of their own."""
+        self._muted = True
+        try:
+            for name, value in values.items():
+                self.controls[name].value = value
+        finally:
+            self._muted = False
 
     def _moved(self, _change: object) -> None:
         """A control has a new value; in whatever thread the message came, only wake the loop."""
@@ -239,5 +248,6 @@ class Explorer:
         from IPython.display import display
 
         alt = self.screen.names.alt
-        data, metadata = {"image/png": self.png, "text/plain": alt}, {"image/png": {"alt": alt}}
+        data = {"image/png": base64.b64encode(self.png).decode(), "text/plain": alt}
+        metadata = {"image/png": {"alt": alt}}
         display(data, raw=True, metadata=metadata, display_id=self._display_id, update=update)

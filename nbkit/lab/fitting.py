@@ -3,12 +3,14 @@
 A fit function trains something small and draws what it sees on the figure that it is given:
 
     def fit(fig, *, lr, momentum):
-        ax = fig.add_subplot()
+        (line,) = fig.add_subplot().plot([], [])
         for step in train(...):
-            ...
-            yield                       # here the picture may be redrawn, or this run dropped
+            if step.index % 10 == 0:
+                line.set_data(...)      # to clear the axes and plot again would take 5 ms
+                yield                   # here the picture may be redrawn, or this run dropped
         return "94 % of the test set"   # one line of text
 
+It should yield every 20 ms or so: between two yields nobody can stop it.
 The sliders (`nbkit.lab.explore`) and a headless run call it through the same `Fitting`.
 """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -64,7 +65,8 @@ class Stops:
         return _mosaic(self.rows())
 
     def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, object], dict[str, object]]:
-        data: dict[str, object] = {"image/png": self.png(), "text/plain": self.caption}
+        png = base64.b64encode(self.png()).decode()
+        data: dict[str, object] = {"image/png": png, "text/plain": self.caption}
         return data, {"nbkit": self.to_dict(), "image/png": {"alt": self.caption}}
 
 
