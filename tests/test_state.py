@@ -87,22 +87,6 @@ def test_a_half_done_step_is_undone():
     assert digest(*training.objects) == before
 
 
-@pytest.mark.parametrize("offload", [False, True])
-def test_offloaded_copies_are_asked_for_on_the_cpu(offload):
-    """Where there is no GPU: by the call. Its memory is measured in test_state_digest.py."""
-    asked = []
-
-    class Asked(torch.overrides.TorchFunctionMode):
-        def __torch_function__(self, function, types, args=(), kwargs=None):
-            if function is torch.Tensor.to:
-                asked.append(args[1])
-            return function(*args, **(kwargs or {}))
-
-    with Asked(), preserve_state(torch.ones(2), rng=False, offload=offload):
-        pass
-    assert asked == ["cpu" if offload else None]
-
-
 def test_blocks_nest_and_a_function_can_be_wrapped():
     layer = nn.Linear(2, 2)
     before = digest(layer)

@@ -59,6 +59,22 @@ def test_a_digest_is_the_same_in_another_process():
 # --- CUDA ---
 
 
+@pytest.mark.parametrize("offload", [False, True])
+def test_offloaded_copies_are_asked_for_on_the_cpu(offload):
+    """By the call, as there may be no GPU whose memory could be measured."""
+    asked = []
+
+    class Asked(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, function, types, args=(), kwargs=None):
+            if function is torch.Tensor.to:
+                asked.append(args[1])
+            return function(*args, **(kwargs or {}))
+
+    with Asked(), preserve_state(torch.ones(2), rng=False, offload=offload):
+        pass
+    assert asked == ["cpu" if offload else None]
+
+
 def cuda_training():
     training = everything()
     model = training.model.cuda()
