@@ -108,23 +108,26 @@ def _show(agent: subprocess.Popen, job: Path, deadline: float | None) -> list[st
     """Print the ranks' lines as they come, until the agent has ended; return its own lines."""
     assert agent.stdout is not None
     pipe, rest, own = agent.stdout.fileno(), b"", []
-    os.set_blocking(pipe, False)
     while not deadline or time.time() < deadline:
         ended = (job / "ended.json").exists()
-        if not select.select([pipe], [], [], 0.0 if ended else 0.1)[0]:
-            if ended:
+        if select.select([pipe], [], [], 0.0 if ended else 0.1)[0]:
+            chunk = os.read(pipe, 1 << 16)
+            if not chunk:
                 break
-            continue
-        chunk = os.read(pipe, 1 << 16)
-        *lines, rest = (rest + chunk).split(b"\n")
-        for line in [text.decode(errors="replace") for text in lines]:
-            if line.startswith("[rank"):
-                print(line, flush=True)
-            else:
-                own.append(line)
-        if not chunk:
+            *lines, rest = (rest + chunk).split(b"\n")
+            own += _print_ranks(lines)
+        elif ended:
             break
-    return own
+    return own + _print_ranks([rest] if rest else [])
+
+
+def _print_ranks(lines: list[bytes]) -> list[str]:
+    """Print what begins with a rank, return the rest."""
+    texts = [line.decode(errors="replace") for line in lines]
+    for text in texts:
+        if text.startswith("[rank"):
+            print(text, flush=True)
+    return [text for text in texts if not text.startswith("[rank")]
 
 
 def _end(agent: subprocess.Popen) -> None:

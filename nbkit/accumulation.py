@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from typing import Any, Literal
@@ -52,7 +52,7 @@ class MicroBatch:
     batch: Any
     weight: float
     is_last: bool
-    _context: Callable[[], AbstractContextManager]
+    _context: Callable[[], AbstractContextManager] = field(repr=False)
 
     def sync(self) -> AbstractContextManager:
         """Put this around forward and backward: DDP averages over the ranks in the last one only.
@@ -93,9 +93,9 @@ def accumulate(
     so it is the gradient of the mean over all loss terms of the window, whatever the sizes, as if
     the window were one batch. The sum of the weighted losses is the window's loss.
 
-    In a process group the sum goes over all ranks and the weights are multiplied by their number:
-    DDP averages over the ranks, so the averaged gradient is that of all ranks' terms together. The
-    weights of one window then sum to 1 on the average of the ranks.
+    In a process group the sum goes over all ranks (one small all-reduce a window), and the weights
+    are multiplied by their number: DDP averages over the ranks, so the averaged gradient is that of
+    all ranks' terms together. The weights of a window then sum to 1 on the average of the ranks.
 
     Args:
         batches: any iterable, its length need not be known. It is read a window at a time, since
