@@ -25,11 +25,26 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from nbkit import _loss_scale
 from nbkit._clip_rule import ClipRule
+from nbkit._float64 import Float64Use, Float64Uses, find_float64
 from nbkit._gradients import ClipReport, Parameters, gradients_of, listed, named_parameters
+from nbkit._nonfinite import NonfiniteReport, find_nonfinite
 from nbkit._precision import backward_context, check_supported, forward_context
 from nbkit._skips import Account, Accounts, Skipped, StepReport
+from nbkit._underflow import LayerUnderflow, UnderflowReport, underflow_report
 
-__all__ = ["Amp", "Skipped", "StepReport"]
+__all__ = [
+    "Amp",
+    "Float64Use",
+    "Float64Uses",
+    "LayerUnderflow",
+    "NonfiniteReport",
+    "Skipped",
+    "StepReport",
+    "UnderflowReport",
+    "find_float64",
+    "find_nonfinite",
+    "underflow_report",
+]
 
 
 class Amp:
@@ -94,9 +109,9 @@ class Amp:
 
     def backward(self, loss: Tensor, **keywords: Any) -> None:
         """`loss.backward()`, with the loss scaled where that is due. Once per micro-batch."""
-        self._loss = loss.detach()
         if self.scaler is not None:
             _loss_scale.begin(self.scaler, self._accounts.by_id)
+            self._loss = loss.detach()  # for the day when it is the cause
             loss = self.scaler.scale(loss)
         with backward_context(self.precision):
             loss.backward(**keywords)
@@ -134,32 +149,38 @@ class Amp:
                 optimizer and no scheduler, nothing waits for the GPU: it comes that much later.
             ValueError, TypeError, RuntimeError: for a wrong argument or order; nothing has changed.
         """
-        clip_, skip = self._clip(optimizer, clip)
         _check_scheduler(scheduler)
+        if clip is None and self.scaler is None:  # nothing that could be skipped
+            optimizer.step()
+            report = StepReport()
+        else:
+            report = self._step(optimizer, clip, waits=scheduler is not None)
+        if scheduler is not None and report.stepped:
+            scheduler.step()
+        return report
+
+    def _step(self, optimizer: Optimizer, clip: Mapping | None, waits: bool) -> StepReport:
+        clip_, skip = self._clip(optimizer, clip)
         account = self._accounts.of(optimizer)
 
         fused = self.scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False)
         if clip_ is not None or not fused:  # left alone, a fused kernel unscales as it steps
             self.unscale_(optimizer)
         clipped = None if clip_ is None else clip_()
-        report = self._step(optimizer, clipped, skip)
+        if self.scaler is not None:
+            report = StepReport(clipped, _loss_scale.step(self.scaler, optimizer))
+        elif skip and clipped is not None and clipped.nonfinite:
+            report = StepReport(clipped, (1.0, 1.0))
+        else:
+            optimizer.step()
+            report = StepReport(clipped)
 
         uncounted = self._accounts.note(account, report)
-        if not fused or scheduler is not None or uncounted >= self.max_skips:
+        if waits or not fused or uncounted >= self.max_skips:
             self._accounts.settle()
             if account.streak >= self.max_skips:
                 raise FloatingPointError(self._cause(optimizer, account, report))
-        if scheduler is not None and report.stepped:
-            scheduler.step()
         return report
-
-    def _step(self, optimizer: Optimizer, clipped: ClipReport | None, skip: bool) -> StepReport:
-        if self.scaler is not None:
-            return StepReport(clipped, _loss_scale.step(self.scaler, optimizer))
-        if skip and clipped is not None and clipped.nonfinite:
-            return StepReport(clipped, (1.0, 1.0))
-        optimizer.step()
-        return StepReport(clipped)
 
     @property
     def skipped(self) -> Skipped:
@@ -208,7 +229,8 @@ class Amp:
         elif self._loss is not None and not self._loss.isfinite().all():
             cause = f"the loss is {self._loss.tolist()}, before any scaling. {where}"
         else:
-            cause = f"the loss is finite, the gradients of {listed(bad)} are not. {where}"
+            before = "the loss is finite, " if self._loss is not None else ""
+            cause = f"{before}the gradients of {listed(bad)} are not. {where}"
         return (
             f"{account.streak} steps of {account.name} in a row were skipped, the last one at a "
             f"loss scale of {report.scale:g}: {cause}"
