@@ -58,7 +58,7 @@ def run_job(job: Path, call: tuple, options: dict) -> list:
     _prepare(job, name, call, options)
     agent = subprocess.Popen(
         [sys.executable, "-c", START, str(job), options["method"]],
-        env=_environment(options["nproc"], options["backend"]),
+        env=_environment(options["nproc"]),
         stdin=subprocess.PIPE,  # the agent ends when our end of it closes, however we end
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -88,7 +88,7 @@ def _prepare(job: Path, name: str, call: tuple, options: dict) -> None:
     (job / "options.json").write_text(json.dumps(options))
 
 
-def _environment(nproc: int, backend: str) -> dict[str, str]:
+def _environment(nproc: int) -> dict[str, str]:
     """The caller's environment, with the caller's import path and a share of the cores."""
     env = dict(os.environ)
     env.pop("MPLBACKEND", None)  # a notebook's inline backend has no notebook to draw in
