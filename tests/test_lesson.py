@@ -152,6 +152,21 @@ def test_an_exercise_goes_on_with_the_reference_until_then(notebook, capsys):
     assert "not yet. for lrs = [0.01, 0.1, 1.0] expected" in capsys.readouterr().out
 
 
-def test_progress_hands_the_items_on(notebook, monkeypatch, capsys):
-    assert list(module._progress(range(3), 3, "training")) == [0, 1, 2]
-    assert "training 100 %" in capsys.readouterr().err
+def test_progress_hands_the_items_on_and_leaves_an_empty_line(notebook, monkeypatch):
+    lines = []
+
+    class Line:
+        def update(self, text):
+            lines.append(text.data)
+
+    monkeypatch.setattr("IPython.display.display", lambda text, display_id: Line())
+    monkeypatch.setenv("NBKIT_LIVE", "1")
+    lesson = notebook["lesson"]
+    assert list(lesson.progress(range(4), total=4, label="grid")) == [0, 1, 2, 3]
+    assert lines == ["grid: 25 %", "grid: 50 %", "grid: 75 %", "grid: 100 %", ""]
+
+
+def test_nobody_watching_sees_no_progress(notebook, monkeypatch, shown):
+    monkeypatch.setenv("NBKIT_LIVE", "0")
+    assert list(notebook["lesson"].progress(range(2), total=2, label="grid")) == [0, 1]
+    assert shown == []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -175,15 +174,18 @@ def _type_of(annotation: object) -> type:
 
 
 def _progress(items: Iterable, total: int, label: str) -> Iterator:
-    """One line, rewritten: `label 40 %`."""
-    last = -1
+    """One line, rewritten (`label: 40 %`) and empty at the end."""
+    from IPython.display import Markdown, display
+
+    line = display(Markdown(label), display_id=True)
+    last = 0
     for count, item in enumerate(items, start=1):
         yield item
         percent = 100 * count // total
-        if percent != last:
-            sys.stderr.write(f"\r{label} {percent:3d} %")
+        if percent >= last + 5:
+            line.update(Markdown(f"{label}: {percent} %"))
             last = percent
-    sys.stderr.write("\r" + " " * (len(label) + 7) + "\r")
+    line.update(Markdown(""))
 
 
 def _show(text: str, numbers: Mapping[str, object]) -> None:
