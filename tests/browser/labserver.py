@@ -199,11 +199,13 @@ _EXECUTE = f"""async code => {{
 _UP_TO_DATE = """box => {
     const values = box.querySelector('img.widget-image').alt.split(':')[0].split(', ');
     const made = Object.fromEntries(values.map(pair => pair.split(' = ')));
-    const close = (a, b) => Math.abs(a - b) <= 0.01 * Math.abs(b) + 1e-9;
-    const all = (query, same) => [...box.querySelectorAll(query)].every(same);
+    const whole = text => /^-?\\d+$/.test(text);
+    const same = (shown, made) => whole(shown) && whole(made)
+        ? shown === made : Math.abs(shown - made) <= 0.005 * Math.abs(made) + 1e-9;
+    const all = (query, test) => [...box.querySelectorAll(query)].every(test);
     const named = control => made[control.labels[0].textContent];
     return !box.querySelector('[role=status]').innerText.startsWith('training')
-        && all('[role=slider]', c => close(Number(c.ariaValueText), Number(made[c.ariaLabel])))
+        && all('[role=slider]', c => same(c.ariaValueText, made[c.ariaLabel]))
         && all('select', c => named(c) === c.selectedOptions[0].text)
         && all('input[type=checkbox]', c => named(c) === (c.checked ? 'True' : 'False'));
 }"""
