@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
-from torch.nn.utils import parametrize
 
 from nbkit._forward import bare, call
+from nbkit._weights import assign, behind
 from nbkit.report import Report
 from nbkit.state import preserve_state
 
@@ -114,15 +114,9 @@ def _candidates(model: nn.Module) -> dict[str, Any]:
 
 def _why_not(model: nn.Module, module: Any) -> str | None:
     """Why the weight of a layer must not or cannot be scaled."""
-    if parametrize.is_parametrized(module, "weight"):
-        parts = module.parametrizations["weight"]
-        if not all(hasattr(part, "right_inverse") for part in parts):
-            return "its parametrization cannot be assigned to"
-        weights = list(parts.parameters(recurse=False))
-    elif "weight" not in module._parameters:
+    weights = behind(module, "weight")
+    if not weights:
         return "its weight is computed (old weight_norm?); use torch.nn.utils.parametrizations"
-    else:
-        weights = [module.weight]
     holders = Counter(id(p) for m in model.modules() for p in m._parameters.values())
     if any(holders[id(weight)] > 1 for weight in weights):
         return "its weight is shared with another layer"
@@ -152,7 +146,9 @@ class _Run:
             factor *= self.std / spread
             if not (original * factor).isfinite().all():
                 break
-            _put(module, original * factor)
+            if not _put(module, original * factor):
+                row.verdict = "left: its parametrization takes no values"
+                return None
             output = module.forward(*args, **kwargs)
             spread = _spread(output)
             row.iterations += 1
@@ -183,12 +179,9 @@ def _failure(row: LSUVLayer, spread: float) -> str:
     )
 
 
-def _put(module: Any, value: Tensor) -> None:
-    if parametrize.is_parametrized(module, "weight"):
-        module.weight = value
-    else:
-        module.weight.copy_(value)
+def _put(module: Any, weight: Tensor) -> bool:
     torch.clear_autocast_cache()  # it holds the weight as it was
+    return assign(module, "weight", weight)
 
 
 def _spread(output: Tensor) -> float:

@@ -14,6 +14,7 @@ from torch.nn.utils import parametrize
 
 from nbkit._init_report import InitLayer, InitReport, init_report
 from nbkit._lsuv import LSUVLayer, LSUVReport, lsuv_
+from nbkit._weights import assign, behind
 from nbkit.report import Report
 
 __all__ = [
@@ -121,7 +122,7 @@ def initialize_(
             full = f"{path}.{name}" if path else name
             reason = _reason_to_leave(module, name, owners)
             if reason is None:
-                owners.update({id(parameter): full for parameter in _behind(module, name)})
+                owners.update({id(parameter): full for parameter in behind(module, name)})
                 reason, what = _set(module, name, scheme, nonlinearity, gain, generator)
             if reason is None:
                 done.touched[full] = what
@@ -168,13 +169,6 @@ def _parameter_names(path: str, module: Any) -> list[str]:
     return hidden + names
 
 
-def _behind(module: Any, name: str) -> list[nn.Parameter]:
-    """The parameters that a name stands for: more than one if it is parametrized."""
-    if parametrize.is_parametrized(module, name):
-        return list(module.parametrizations[name].parameters(recurse=False))
-    return [module._parameters[name]]
-
-
 def _reason_to_leave(module: Any, name: str, owners: dict[int, str]) -> str | None:
     if isinstance(module, _NORMS):
         return "of a normalisation layer"
@@ -185,7 +179,7 @@ def _reason_to_leave(module: Any, name: str, owners: dict[int, str]) -> str | No
             "the layer's weight is computed from it (old weight_norm or spectral_norm?); use "
             "torch.nn.utils.parametrizations"
         )
-    for parameter in _behind(module, name):
+    for parameter in behind(module, name):
         if id(parameter) in owners:
             return f"shared with {owners[id(parameter)]}"
         if not parameter.requires_grad:
@@ -195,25 +189,22 @@ def _reason_to_leave(module: Any, name: str, owners: dict[int, str]) -> str | No
 
 def _set(module: Any, name: str, scheme, nonlinearity, gain, generator):
     """Why it could not be set, and what it was set to: one of the two."""
-    old = getattr(module, name)
-    value = torch.zeros_like(old)
+    weight = getattr(module, name)
+    value = torch.zeros_like(weight)
     what = "zero"
     if name == "weight" and value.numel():
         what = _fill(module, value, scheme, nonlinearity, gain, generator)
-    if not parametrize.is_parametrized(module, name):
-        old.copy_(value)
-        return None, what
-    originals = [(parameter, parameter.clone()) for parameter in _behind(module, name)]
-    try:
-        setattr(module, name, value)
-        sound = bool(getattr(module, name).isfinite().all())
-    except NotImplementedError:
-        sound = False
-    if sound:
-        return None, what
-    for parameter, kept in originals:
-        parameter.copy_(kept)
-    return "its parametrization cannot hold such a value", ""
+    before = [(parameter, parameter.clone()) for parameter in behind(module, name)]
+    if not assign(module, name, value):
+        return "its parametrization takes no values", ""
+    now = getattr(module, name)
+    if not now.isfinite().all():
+        for parameter, kept in before:
+            parameter.copy_(kept)
+        return "its parametrization cannot hold such a value", ""
+    if not torch.allclose(now, value, rtol=1e-3, atol=1e-6):
+        what += ", as far as its parametrization lets it"
+    return None, what
 
 
 def _fill(module: Any, value: Tensor, scheme: str, nonlinearity: str, gain, generator) -> str:

@@ -14,6 +14,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, TensorDataset
 
+from nbkit._bn_moments import Moments
 from nbkit.batchnorm import (
     bn_gap,
     freeze_bn_,
@@ -110,6 +111,13 @@ def test_more_batches_than_wait_on_the_device_at_once():
     assert bn.num_batches_tracked == 143
 
 
+def test_what_waits_on_the_device_is_bounded():
+    moments = Moments(nn.BatchNorm1d(2))
+    for _ in range(1000):
+        moments.add(normal(4, 2))
+        assert len(moments._waiting) < 100
+
+
 @pytest.mark.parametrize("std", [0.0, 0.01])
 def test_a_large_mean_does_not_cancel_the_variance_away(std):
     """In float32 E[x^2] - E[x]^2 is negative here."""
@@ -159,15 +167,14 @@ def test_batches_of_one_sample_pass(sizes):
     mean, _ = population(model[0](x).detach())
     torch.testing.assert_close(model[1].running_mean.double(), mean, rtol=1e-5, atol=1e-6)
     whole = copy.deepcopy(model)
-    reestimate_bn_(whole, [x])
-    if len(sizes) == 2:  # the one sample is normalised as its neighbours are, more or less
-        ratio = model[4].running_var / whole[4].running_var
-        assert (ratio.log().abs() < 0.4).all()
+    reestimate_bn_(whole, [x])  # the single samples are normalised as this does, more or less
+    ratio = model[4].running_var / whole[4].running_var
+    assert (ratio.log().abs() < 0.7).all()
 
 
 def test_one_sample_is_normalised_by_the_statistics_so_far_not_by_stale_ones():
     model = net()
-    model[1].running_mean.fill_(1e6)
+    model[1].running_mean.fill_(-1e6)
     x = normal(40, 4, seed=5)
     reestimate_bn_(model, [x[:39], x[39:]])
     assert (model[4].running_var < 5).all()
@@ -176,6 +183,7 @@ def test_one_sample_is_normalised_by_the_statistics_so_far_not_by_stale_ones():
 def test_poisoned_statistics_are_healed_also_when_the_first_batch_is_one_sample():
     model = net()
     model[1].running_var.fill_(NAN)
+    model[1].running_mean.fill_(NAN)
     reestimate_bn_(model, normal(40, 4).split((1, 39)))
     assert all(buffer.isfinite().all() for buffer in model.buffers())
 
@@ -507,6 +515,17 @@ def test_the_output_gap_is_between_train_and_eval_without_dropout():
     apart = (train(batch) - evaluated(batch)).norm() / train(batch).norm()
     assert report.output_gap == pytest.approx(apart.item(), rel=1e-4)
     assert f"{report.output_gap:.1%}" in str(report)
+
+
+@pytest.mark.parametrize("channels", [1, 8, 64])
+def test_a_layer_at_rest_is_called_fresh(channels):
+    """Also when its channels all say the same: then they are one, not many."""
+    mix = normal(2, channels, seed=7)
+    bn = nn.BatchNorm1d(channels)
+    for seed in range(150):
+        bn(normal(64, 2, seed=seed) @ mix)
+    found = [bn_gap(bn, normal(64, 2, seed=s) @ mix).layers[0].verdict for s in range(200, 260)]
+    assert found.count("fresh") >= 54
 
 
 def test_the_gap_changes_nothing():
