@@ -65,7 +65,6 @@ class Trial:
         loss = [self.loss_fn] if isinstance(self.loss_fn, nn.Module) else []
         kept = preserve_state(self.model, *loss)
         with kept, self._hooks(), torch.enable_grad(), within or nullcontext():
-            self.model.zero_grad()
             result = call(self.model, self.batch)
             if self.loss_fn is not None:
                 self.phase = "loss"

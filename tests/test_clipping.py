@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from nbkit import _clip_rule
-from nbkit.clipping import ClipHistory, clip_gradients_
+from nbkit.clipping import ClipHistory, ClipReport, clip_gradients_
 from nbkit.state import digest
 
 MODES = {"norm": {"max_norm": 0.7}, "value": {"max_value": 0.3}, "agc": {"agc": 0.05}}
@@ -108,6 +108,18 @@ def test_both_ways_agree(monkeypatch, mode, nonfinite, scale):
     assert first.coefficient == pytest.approx(second.coefficient, rel=1e-5)
 
 
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("nonfinite", ["skip", "ignore"])
+def test_off_the_cpu_nothing_is_read(monkeypatch, mode, nonfinite):
+    monkeypatch.setattr(_clip_rule, "_on_cpu", lambda kinds: False)
+    model = network()
+    with monkeypatch.context() as patch:
+        patch.setattr(ClipReport, "_numbers", property(lambda report: pytest.fail("it was read")))
+        report = clip_gradients_(model, **MODES[mode], nonfinite=nonfinite)
+        ClipHistory().add(report)
+    assert report.clipped
+
+
 # The report
 
 
@@ -131,10 +143,13 @@ def test_the_norm_is_the_one_before_clipping():
 
 
 def test_infinity_measures_only(way):
-    model = network(scale=1e20)
-    report = clip_gradients_(model, max_norm=math.inf, nonfinite="ignore")
-    assert torch.equal(flat(model), flat(network(scale=1e20)))
-    assert not report.clipped and report.total_norm > 1e20
+    for bad in (0.0, math.inf, math.nan):
+        model = network(scale=1e20)
+        model[0].bias.grad[0] = bad
+        before = flat(model)
+        report = clip_gradients_(model, max_norm=math.inf, nonfinite="ignore")
+        torch.testing.assert_close(flat(model), before, rtol=0, atol=0, equal_nan=True)
+        assert not report.clipped and not report.total_norm <= 1e20
 
 
 def test_a_model_without_gradients():
