@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -53,14 +54,15 @@ class UnderflowReport(Report):
 
     def table(self):
         """A row a layer: the share of zeros in fp16 at each scale, and in bf16 without one."""
-        scales = [f"fp16 x{scale:g}" for scale in self.scales]
+        powers = [f"2^{math.log2(scale):g}" for scale in self.scales]
         rows = []
         for layer in self.layers:
-            fp16 = map(_share, layer.fp16.zero, layer.fp16.overflow)
-            bf16 = _share(layer.bf16.zero[0], layer.bf16.overflow[0])
-            rows.append([layer.name, layer.nonzero, *fp16, bf16])
+            shares = map(_share, layer.fp16.zero, layer.fp16.overflow)
+            without = _share(layer.bf16.zero[0], layer.bf16.overflow[0])
+            rows.append([layer.name, layer.nonzero, *shares, without])
         summary = "share of the nonzero gradients that would be zero (inf: some would overflow)"
-        return summary, ("layer", "nonzero", *scales, f"bf16 x{self.scales[0]:g}"), rows
+        fp16 = [f"fp16 x {power}" for power in powers]
+        return summary, ("layer", "nonzero", *fp16, f"bf16 x {powers[0]}"), rows
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """The share of zeros in fp16 against the loss scale, a line a layer."""
