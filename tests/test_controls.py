@@ -49,6 +49,14 @@ def test_a_logarithmic_slider_gives_the_digits_that_it_shows():
     assert read(LR, widget) == 0.0316
 
 
+def test_a_logarithmic_slider_of_ints_gives_all_digits():
+    knob = log(1, 5000).named("width", int)
+    widget = control(knob, 1)
+    widget.value = 1234.4
+    assert read(knob, widget) == 1234
+    assert widget.readout_format == "d"
+
+
 def test_a_linear_slider_gives_no_rounding_noise():
     knob = between(0, 1, step=0.1).named("momentum", float)
     widget = control(knob, 0.0)

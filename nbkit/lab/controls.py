@@ -52,10 +52,13 @@ def read(knob: Knob, widget: widgets.ValueWidget) -> Value:
     A logarithmic slider gives the three digits that it displays: what you read is what is run.
     """
     value = widget.value
-    if knob.type in (int, float) and knob.low is not None and knob.high is not None:
-        digits = 3 if knob.scale == "log" else 10  # the slider computes 0.30000000000000004
-        value = min(max(float(f"{value:.{digits}g}"), knob.low), knob.high)
-    return knob.read(round(value) if knob.type is int else value)
+    if knob.type is bool or knob.low is None or knob.high is None:
+        return knob.read(value)
+    if knob.type is int:
+        return knob.read(round(value))
+    digits = 3 if knob.scale == "log" else 10  # a linear one computes 0.30000000000000004
+    rounded = float(f"{value:.{digits}g}")
+    return knob.read(min(max(rounded, knob.low), knob.high))  # 10 ** log10(high) may be above high
 
 
 def _log_slider(knob: Knob, say: dict) -> widgets.FloatLogSlider:
