@@ -7,6 +7,8 @@ import math
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 from nbkit import _precision
@@ -168,6 +170,29 @@ def test_skips_are_counted_per_optimizer_by_what_was_found():
     assert amp.skipped.total == 1
     assert amp.skipped.per_optimizer == {"SGD": 1, "SGD 2": 0}
     assert str(amp.skipped).splitlines()[0] == "1 optimizer steps skipped"
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=9))
+@settings(max_examples=60, deadline=None)
+def test_counts_and_scale_for_every_sequence(overflows):
+    p, q = weight(), weight()
+    optimizers = torch.optim.SGD([p], lr=1.0), torch.optim.Adam([q], lr=1.0)
+    amp = Amp("fp16", "cpu", growth_interval=3)
+    scale, good = 65536.0, 0
+    for overflow in overflows:
+        p.grad = q.grad = None
+        factors = [OVERFLOW if each else 1.0 for each in overflow]
+        amp.backward(p.sum() * factors[0] + q.sum() * factors[1])
+        reports = [amp.step(optimizer) for optimizer in optimizers]
+        assert [report.stepped for report in reports] == [not each for each in overflow]
+        assert [report.scale for report in reports] == [scale, scale]
+        good = 0 if any(overflow) else good + 1
+        scale *= 0.5 if any(overflow) else 2.0 if good == 3 else 1.0
+        good %= 3
+    first, second = (sum(each[i] for each in overflows) for i in (0, 1))
+    assert amp.skipped.per_optimizer == {"SGD": first, "Adam": second}
+    assert amp.skipped.total == first + second
+    assert amp.state_dict()["scaler"]["scale"] == scale
 
 
 def test_a_skip_is_counted_also_when_the_scale_does_not_fall():

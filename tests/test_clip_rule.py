@@ -63,6 +63,7 @@ LAYERS = {
     "Embedding": (lambda: nn.Embedding(7, 4), rows),
     "LayerNorm": (lambda: nn.LayerNorm(6), whole),
     "GRU": (lambda: nn.GRU(3, 4), rows),
+    "attention": (lambda: nn.MultiheadAttention(4, 2), rows),
 }
 
 

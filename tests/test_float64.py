@@ -220,6 +220,13 @@ def test_an_input_that_the_model_cannot_take():
     assert found[1].op == "stopped" and "dtype" in found[1].where
 
 
+def test_class_weights_that_the_loss_cannot_take():
+    loss_fn = nn.CrossEntropyLoss(weight=torch.ones(3, dtype=torch.float64))
+    found = find_float64(nn.Linear(3, 3), (torch.randn(2, 3), torch.tensor([0, 1])), loss_fn)
+    assert [(use.phase, use.op) for use in found] == [("given", "buffer"), ("loss", "stopped")]
+    assert found[0].where == "loss_fn.weight"
+
+
 def test_a_failure_that_has_nothing_to_do_with_it():
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
         find_float64(nn.Linear(3, 3), torch.randn(2, 4))
