@@ -74,15 +74,17 @@ class LRCurve(Report):
 
             ax = plt.subplots()[1]
         ax.plot(self.lrs, self.losses, color="0.7", linewidth=0.8, label="loss")
-        ax.plot(self.lrs, self.smoothed, color="C0", linewidth=2, label="smoothed")
+        ax.plot(self.lrs, self.smoothed, color="#0072B2", linewidth=2, label="smoothed")
         lr = self.suggest()
         if lr is not None:
-            ax.axvline(lr, color="C1", label=f"suggested: {lr:.3g}")
+            ax.axvline(lr, color="#D55E00", label="suggested")
+            top = ax.get_xaxis_transform()  # lr along x, the height of the axes along y
+            text = ax.text(lr, 0.97, f"suggested {lr:.3g} ", transform=top, color="#D55E00")
+            text.set(ha="right", va="top")
         if self.losses:  # what comes after the valley may be a thousand times higher
             low, high = min(self.losses), max(self.losses[:FEWEST])
             ax.set_ylim(low - 0.1 * (high - low), high + (high - low) + 1e-12)
         ax.set(xscale="log", xlabel="learning rate", ylabel="training loss")
-        ax.legend(loc="lower left")
         return ax
 
     def table(self) -> tuple[str, list[str], list[list[object]]]:
