@@ -53,7 +53,8 @@ class ClipRule:
             raise ValueError(
                 f"nonfinite must be 'raise', 'skip' or 'ignore', got {self.nonfinite!r}."
             )
-        if self.agc is None and (self.eps is not None or self.exclude != ()):
+        excludes = isinstance(self.exclude, nn.Module) or len(self.exclude) > 0
+        if self.agc is None and (self.eps is not None or excludes):
             raise ValueError(
                 "eps and exclude belong to agc. To leave parameters out of max_norm or max_value, "
                 "pass only the others."

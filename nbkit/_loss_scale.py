@@ -18,9 +18,10 @@ def begin(scaler: GradScaler, by_id: Callable[[int], Optimizer | None]) -> None:
     Not right after a step, since another optimizer may have gradients at the same scale.
     """
     for key, state in scaler._per_optimizer_states.items():
+        if state["stage"] is not OptState.UNSCALED:
+            continue
         optimizer = by_id(key)
-        dropped = optimizer is not None and not has_gradients(optimizer)
-        if state["stage"] is OptState.UNSCALED and not dropped:
+        if optimizer is None or has_gradients(optimizer):
             raise RuntimeError(
                 "an optimizer's gradients are unscaled, but it has not stepped: backward would add "
                 "scaled gradients to them. Call amp.step(optimizer) first, or "

@@ -152,6 +152,11 @@ def test_infinity_measures_only(way):
         assert not report.clipped and not report.total_norm <= 1e20
 
 
+def test_excluding_nothing_is_no_mistake():
+    for nothing in ((), [], ""):
+        assert clip_gradients_(network(), max_norm=1.0, exclude=nothing).clipped
+
+
 def test_a_model_without_gradients():
     report = clip_gradients_(nn.Linear(2, 2), max_norm=1.0)
     assert (report.total_norm, report.clipped, report.norms) == (0.0, False, {})
@@ -287,6 +292,7 @@ def test_a_max_norm_that_is_not_positive_is_refused(wrong):
         ({"max_norm": 1.0, "nonfinite": "warn"}, ValueError, "'skip' or 'ignore', got 'warn'."),
         ({"max_norm": 1.0, "eps": 1e-3}, ValueError, "eps and exclude belong to agc."),
         ({"max_value": 1.0, "exclude": "0"}, ValueError, "eps and exclude belong to agc."),
+        ({"max_norm": 1.0, "exclude": nn.Linear(1, 1)}, ValueError, "eps and exclude belong to"),
     ],
 )
 def test_refusals(keywords, kind, message):
