@@ -400,6 +400,14 @@ def test_a_compiled_model_is_taken_as_what_it_wraps():
 # reestimate_bn_ over ranks
 
 
+def test_a_synced_layer_gets_its_own_forward_back():
+    x = normal(20, 3)
+    bn = nn.SyncBatchNorm(3)
+    reestimate_bn_(bn, x.split(8))
+    torch.testing.assert_close(bn.running_mean.double(), population(x)[0], rtol=1e-6, atol=1e-7)
+    assert "forward" not in vars(bn)
+
+
 def on_a_rank(rank, folder, data):
     """Different numbers of different batches; then rank 1 fails; then rank 1 has no data."""
     torch.set_num_threads(1)
@@ -591,6 +599,20 @@ def test_frozen_survives_train_copies_and_saving():
         each(normal(8, 4))
         assert all(torch.equal(kept[name], b) for name, b in each.named_buffers())
         assert [m.training for m in each] == [True, False, True, True, False, True]
+
+
+def test_the_parts_of_a_frozen_layer_follow_the_model():
+    """A normalisation with its own dropout, as timm has them."""
+
+    class NormAct(nn.BatchNorm1d):
+        def __init__(self):
+            super().__init__(2)
+            self.drop = nn.Dropout()
+
+    model = nn.Sequential(NormAct())
+    freeze_bn_(model)
+    assert not model.eval()[0].drop.training
+    assert model.train()[0].drop.training and not model[0].training
 
 
 def test_a_frozen_layers_parameters_do_not_move_even_with_weight_decay():
