@@ -48,9 +48,10 @@ class SomeRuns:
 
 def test_arms_clears_and_draws_each_arm_in_its_colour(ax):
     ax.plot([0, 1])
-    plots.arms(ax, SomeRuns())
+    plots.arms(ax, SomeRuns(), {"suggested": plots.TECHNIQUE, "yours": plots.BASELINE})
     assert [line.get_ydata().tolist() for line in ax.lines[::2]] == [[2.0, 1.0], [2.0, 0.5]]
-    assert [to_hex(line.get_color()).upper() for line in ax.lines[1::2]] == list(plots.ARMS[:2])
+    colors = [to_hex(line.get_color()).upper() for line in ax.lines[1::2]]
+    assert colors == [plots.BASELINE, plots.TECHNIQUE]
     assert [text.get_text() for text in ax.texts] == ["yours", "suggested"]
 
 
@@ -62,6 +63,7 @@ def test_landing_moves_its_dots_and_keeps_the_rest(ax):
     _, dots = ax.lines
     assert list(dots.get_xdata()) == [0.5, 0.5]
     assert list(dots.get_ydata()) == [1.0, 4.0]
+    assert to_hex(dots.get_color()).upper() == plots.BASELINE
     assert ax.get_ylim() == (0.0, 4.0)
     plots.landing(ax, 0.5, torch.tensor([-1.0]))
     assert ax.get_ylim() == (pytest.approx(-1.1), 4.0)

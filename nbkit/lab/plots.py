@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 TECHNIQUE, BASELINE, BEST, QUIET = "#D55E00", "#0072B2", "#009E73", "#767676"
-ARMS = (TECHNIQUE, BASELINE, BEST)  # the order in which arms are coloured
 VERDICTS = {SUPPORTED: BEST, REFUTED: TECHNIQUE, INCONCLUSIVE: "#B8860B", SKIPPED: QUIET}
 
 
@@ -61,16 +60,18 @@ def seeds(
     return ax
 
 
-def arms(ax: Axes, runs: Runs) -> Axes:
-    """The training losses of each arm so far, on an `ax` that is cleared first."""
+def arms(ax: Axes, runs: Runs, colors: Mapping[str, str]) -> Axes:
+    """The training losses of each arm so far, in its colour, on an `ax` that is cleared first."""
     ax.clear()
-    for row, (name, color) in enumerate(zip(runs.arms, ARMS, strict=False)):
-        seeds(ax, runs.losses[row], label=name, color=color)
+    for name, losses in zip(runs.arms, runs.losses, strict=True):
+        seeds(ax, losses, label=name, color=colors[name])
     ax.set(xlabel="step", ylabel="training loss", yscale="log", xlim=(1, 1.4 * runs.step + 1))
     return ax
 
 
-def landing(ax: Axes, lr: float | Sequence[float], losses: torch.Tensor) -> Axes:
+def landing(
+    ax: Axes, lr: float | Sequence[float], losses: torch.Tensor, *, color: str = BASELINE
+) -> Axes:
     """Where trainings at these lrs end, a dot a seed, on a picture over the lr; redrawn each time.
 
     Args:
@@ -82,7 +83,7 @@ def landing(ax: Axes, lr: float | Sequence[float], losses: torch.Tensor) -> Axes
     lrs = [lr] * len(losses) if isinstance(lr, float) else lr
     bottom, top = ax.get_ylim()
     shown = losses.detach().float().cpu().nan_to_num(math.inf, math.inf).clamp(max=top)
-    ax.plot(lrs, shown, "o", color=TECHNIQUE, alpha=0.6, markersize=5, clip_on=False, gid="landing")
+    ax.plot(lrs, shown, "o", color=color, alpha=0.6, markersize=5, clip_on=False, gid="landing")
     lowest = float(shown.min())
     if lowest < bottom:
         ax.set_ylim(lowest - 0.1 * abs(lowest), top)
