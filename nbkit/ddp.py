@@ -233,10 +233,8 @@ def check_ddp_equivalence(
 
 
 def _check_on_rank(build_model, loss_fn, batch) -> EquivalenceReport:
-    """What each rank runs; all ranks go through the same comparisons, as rank 0 judges them."""
+    """What each rank runs; all go through the same comparisons, rank 0's judgement counts."""
     model = build_model()
-    for tensor in model.state_dict().values():
-        dist.broadcast(tensor, 0)
     device = next(model.parameters()).device
     batch = over_leaves(lambda x: x.to(device) if isinstance(x, Tensor) else x, batch)
     parts = split(batch, world_size())

@@ -52,6 +52,7 @@ def alone_in_the_world():
         "session": os.getsid(0),
         "numpy": float(sys.modules["numpy"].random.rand()) if "numpy" in sys.modules else rank(),
         "mean": all_mean(torch.tensor([rank(), 3])).tolist(),
+        "unchanged": float(all_mean(mine := torch.tensor(float(rank())))) + float(mine),
         "mean of bools": float(all_mean(torch.tensor(rank() == 0))),
         "shards": [
             x.flatten().tolist() for x in shard([torch.arange(5.0).view(5, 1), torch.ones(1)])
