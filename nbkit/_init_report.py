@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
@@ -14,6 +13,9 @@ from nbkit._forward import bare
 from nbkit._init_probe import Call, Probe
 from nbkit._init_verdict import Judge, judge_loss
 from nbkit.report import Report
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 @dataclass
@@ -78,10 +80,12 @@ class InitReport(Report):
             summary += f", {self.expected_loss:.3g} for equal probabilities"
         return f"{summary}: {self.loss_verdict}", ("layer", *keys[1:]), rows
 
-    def plot(self, ax: Any = None) -> Any:
+    def plot(self, ax: Axes | None = None) -> Axes:
         """Signal forward and gradient backward, layer by layer, on a log scale."""
         if ax is None:
-            ax = importlib.import_module("matplotlib.pyplot").subplots()[1]
+            import matplotlib.pyplot as plt
+
+            ax = plt.subplots()[1]
         for key, label in (("forward_rms", "signal"), ("backward_rms", "gradient")):
             points = [(i, getattr(x, key)) for i, x in enumerate(self.layers, start=1)]
             points = [(i, value) for i, value in points if value]

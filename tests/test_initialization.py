@@ -16,7 +16,7 @@ from torch.nn.utils import parametrizations
 from torch.nn.utils.parametrize import register_parametrization
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from nbkit._init_probe import duplicates
+from nbkit._init_measures import duplicates
 from nbkit.initialization import SCHEMES, init_report, initialize_, lsuv_
 from nbkit.state import digest
 
@@ -119,6 +119,14 @@ def test_fans_of_grouped_and_transposed_convolutions_keep_the_signal(layer):
     initialize_(layer, "kaiming_normal", gain=1.0, generator=torch.Generator().manual_seed(0))
     middle = layer(x)[:, :, 6:-6, 6:-6]
     assert middle.square().mean().sqrt().item() == pytest.approx(1.0, abs=0.1)
+
+
+def test_xaviers_fans_count_the_group():
+    layer = nn.Conv2d(32, 64, 3, groups=8)
+    report = initialize_(layer, "xavier_normal")
+    std = math.sqrt(2 / (4 * 9 + 8 * 9))
+    assert report.touched["weight"] == f"xavier_normal, std {std:.3g}"
+    assert layer.weight.std().item() == pytest.approx(std, rel=0.1)
 
 
 @pytest.mark.parametrize("groups", [1, 4, 16])
