@@ -1,4 +1,4 @@
-"""The README stays true: its Python examples run (as doctests), what it names is there."""
+"""The README stays true: what it names is there (its examples run in test_docstrings)."""
 
 import re
 from pathlib import Path
