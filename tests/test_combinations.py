@@ -74,8 +74,9 @@ def reference(clip, sizes, row_weight=None):
     for x, y in windows(sizes):
         losses = cross_entropy(model(x.double()), y, reduction="none")
         shares = [row_weight(size) if row_weight else 1 / len(x) for size in sizes]
-        share = torch.tensor([s for s, n in zip(shares, sizes, strict=True) for _ in range(n)])
-        grads = torch.autograd.grad((losses * share.double()).sum(), weights)
+        rows = [s for s, n in zip(shares, sizes, strict=True) for _ in range(n)]
+        share = torch.tensor(rows, dtype=torch.float64)
+        grads = torch.autograd.grad((losses * share).sum(), weights)
         with torch.no_grad():
             for weight, grad in zip(weights, clipped(weights, grads, clip), strict=True):
                 weight -= LR * grad
