@@ -18,8 +18,6 @@ def has_weights(module: Any) -> bool:
     A container is one only if the matrix is called a weight, as in MultiheadAttention; what a
     vision transformer owns (its class token, its positions) does not make it a layer.
     """
-    if isinstance(module, parametrize.ParametrizationList):
-        return False
     own = {name: p for name, p in module._parameters.items() if p is not None}
     hidden = list(module.parametrizations) if parametrize.is_parametrized(module) else []
     leaf = not [name for name, _ in module.named_children() if name != "parametrizations"]

@@ -44,8 +44,9 @@ _NORMS = {"batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm",
 class Call:
     """One call of one layer with weights.
 
-    `values` are tensors while the passes run, and floats once they are read: "forward" and
-    "backward" (root mean squares), "dead", "saturated", "varying", "duplicates".
+    `values` are tensors while the passes run, and floats once they are read: "arriving",
+    "forward" and "backward" (root mean squares of the input, of the output, of its gradient),
+    "dead", "saturated", "varying", "duplicates".
     """
 
     name: str
@@ -136,6 +137,8 @@ class Probe(TorchFunctionMode):
         seen = Call(label, name, module, self._clock, self._stretch, x.numel(), x.requires_grad)
         self.calls.append(seen)
         seen.values["forward"] = rms(x)
+        for came in tensors(args):
+            seen.values.setdefault("arriving", rms(came))
         if x.ndim > 1 and len(x) > 1:
             apart = rms(x.detach() - x.detach().mean(0))
             seen.values["varying"] = apart / seen.values["forward"].clamp(min=1e-38)

@@ -122,7 +122,8 @@ def init_report(
     are taken in float32 as the passes run, before anything can change an output in place, and
     read in one transfer. What starts at zero on purpose (the last weight of a residual branch,
     LoRA's B, a zero head) and moves at the first step is not flagged, nor what waits for it.
-    Activations count as functions of torch, module or not.
+    Activations count as functions of torch, module or not. On fewer than 8 samples no unit is
+    called dead.
 
     >>> import torch
     >>> _ = torch.manual_seed(0)

@@ -12,6 +12,7 @@ from nbkit._init_probe import Call, Probe
 # the gradient is wider: pooling spreads it thin, and no harm is done.
 _FORWARD, _BACKWARD = 10.0, 100.0
 _DEAD = 0.4  # units; 20 ReLU layers of Kaiming weights have half of it
+_ENOUGH = 8  # samples: a unit may well be zero for a few of them
 _SATURATED = 0.3  # outputs
 _LOSS = 1.5  # Kaiming's weights in the last layer give 1.3 of the loss of equal probabilities
 _SAME = 0.02  # of an output that differs between samples
@@ -72,7 +73,7 @@ class Judge:
     def dead(self, i: int) -> str | None:
         """Do units never pass anything on?"""
         share = self.calls[i].get("dead") or 0.0
-        if share < _DEAD:
+        if share < _DEAD or self.samples < _ENOUGH:
             return None
         return (
             f"{share:.0%} of its units are dead: zero for all {self.samples} samples; start biases "
@@ -89,8 +90,8 @@ class Judge:
     def forward(self, i: int) -> str | None:
         """Does the signal vanish or explode, with no normalisation after it to set it right?
 
-        Only if it does not come back: the end of a residual branch may be small. The last layer
-        is the loss's to judge.
+        Only if what arrives at the layers after it shows the same: the end of a residual branch
+        may be small. The last layer is the loss's to judge.
         """
         last = self.mixing[-1]
         if i == last or self.calls[i].stretch != self.calls[last].stretch:
@@ -100,7 +101,9 @@ class Judge:
         first, name = self._size(stretch[0]), self.calls[stretch[0]].name
         if i == stretch[0] == self.mixing[0] and self.input_rms:
             first, name = self.input_rms, "the input"
-        later = [self._size(j) / first for j in stretch if j >= i]
+        arriving = [self.calls[j].get("arriving") for j in self.mixing if j > i]
+        known = [size for size in arriving if size is not None and math.isfinite(size)]
+        later = [size / first for size in (self._size(i), *known)]
         return self._drift("signal", later, f"since {name}", stretch.index(i) or 1, _FORWARD)
 
     def _drift(
@@ -108,7 +111,7 @@ class Judge:
     ) -> str | None:
         """All factors far below one or far above it; the first one is the layer's own."""
         rate = f"x{factors[0]:.2g} {where}, x{factors[0] ** (1 / steps):.2f} a layer"
-        normalised = self.calls[-1].stretch > 0
+        normalised = what == "gradient" and self.calls[-1].stretch > 0
         if max(factors) < 1 / limit:
             return f"{what} vanishes: {rate}; {RESIDUAL if normalised else LARGER}"
         if min(factors) > limit:

@@ -773,6 +773,101 @@ def test_batchnorm_makes_up_for_the_scale_of_weights_and_inputs():
     assert verdicts(model, normal(128, 32) * 60 + 128).ok
 
 
+class Attention(nn.Module):
+    """A block before whose softmax the gradient is small for good reasons."""
+
+    def __init__(self):
+        super().__init__()
+        self.q, self.k, self.v, self.out = (nn.Linear(32, 32) for _ in range(4))
+
+    def forward(self, x):
+        h = F.layer_norm(x, (32,))
+        return x + self.out(F.scaled_dot_product_attention(self.q(h), self.k(h), self.v(h)))
+
+
+def test_queries_and_keys_may_start_with_small_gradients():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(50, 32), *(Attention() for _ in range(4)), nn.Linear(32, 50))
+    initialize_(model, "normal", gain=0.02)
+    tokens = torch.randint(50, (16, 12), generator=torch.Generator().manual_seed(0))
+    report = init_report(model, tokens, lambda out, y: F.cross_entropy(out.mT, y), tokens)
+    assert [row.verdict for row in report.layers] == ["ok"] * len(report.layers)
+    assert report.layers[1].backward_rms < 1e-2 * report.layers[4].backward_rms
+
+
+def test_a_small_end_of_a_residual_branch_is_fine():
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two = nn.Linear(32, 32), nn.Linear(32, 32)
+            nn.init.normal_(self.two.weight, 0, 1e-3)
+            nn.init.zeros_(self.two.bias)
+
+        def forward(self, x):
+            return x + self.two(self.one(x).relu())
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(32, 32), Block(), Block(), nn.Linear(32, 32), nn.Linear(32, 10))
+    report = verdicts(model, normal(64, 32))
+    assert report.layers[2].forward_rms < 0.1 * report.layers[0].forward_rms
+    assert report.ok
+
+
+def test_pooling_spreads_a_gradient_thin_without_harm():
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 64, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10),
+    )  # fmt: skip
+    initialize_(model, "kaiming_normal")
+    report = verdicts(model, normal(8, 3, 48, 48) + normal(8, 3, 1, 1, seed=1))
+    assert report.layers[0].backward_rms < 1e-2 * report.layers[1].backward_rms
+    assert report.layers[0].verdict == "ok"
+
+
+def test_a_layer_that_needs_not_vary_is_fine():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.position, self.body = nn.Linear(8, 8), nn.Linear(8, 10)
+
+        def forward(self, x):
+            return self.body(x + self.position(torch.ones_like(x)))
+
+    torch.manual_seed(0)
+    report = verdicts(Model(), normal(64, 8))
+    assert report.layers[0].varying_fraction < 0.01 and report.ok
+
+
+def test_one_sample_says_nothing_about_what_varies():
+    report = verdicts(mlp(2), normal(1, 256))
+    assert report.layers[0].varying_fraction is None and report.samples == 1
+    assert report.layers[0].verdict == "ok"
+
+
+def test_what_waits_and_what_is_cut_off_are_told_apart():
+    """A dead branch after one that starts at zero on purpose."""
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.gate = nn.Linear(8, 8)
+            self.first, self.dead, self.head = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 10)
+            nn.init.zeros_(self.gate.weight)
+            nn.init.constant_(self.dead.bias, -100.0)
+
+        def forward(self, x):
+            x = x + self.gate(x)
+            return self.head(x + self.dead(self.first(x)).relu())
+
+    torch.manual_seed(0)
+    found = {row.name: row.verdict for row in verdicts(Model(), normal(64, 8)).layers}
+    assert found["first"] == (
+        "gets no gradient: something after it passes none on (all units of dead are dead)"
+    )
+    assert found["gate"].startswith("ok")
+
+
 def test_recurrent_and_reused_layers_have_a_row_a_call():
     class Loop(nn.Module):
         def __init__(self):
