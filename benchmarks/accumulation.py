@@ -43,7 +43,7 @@ def training(accumulating: bool) -> Callable[[], None]:
 def main() -> bool:
     torch.set_num_threads(1)
     arms = {"bare": training(False), "accumulate": training(True)}
-    timing = interleaved(arms, 31, warmup=2, clock=time.process_time)
+    timing = interleaved(arms, 61, warmup=2, clock=time.process_time)
     return report("accumulate / bare loop", timing.ratio("accumulate", to="bare"), 1.03)
 
 

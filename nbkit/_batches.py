@@ -65,11 +65,11 @@ def over_leaves(function: Callable[[Any], Any], batch: Any) -> Any:
 
 
 def _add_lengths(batch: Any, lengths: set[int]) -> None:
-    if _has_rows(batch):
-        lengths.add(batch.shape[0])
-    elif isinstance(batch, (tuple, list)):
+    if isinstance(batch, (tuple, list)):
         for value in batch:
             _add_lengths(value, lengths)
+    elif shape := getattr(batch, "shape", None):
+        lengths.add(shape[0])
     elif isinstance(batch, Mapping):
         for value in batch.values():
             _add_lengths(value, lengths)

@@ -11,6 +11,7 @@ import datetime
 import faulthandler
 import json
 import linecache
+import logging
 import os
 import pickle
 import shutil
@@ -40,6 +41,7 @@ def agent(folder: str) -> None:
     job = Path(folder)
     threading.Thread(target=_end_with_parent, args=(job,), daemon=True).start()
     options = json.loads((job / "options.json").read_text())
+    logging.disable(logging.ERROR)  # torch's log format takes a second to load, and ranks speak up
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import elastic_launch
 

@@ -39,7 +39,7 @@ from nbkit.equivalence import (
 from nbkit.state import preserve_state
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class MicroBatch:
     """One forward and backward of a window.
 
@@ -138,7 +138,7 @@ def accumulate(
     if model is not None and not isinstance(model, nn.Module):
         raise TypeError(f"model must be a module, got a {type(model).__name__}.")
 
-    return _windows(iter(batches), steps, weight or _rows, model, last)
+    return _windows(iter(batches), steps, weight or rows, model, last)
 
 
 def _windows(
@@ -148,56 +148,54 @@ def _windows(
     model: nn.Module | None,
     last: str,
 ) -> Iterator[Window]:
+    no_sync = getattr(model, "no_sync", nullcontext)
     unready = getattr(model, "static_graph", False)  # its first backward has to synchronise
     spare = None
     while True:
         group = list(islice(source, steps))
         if last == "drop" and len(group) < steps:
             group = []
-        terms = [_terms(weight, batch) for batch in group]
+        terms = _terms(weight, group)
         scale = _scale(sum(terms), bool(group), model)
         if not group:
             return
-        counted = [(b, n * scale) for b, n in zip(group, terms, strict=True) if n > 0]
+        counted = [(b, n * scale) for b, n in zip(group, terms, strict=True) if n]
         spare = counted[-1][0] if counted else spare
-        if scale == 0.0:  # not one loss term on any rank
+        if not scale:  # not one loss term on any rank
             continue
         if not counted:
             counted = [(group[-1] if spare is None else spare, 0.0)]
-        window = Window(_micros(counted, model, unready))
+        window = Window(_micros(counted, no_sync, unready))
         unready = False
         yield window
         _check_left(window, model)
 
 
 def _micros(
-    counted: list[tuple[Any, float]], model: nn.Module | None, unready: bool
+    counted: list[tuple[Any, float]], no_sync: Callable[[], AbstractContextManager], unready: bool
 ) -> list[MicroBatch]:
     """`sync()` is DDP's `no_sync` for all but the last, and for the first where it must be on."""
-    no_sync = getattr(model, "no_sync", nullcontext)
-    end = len(counted) - 1
-    return [
-        MicroBatch(batch, w, i == end, nullcontext if i == end or (unready and i == 0) else no_sync)
-        for i, (batch, w) in enumerate(counted)
-    ]
+    micros = [MicroBatch(batch, share, False, no_sync) for batch, share in counted]
+    if unready:
+        micros[0]._context = nullcontext
+    micros[-1]._context, micros[-1].is_last = nullcontext, True
+    return micros
 
 
-def _rows(batch: Any) -> int:
+def _terms(weight: Callable[[Any], Any], group: list[Any]) -> list[float]:
     try:
-        return rows(batch)
+        terms = [float(weight(batch)) for batch in group]
     except ValueError as error:
+        if weight is not rows:
+            raise
         raise ValueError(
             f"cannot count the loss terms of a batch: {error} Say how many there are with weight=, "
             f"for example weight=lambda batch: len(batch[0])."
         ) from None
-
-
-def _terms(weight: Callable[[Any], Any], batch: Any) -> float:
-    terms = float(weight(batch))
-    if not 0 <= terms < math.inf:
+    if terms and not (min(terms) >= 0 and sum(terms) < math.inf):
         raise ValueError(
             f"weight(batch) must be the number of its loss terms, finite and at least 0, "
-            f"got {terms}."
+            f"got {', '.join(map(str, terms))}."
         )
     return terms
 
