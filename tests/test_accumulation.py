@@ -240,6 +240,11 @@ def test_a_weight_that_is_no_count_is_refused(weight):
         next(windows)
 
 
+def test_an_error_in_weight_is_the_users_own():
+    with pytest.raises(ValueError, match="^invalid literal"):
+        next(accumulate([torch.zeros(2)], 1, weight=lambda batch: int("many")))
+
+
 @pytest.mark.parametrize("batch", ["text", 3.0, torch.tensor(1.0), (torch.ones(2), torch.ones(3))])
 def test_a_batch_whose_rows_are_unclear_asks_for_weight(batch):
     with pytest.raises(ValueError, match="cannot count the loss terms .* weight=lambda batch"):
