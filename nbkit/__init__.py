@@ -7,7 +7,12 @@ standard library, restores what it touched, and says what it did.
 from nbkit.accumulation import MicroBatch, Window, accumulate, check_accumulation
 from nbkit.amp import (
     Amp,
+    Float64Use,
+    Float64Uses,
+    NonfiniteReport,
+    Skipped,
     StepReport,
+    UnderflowReport,
     find_float64,
     find_nonfinite,
     underflow_report,
@@ -21,9 +26,26 @@ from nbkit.batchnorm import (
     rescale_bn_momentum_,
 )
 from nbkit.clipping import ClipHistory, ClipReport, clip_gradients_
-from nbkit.ddp import all_mean, check_ddp_equivalence, is_main, launch, rank, shard, world_size
+from nbkit.ddp import (
+    LaunchError,
+    RankFailure,
+    all_mean,
+    check_ddp_equivalence,
+    is_main,
+    launch,
+    rank,
+    shard,
+    world_size,
+)
 from nbkit.equivalence import EquivalenceReport
-from nbkit.initialization import InitReport, init_report, initialize_, lsuv_
+from nbkit.initialization import (
+    Initialized,
+    InitReport,
+    LSUVReport,
+    init_report,
+    initialize_,
+    lsuv_,
+)
 from nbkit.lr_finder import LRCurve, lr_range_test
 from nbkit.state import digest, preserve_state
 
@@ -35,10 +57,19 @@ __all__ = [
     "ClipHistory",
     "ClipReport",
     "EquivalenceReport",
+    "Float64Use",
+    "Float64Uses",
     "InitReport",
+    "Initialized",
     "LRCurve",
+    "LSUVReport",
+    "LaunchError",
     "MicroBatch",
+    "NonfiniteReport",
+    "RankFailure",
+    "Skipped",
     "StepReport",
+    "UnderflowReport",
     "Window",
     "accumulate",
     "all_mean",

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from nbkit._gradients import ClipReport
-from nbkit.report import Report
+from nbkit.report import Report, jsonable
 
 
 @dataclass(eq=False)
@@ -42,8 +42,7 @@ class StepReport(Report):
 
     def to_dict(self) -> dict[str, object]:
         """The numbers as plain JSON."""
-        clip = None if self.clip is None else self.clip.to_dict()
-        return {"stepped": self.stepped, "scale": self.scale, "clip": clip}
+        return {"stepped": self.stepped, "scale": self.scale, "clip": jsonable(self.clip)}
 
     def table(self):
         """What was done, and the clip's table."""

@@ -56,6 +56,8 @@ def jsonable(value: object) -> object:
     """
     if isinstance(value, torch.Tensor):
         return jsonable(value.tolist())
+    if isinstance(value, Report):
+        return value.to_dict()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: jsonable(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, dict):

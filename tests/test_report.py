@@ -41,11 +41,17 @@ def test_to_dict_survives_strict_json():
     }
 
 
+class Counted(Norms):
+    def to_dict(self):
+        return {"count": len(self.norms)}
+
+
 def test_jsonable_of_a_nested_result():
     assert jsonable([Norms({"a": 1}), torch.float32]) == [
         {"norms": {"a": 1}, "worst": None},
         "torch.float32",
     ]
+    assert jsonable({"inside": Counted({"a": 1})}) == {"inside": {"count": 1}}
 
 
 def test_a_report_without_a_table_says_so():
