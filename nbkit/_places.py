@@ -264,28 +264,35 @@ def _tensors_in(place: Place, places: dict[int, Place]) -> list[Tensor]:
         ) from error
 
 
-PLAIN = (type(None), bool, int, float, complex, str, bytes)
+PLAIN = {type(None), bool, int, float, complex, str, bytes}
 NAMED = (type, types.FunctionType, types.BuiltinFunctionType)
 
 
-def leaves(value: Any, places: dict[int, Place]) -> Iterator[Any]:
+def leaves(value: Any, places: dict[int, Place]) -> list[Any]:
     """What a value is made of, in the same order in every process.
 
     Tensors and the owners of places come as they are, everything else as text.
     """
-    if type(value) is int and value in places:
+    found: list[Any] = []
+    _add_leaves(found, value, places)
+    return found
+
+
+def _add_leaves(found: list[Any], value: Any, places: dict[int, Place]) -> None:
+    kind = type(value)
+    if kind is int and value in places:
         value = places[value].owner  # a GradScaler knows its optimizers by their id()
     if isinstance(value, Tensor) or id(value) in places:
-        yield value
-    elif all(type(part) in PLAIN for part in (value if type(value) in (list, tuple) else [value])):
-        yield f"{type(value).__name__} {value!r}"
+        found.append(value)
+    elif kind in PLAIN or (kind in (list, tuple) and all(type(part) in PLAIN for part in value)):
+        found.append(f"{kind.__name__} {value!r}")
     elif isinstance(value, NAMED):
-        yield f"{value.__module__}.{value.__qualname__}"
+        found.append(f"{value.__module__}.{value.__qualname__}")
     else:
         parts = _parts(value)
-        yield f"{type(value).__name__} of {len(parts)}"
+        found.append(f"{kind.__name__} of {len(parts)}")
         for part in parts:
-            yield from leaves(part, places)
+            _add_leaves(found, part, places)
 
 
 def _parts(value: Any) -> Sequence[Any]:

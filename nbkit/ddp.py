@@ -117,8 +117,10 @@ def launch(
             --rdzv-backend=c10d --rdzv-endpoint=HEAD:29400 --rdzv-id=1 train.py
 
     There `launch` runs `fn` in the process that torchrun started, on as many ranks as it started
-    (not `nproc`), and every rank gets the list of values. The variable lets restarted ranks find
-    each other: without it torch 2.13 may hand them the addresses of the attempt before.
+    (not `nproc`), and every rank gets the list of values. Restarts are torchrun's
+    (`--max-restarts`), and `timeout` limits each wait of a rank for the others. The variable lets
+    restarted ranks find each other: without it torch 2.13 may hand them the addresses of the
+    attempt before.
 
     Args:
         fn: what every rank runs. It need not (but may) destroy the process group.
