@@ -25,7 +25,7 @@ from nbkit.lab.data import Data, digits
 from nbkit.lab.models import mlp
 from nbkit.lr_finder import lr_range_test
 
-STEPS, SEEDS, BOUND = 100, range(20), 1.25
+STEPS, SEEDS, BOUND = 100, range(40), 1.25
 OURS = "floor"
 
 

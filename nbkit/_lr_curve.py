@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from statistics import median
+from statistics import fmean, median
 from typing import TYPE_CHECKING
 
 from nbkit.report import Report
@@ -45,17 +45,16 @@ class LRCurve(Report):
 
         Args:
             method:
-                "floor": from the middle of the valley's floor (the rungs whose smoothed loss is
-                within a tenth of the drop of its lowest) seven rungs back, but no further than a
-                factor of 5; then half of that.
+                "floor": where the losses, averaged over a decade of lrs so that nothing lags, are
+                within a fifth of the drop of their lowest, there is the valley's floor. From its
+                middle four rungs back, but no further than a factor of 10.
                 "steepest": where the smoothed loss falls fastest per factor of lr.
                 "minimum": a tenth of the lr where the smoothed loss is lowest.
         Raises:
             ValueError: if there is no such method.
 
         Why "floor" goes back: a training answers an lr that is too high only some steps later, and
-        the ladder climbs on meanwhile. Why half: the best constant lr is usually within a factor of
-        two of the highest that does not diverge (Bengio 2012, cited in Smith 2017, section 3.3).
+        the ladder climbs on meanwhile.
 
         It was chosen by `benchmarks/lr_suggestion.py`, for a training as long as the test, of about
         a hundred steps; a much longer one may want less. No lr after the minimum is suggested, and
@@ -158,17 +157,20 @@ class LRCurve(Report):
 
 
 def _floor(curve: LRCurve) -> tuple[float | None, str]:
-    low = curve._bottom()
-    level = curve.smoothed[low] + 0.1 * (curve._start() - curve.smoothed[low])
-    floor = [i for i, loss in enumerate(curve.smoothed) if loss <= level]
     ratio = (curve.lrs[-1] / curve.lrs[0]) ** (1 / (len(curve.lrs) - 1))
+    half = int(math.log(math.sqrt(10), ratio))  # rungs in half a decade
+    sides = range(len(curve.losses))
+    averaged = [fmean(curve.losses[max(0, i - half) : i + half + 1]) for i in sides]
+    level = min(averaged) + 0.2 * (curve._start() - min(averaged))
+    floor = [i for i, loss in enumerate(averaged) if loss <= level]
+    if not floor or floor[0] == 0:
+        why = "averaged over a decade of lrs, the loss is not seen to fall"
+        return None, f"No suggestion: {why}. Lower min_lr, or give more rungs, {TO_SEE}."
     middle = curve.lrs[0] * ratio ** median(floor)
-    before = min(middle / min(ratio**7, 5), curve.lrs[low])
-    how = (
-        f"half of {before:.3g}, a factor of {middle / before:.2g} below the middle of the valley's "
-        f"floor, {middle:.3g}"
-    )
-    return _within(curve, before / 2, last=floor[-1], how=how)
+    back = min(ratio**4, 10)
+    lr = min(middle / back, curve.lrs[curve._bottom()])
+    how = f"a factor of {middle / lr:.2g} below the middle of the valley's floor, {middle:.3g}"
+    return _within(curve, lr, last=floor[-1], how=how)
 
 
 def _steepest(curve: LRCurve) -> tuple[float | None, str]:
@@ -199,7 +201,7 @@ def _within(curve: LRCurve, lr: float, *, last: int, how: str) -> tuple[float | 
         )
     if last == len(curve.lrs) - 1 and curve.stop_reason == "exhausted":
         return None, "No suggestion: the batches ended before the loss rose. Give more of them."
-    if lr < curve.lrs[0]:
+    if lr <= curve.lrs[0]:
         return (
             None,
             f"No suggestion: the loss falls too close to the first rung. Lower min_lr, {TO_SEE}.",

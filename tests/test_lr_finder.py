@@ -603,23 +603,31 @@ def test_the_steepest_point_is_steepest_in_log_lr_and_noise_at_the_bottom_does_n
     assert 1e-2 < curve.suggest("steepest") < 1e-2 * 1.21**10  # the average lags, up to ten rungs
 
 
-def test_floor_goes_back_from_the_middle_of_the_floor_and_halves():
-    curve = curve_of(
-        [valley(i) for i in range(90)], high=1e-7 * 1e8 ** (89 / 99), stop_reason="diverged"
-    )
-    low = min(curve.smoothed)
-    level = low + 0.1 * (2.3 - low)
-    floor = [lr for lr, loss in zip(curve.lrs, curve.smoothed, strict=True) if loss <= level]
-    middle = math.sqrt(floor[0] * floor[-1])
-    assert curve.suggest() == pytest.approx(middle / 1e8 ** (7 / 99) / 2, rel=0.02)
+def test_floor_goes_four_rungs_back_from_the_middle_of_the_floor():
+    losses = [valley(i) for i in range(90)]
+    curve = curve_of(losses, high=1e-7 * 1e8 ** (89 / 99), stop_reason="diverged")
+    # A decade is 12.4 rungs here: the mean over 6 to each side.
+    averaged = [sum(losses[i - 6 : i + 7]) / 13 for i in range(6, 84)]
+    level = min(averaged) + 0.2 * (2.3 - min(averaged))
+    floor = [i for i, loss in enumerate(averaged, start=6) if loss <= level]
+    middle = 1e-7 * 1e8 ** ((floor[0] + floor[-1]) / 2 / 99)
+    assert curve.suggest() == pytest.approx(middle / 1e8 ** (4 / 99), rel=0.001)
     assert f"below the middle of the valley's floor, {middle:.3g}" in curve.explain()
 
 
+def test_the_floor_does_not_hang_on_the_smoothing():
+    suggested = set()
+    for smoothing in (0.0, 0.5, 0.9):
+        curve = LRCurve(stop_reason="diverged", smoothing=smoothing)
+        for i in range(85):
+            curve.record([1e-7 * 1e8 ** (i / 99)], valley(i))
+        suggested.add(curve.suggest())
+    assert len(suggested) == 1
+
+
 def test_a_coarse_ladder_never_goes_back_further_than_the_usual_tenth():
-    losses = [valley(2.5 * i) for i in range(36)]
-    curve = curve_of(losses, high=1e-7 * 1e8 ** (35 / 39), stop_reason="diverged")
-    lowest = curve.lrs[curve.smoothed.index(min(curve.smoothed))]
-    assert lowest / 25 < curve.suggest() < lowest
+    losses = [valley(4 * i) for i in range(22)]
+    curve = curve_of(losses, high=1e-7 * 1e8 ** (21 * 4 / 99), stop_reason="diverged")
     middle = float(curve.explain().split()[-1].rstrip("."))
     assert curve.suggest() == pytest.approx(middle / 10, rel=0.01)
 
@@ -645,7 +653,7 @@ def test_a_suggestion_is_on_the_ladder_not_after_the_minimum_or_none_with_a_reas
         assert curve.explain(method).startswith("No suggestion: ")
     else:
         lowest = curve.lrs[curve.smoothed.index(min(curve.smoothed))]
-        assert curve.lrs[0] <= lr <= lowest * (1 + 1e-9) and lr < curve.lrs[-1]
+        assert curve.lrs[0] < lr <= lowest * (1 + 1e-9) and lr < curve.lrs[-1]
         assert curve.explain(method).startswith(f"{lr:.3g}: ")
 
 
@@ -668,6 +676,19 @@ def test_a_curve_that_carries_no_suggestion_says_why(losses, stop_reason, method
     curve = curve_of(losses, stop_reason=stop_reason)
     assert curve.suggest(method) is None
     assert why in curve.explain(method)
+
+
+def test_a_ladder_shorter_than_the_decade_it_is_averaged_over_carries_none():
+    curve = curve_of([valley(i) for i in range(78)], low=0.1, high=0.3, stop_reason="diverged")
+    assert curve.suggest() is None
+    assert "not seen to fall. Lower min_lr" in curve.explain()
+
+
+def test_nor_does_a_floor_whose_way_back_leads_off_the_ladder():
+    losses = [*[3 - 0.2 * i for i in range(10)], *range(2, 8)]
+    curve = curve_of(losses, high=1e-7 * 1e8 ** (15 / 99), stop_reason="diverged")
+    assert curve.suggest() is None
+    assert "too close to the first rung. Lower min_lr" in curve.explain()
 
 
 def test_a_run_that_breaks_in_the_valley_does_carry_a_suggestion():
