@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import ctypes
-import pickle
 import random
 import sys
 import types
@@ -90,6 +89,22 @@ class Memory(Place):
         memory = _each_once(self.memory)
         rows = torch.empty(memory.shape, dtype=memory.dtype, device="cpu").copy_(memory)
         return ctypes.string_at(rows.data_ptr(), rows.nbytes)
+
+
+class Source(Place):
+    """A source of random numbers: long lists of them, read only when they are needed."""
+
+    def __init__(self, name: str, owner: object, get: Callable[[], Any], put: Any) -> None:
+        super().__init__(name, owner, None, put, RANDOM)
+        self.get = get
+
+    def save(self, owners: dict[int, Any], offload: bool) -> None:
+        """What `get` returns is a copy."""
+        self.saved = self.get()
+
+    def content(self) -> bytes:
+        """The numbers."""
+        return "\n".join(leaves(self.get(), {})).encode()
 
 
 def find(objects: tuple[object, ...], rng: bool) -> dict[int, Place]:
@@ -218,12 +233,11 @@ def _random_places() -> Iterator[Place]:
         yield Place(name, generator, generator.get_state(), generator.set_state, RANDOM)
     if not torch.cuda.is_initialized():
         yield Place("torch.cuda", torch.cuda, torch.initial_seed(), _reseed_cuda, RANDOM)
-    state = pickle.dumps(random.getstate())
-    yield Place("random", random, state, lambda saved: random.setstate(pickle.loads(saved)), RANDOM)
+    yield Source("random", random, random.getstate, random.setstate)
     numpy = sys.modules.get("numpy")
     if numpy is not None:
-        state = numpy.random.get_state(legacy=False)
-        yield Place("numpy.random", numpy.random, state, numpy.random.set_state, RANDOM)
+        source = numpy.random
+        yield Source("numpy.random", source, partial(source.get_state, False), source.set_state)
 
 
 def _reseed_cuda(seed: int) -> None:
