@@ -6,22 +6,10 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from micro_batches import IGNORED, by_label, data, net
 from torch import nn
 
 from nbkit.accumulation import accumulate
-
-IGNORED = -100
-
-
-def net(dtype=torch.float64):
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3)).to(dtype)
-
-
-def data(n, dtype=torch.float64):
-    generator = torch.Generator().manual_seed(n)
-    x = torch.randn(n, 5, dtype=dtype, generator=generator)
-    return x, torch.randint(3, (n,), generator=generator)
 
 
 def grads(model):
@@ -47,11 +35,6 @@ def one_window(model, window, loss_fn=nn.functional.cross_entropy):
 def cut(batch, sizes):
     ends = [0, *itertools.accumulate(sizes)]
     return [tuple(t[a:b] for t in batch) for a, b in itertools.pairwise(ends)]
-
-
-def by_label(batch):
-    """How many terms cross-entropy averages over."""
-    return (batch[1] != IGNORED).sum()
 
 
 def worst(a, b):

@@ -2,28 +2,11 @@
 
 import pytest
 import torch
+from micro_batches import IGNORED, by_label, data, net
 from torch import nn
 
 from nbkit.accumulation import check_accumulation
 from nbkit.state import digest
-
-IGNORED = -100
-
-
-def net(dtype=torch.float64):
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3)).to(dtype)
-
-
-def data(n, dtype=torch.float64):
-    generator = torch.Generator().manual_seed(n)
-    x = torch.randn(n, 5, dtype=dtype, generator=generator)
-    return x, torch.randint(3, (n,), generator=generator)
-
-
-def by_label(batch):
-    """How many terms cross-entropy averages over."""
-    return (batch[1] != IGNORED).sum()
 
 
 def masked_mean(output, target):
