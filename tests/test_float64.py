@@ -100,10 +100,20 @@ LOSSES = {
 }
 
 
+def refused(loss_fn, target):
+    """Whether torch itself refuses the backward pass: torch 2.11 does for the mean square."""
+    try:
+        loss_fn(torch.rand(4, 3, requires_grad=True), target).backward()
+    except RuntimeError:
+        return True
+    return False
+
+
 @pytest.mark.parametrize("loss", LOSSES)
 def test_a_float64_target(loss):
     loss_fn, forward, backward = LOSSES[loss]
     target = torch.rand(4, 3, dtype=torch.float64)
+    backward = ["stopped"] if refused(loss_fn, target) else backward
     found = uses(lambda x: x, target=target, loss_fn=loss_fn)
     assert found[0] == Float64Use("given", "target", "target", (4, 3))
     assert [use.op for use in found if use.phase == "loss"] == [forward]

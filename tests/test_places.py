@@ -115,6 +115,7 @@ def test_hooks_stay():
     assert seen == ["forward", "grad", "accumulated"]
 
 
+@pytest.mark.filterwarnings("ignore:Guards may run slower:RuntimeWarning")  # Python 3.13.0
 def test_a_compiled_model_is_restored_and_not_compiled_again():
     graphs = []
 
