@@ -16,7 +16,7 @@ from pathlib import Path
 
 import nbkit
 
-OK, LESSON_FAILED, BAD_USAGE, STOPPED = 0, 1, 2, 130
+OK, LESSON_FAILED, BAD_USAGE, FLIPPED, STOPPED = 0, 1, 2, 3, 130
 
 
 class UsageError(Exception):
@@ -27,7 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Do what the command line says.
 
     Returns:
-        the exit status: 0 done, 1 a lesson failed, 2 bad usage, 130 stopped by Ctrl-C.
+        the exit status: 0 done, 1 a lesson failed, 2 bad usage, 3 a verdict is another than the
+        ledger's, 130 stopped by Ctrl-C.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     words, for_jupyter = _split(words)
@@ -63,10 +64,15 @@ def run(options: argparse.Namespace) -> int:
     out = options.out or _new_folder()
     try:
         lessons = find_lessons(options.lessons, lessons_dir())
-        records = run_lessons(lessons, out, parameters, options.profile, options.timeout)
+        records = run_lessons(
+            lessons, out, parameters, options.profile, options.timeout, options.record
+        )
     except (LessonError, KnobError) as error:
         raise UsageError(error) from error
-    return OK if all(record.ok for record in records) else LESSON_FAILED
+    if not all(record.ok for record in records):
+        return LESSON_FAILED
+    flipped = any(record.flips for record in records)
+    return FLIPPED if flipped and not options.record else OK
 
 
 def lab(folder: Path, for_jupyter: Sequence[str] = ()) -> int:
@@ -129,6 +135,9 @@ def _parser() -> argparse.ArgumentParser:
         default=600,
         metavar="S",
         help="seconds for one cell; %(default)s",
+    )
+    run.add_argument(
+        "--record", action="store_true", help="keep the verdicts: later runs are held against them"
     )
 
     text = "copy the lessons to a folder of yours and open JupyterLab there"

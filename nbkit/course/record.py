@@ -28,6 +28,7 @@ class Record:
     cell: int | None = None
     cells: list[dict[str, Any]] = field(default_factory=list)
     verdicts: list[dict[str, Any]] = field(default_factory=list)
+    flips: list[dict[str, Any]] = field(default_factory=list)  # against the ledger
 
     @property
     def ok(self) -> bool:

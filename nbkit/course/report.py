@@ -49,7 +49,7 @@ pre { background: var(--panel); border-left: 4px solid var(--bad); padding: .6re
 
 
 def table(records: Sequence[Record]) -> str:
-    """Lesson, seconds, each claim and its verdict, in columns; below them why a lesson failed."""
+    """Lesson, seconds, each claim and its verdict; below them what flipped and what failed."""
     rows = [("lesson", "seconds", "claim", "verdict")]
     failures = []
     for record in records:
@@ -58,6 +58,7 @@ def table(records: Sequence[Record]) -> str:
         first = (record.lesson, f"{record.seconds:.1f}")
         for n, finding in enumerate(findings or [("", "")]):
             rows.append((*(("", "") if n else first), *finding))
+        failures += [flip_in_words(flip) for flip in record.flips]
         failures += [] if record.ok else [f"{record.lesson} {failure(record)}"]
     lesson, seconds, claim, _ = (max(map(len, column)) for column in zip(*rows, strict=True))
     lines = [f"{a:<{lesson}}  {b:>{seconds}}  {c:<{claim}}  {d}".rstrip() for a, b, c, d in rows]
@@ -70,12 +71,27 @@ def failure(record: Record) -> str:
     return f"failed{where}: {(record.reason or '').partition(chr(10))[0]}"
 
 
+def flip_in_words(flip: Mapping[str, Any]) -> str:
+    """One line: the verdict that a claim has now, the one in the ledger, and both intervals."""
+    now, before = (
+        f"{verdict['verdict']}, {effect(verdict)}, n = {verdict.get('n')}"
+        for verdict in (flip["now"], flip["before"])
+    )
+    recorded = f"recorded {flip['recorded'][:10]}"
+    return f"FLIPPED {flip['claim']}: {now}; {recorded}: {before}"
+
+
 def summary(records: Sequence[Record]) -> str:
-    """One line: how many ran, how many failed, how many claims met which verdict."""
+    """One line: how many ran, how many claims met which verdict, how many of these flipped."""
     ran = sum(record.ok for record in records)
     counts = Counter(v.get("verdict") for record in records for v in record.verdicts)
     claims = ", ".join(f"{counts[name]} {name.lower()}" for name in VERDICTS if counts[name])
-    return f"{ran} of {len(records)} lessons ran" + (f"; claims: {claims}" if claims else "")
+    flipped = sum(len(record.flips) for record in records)
+    return (
+        f"{ran} of {len(records)} lessons ran"
+        + (f"; claims: {claims}" if claims else "")
+        + (f"; {flipped} flipped" if flipped else "")
+    )
 
 
 def write_page(records: Sequence[Record], path: Path) -> None:
@@ -108,13 +124,15 @@ def _section(record: Record) -> str:
     given = ", ".join(f"{key} = {value!r}" for key, value in record.parameters.items())
     state = _mark("RAN" if record.ok else "FAILED")
     where = f"cell {record.cell}: " if record.cell else ""
-    failed = "" if record.ok else f"<pre>{escape(f'{where}{record.reason}')}</pre>"
+    wrong = [flip_in_words(flip) for flip in record.flips]
+    wrong += [] if record.ok else [f"{where}{record.reason}"]
+    told = "".join(f"<pre>{escape(text)}</pre>" for text in wrong)
     return (
         f"<section><h2>{name}</h2>"
         f'<p class="soft">{state} in {record.seconds:.1f} s'
         f"{escape(', with ' + given) if given else ''}"
         f'<span class="links">: {links}</span></p>'
-        f"{failed}{_findings(record.verdicts)}</section>"
+        f"{told}{_findings(record.verdicts)}</section>"
     )
 
 

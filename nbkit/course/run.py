@@ -18,6 +18,7 @@ import nbkit
 from nbkit.course.client import CELL_SECONDS, runnable_cells
 from nbkit.course.execute import as_html, execute, find_fault, save_notebook
 from nbkit.course.headless import headless_environment
+from nbkit.course.ledger import find_flips, keep, ledger_dir
 from nbkit.course.lessons import LessonError, check_parameters, read_notebook
 from nbkit.course.progress import Progress
 from nbkit.course.record import Record, write_whole
@@ -34,6 +35,7 @@ def run(
     parameters: Mapping[str, object] | None = None,
     profile: str | None = None,
     timeout: float = CELL_SECONDS,
+    to_ledger: bool = False,
 ) -> list[Record]:
     """Run the lessons, showing progress; print the table, write the page.
 
@@ -43,6 +45,7 @@ def run(
         parameters: for each of the lessons; text is read by the declared type.
         profile: `smoke`, `lesson` or `full`: short for the parameter of that name.
         timeout: seconds that one cell may take.
+        to_ledger: write the record of each lesson that ran into the ledger too.
     Raises:
         KnobError: if a lesson does not take one of the parameters; none has been started.
         LessonError: if two lessons, or a lesson and somebody's notebook, would share a file.
@@ -58,6 +61,8 @@ def run(
                 record = run_lesson(path, out, values, timeout=timeout, progress=progress.cell)
                 progress.finish(record)
                 records.append(record)
+                if to_ledger and record.ok:
+                    keep(record, ledger_dir())
     finally:  # what has run is reported after Ctrl-C too
         print(table(records))
         write_page(records, out / PAGE)
@@ -99,6 +104,7 @@ def run_lesson(
     try:
         nb = execute(path, notebook, values, timeout=timeout, progress=progress)
         record.cells, record.verdicts = _cells(nb), _verdicts(nb)
+        record.flips = find_flips(record, ledger_dir())
         fault = find_fault(nb)
         save_notebook(nb, notebook)
         write_whole(page, as_html(nb))
