@@ -10,7 +10,6 @@ from nbkit.lab.stats import (
     compare,
     equivalence,
     first_step,
-    holm,
     mean_interval,
     paired_difference,
     paired_ratio,
@@ -229,20 +228,3 @@ def test_equivalence_without_spread():
 def test_equivalence_refuses(options, message):
     with pytest.raises(ValueError, match=message):
         equivalence([1.0, 2.0], [1.0, 2.5], **options)
-
-
-def test_holm_by_hand():
-    """0.005 x 4, 0.01 x 3, 0.03 x 2, and 0.04 not below the one before it."""
-    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert holm([0.6, 0.7]) == [1.0, 1.0]
-    assert holm([]) == []
-    with pytest.raises(ValueError, match="between 0 and 1"):
-        holm([0.1, math.nan])
-
-
-def test_holm_keeps_any_false_rejection_at_most_5_percent():
-    """4,000 families of five true nulls; without it, 23 % of them reject something."""
-    p = np.random.default_rng(0).random((4000, 5))
-    wrong = sum(min(holm(row)) <= 0.05 for row in p.tolist())
-    assert (p.min(axis=1) <= 0.05).mean() > 0.2
-    assert 0.04 < wrong / 4000 < 0.06

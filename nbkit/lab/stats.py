@@ -232,32 +232,6 @@ def first_step(values: Sequence[float], steps: Sequence[int], *, at_least: float
     return next((float(s) for v, s in zip(values, steps, strict=True) if v >= at_least), math.inf)
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
-    """The p-values adjusted for being several, each in its place.
-
-        max over j ≤ i of min(1, (m - j + 1) · p_j)  with p_1 ≤ p_2 ≤ ... ≤ p_m
-
-    Where the adjusted value is at most alpha, reject: any false rejection at all then happens at
-    most alpha of the time, however the tests depend on each other.
-
-    Raises:
-        ValueError: if a p-value is not between 0 and 1.
-
-    Source: Holm 1979, A Simple Sequentially Rejective Multiple Test Procedure.
-
-    >>> holm([0.04, 0.01, 0.03])
-    [0.06, 0.03, 0.06]
-    """
-    if not all(0 <= p <= 1 for p in p_values):
-        raise ValueError(f"p-values lie between 0 and 1, got {list(p_values)}.")
-
-    adjusted, largest = [0.0] * len(p_values), 0.0
-    for rank, place in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[place]))
-        adjusted[place] = largest
-    return adjusted
-
-
 def _check_pairs(values: Sequence[float], others: Sequence[float]) -> None:
     if len(values) != len(others):
         raise ValueError(
