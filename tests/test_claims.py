@@ -121,8 +121,8 @@ def test_a_claim_with_an_unknown_word_is_refused(more, message):
         ("difference_below", -0.1, -0.3, -0.2, "SUPPORTED", "below the margin"),
         ("difference_below", -0.1, 0.0, 0.1, "REFUTED", "above the margin"),
         ("difference_above", 0.1, 0.2, 0.3, "SUPPORTED", "above the margin"),
-        ("proportion_above", 0.5, 0.6, 0.9, "SUPPORTED", "above the margin"),
-        ("proportion_below", 0.5, 0.6, 0.9, "REFUTED", "above the margin"),
+        ("proportion_above", 0.5, 0.96, 1.0, "SUPPORTED", "above the margin"),
+        ("proportion_below", 0.5, 0.96, 1.0, "REFUTED", "above the margin"),
         ("proportion_difference_below", -0.2, -0.9, -0.3, "SUPPORTED", "below the margin"),
         ("equivalent", 0.1, -0.09, 0.09, "SUPPORTED", "lies between the margins"),
         ("equivalent", 0.1, -0.3, -0.11, "REFUTED", "lies outside the margins"),
@@ -158,6 +158,9 @@ def test_the_p_value_is_the_t_tests_and_agrees_with_the_verdict():
 
 def test_counts_are_judged_through_their_intervals():
     assert judge(claim("proportion_below", 0.5), proportion(0, 8)).verdict == "SUPPORTED"
+    rare = judge(claim("proportion_above", 0.1, n=16), proportion(4, 16))
+    assert (rare.effect.low > 0.1, rare.verdict) == (True, "INCONCLUSIVE")  # exactly, p is 0.068
+    assert rare.reason == "the exact binomial test leaves the margin open"
     rarer = claim("proportion_difference_below", 0.0)
     assert judge(rarer, proportion_difference(1, 16, 12, 16)).verdict == "SUPPORTED"
     assert judge(rarer, proportion_difference(12, 16, 1, 16)).verdict == "REFUTED"

@@ -168,7 +168,7 @@ def test_an_interval_says_what_was_repeated():
 
 
 def test_bca_leans_to_the_side_of_the_long_tail_and_repeats():
-    values = np.exp(np.random.default_rng(0).normal(size=40))
+    values = np.exp(np.random.default_rng(0).normal(size=60))
     t, bca = mean_interval(values), mean_interval(values, method="bca")
     assert bca.high - bca.estimate > 1.2 * (bca.estimate - bca.low)  # t's sides are equal
     assert t.low < bca.low
@@ -184,7 +184,7 @@ def test_bca_agrees_with_t_where_nothing_is_skewed():
 
 @pytest.mark.parametrize(
     ("n", "method", "message"),
-    [(29, "bca", "'bca' needs 30 values, got 29"), (30, "bootstrap", "'t' or 'bca', got 'boot")],
+    [(49, "bca", "'bca' needs 50 values, got 49"), (50, "bootstrap", "'t' or 'bca', got 'boot")],
 )
 def test_a_method_that_would_mislead_is_refused(n, method, message):
     with pytest.raises(ValueError, match=message):

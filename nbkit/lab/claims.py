@@ -18,7 +18,8 @@ import torch
 import nbkit
 from nbkit.lab import data
 from nbkit.lab.intervals import NOISE, Interval
-from nbkit.lab.machine import hardware, machine
+from nbkit.lab.machine import machine
+from nbkit.lab.proportions import exact_p
 
 SUPPORTED, REFUTED, INCONCLUSIVE, SKIPPED = "SUPPORTED", "REFUTED", "INCONCLUSIVE", "SKIPPED"
 NO_LESSON = "NO LESSON YET"  # what a report says of a claim that no lesson measures
@@ -100,12 +101,23 @@ class Claim:
 
     def holds(self, effect: float) -> bool:
         """Whether an effect of that size, known exactly, would make the claim true."""
-        return self.decide(Interval(effect, effect, effect, self.n)) == SUPPORTED
+        return self.side(effect, effect) == SUPPORTED
 
     def decide(self, effect: Interval) -> str:
-        """SUPPORTED if the whole interval lies where the claim says, REFUTED if it lies beyond."""
+        """SUPPORTED if the whole interval lies where the claim says, REFUTED if it lies beyond.
+
+        Near 0 and 1 Wilson's interval of a share leaves out its margin too often: there the exact
+        binomial test must agree.
+        """
+        share = self.kind in ("proportion_below", "proportion_above")
+        if share and exact_p(effect, self.margin or 0.0) > 1 - effect.confidence:
+            return INCONCLUSIVE
+        return self.side(effect.low, effect.high)
+
+    def side(self, low: float, high: float) -> str:
+        """What follows if the effect lies somewhere from low to high."""
         assert self.margin is not None
-        low, high, margin = effect.low, effect.high, self.margin
+        margin = self.margin
         if self.kind == "equivalent":
             inside, outside = -margin < low and high < margin, high < -margin or margin < low
         elif self.kind.endswith("below"):
@@ -161,7 +173,8 @@ class Verdict:
 
     def to_dict(self) -> dict[str, object]:
         """The whole verdict for JSON: infinite bounds are None there."""
-        effect = self.effect
+        effect, here = self.effect, machine()
+        others = {name: version(name) for name in ("numpy", "scipy")}
         return {
             "kind": "verdict",
             "claim": self.claim.id,
@@ -177,16 +190,10 @@ class Verdict:
             "p_value": self.p_value,
             "n": effect.n if effect else 0,
             "over": self.claim.over,
-            "hardware": hardware(),
-            "versions": versions(),
-            "machine": machine(),
+            "hardware": here["hardware"],
+            "versions": {"nbkit": nbkit.__version__, "torch": here["torch"], **others},
+            "machine": here,
         }
-
-
-def versions() -> dict[str, str]:
-    """Of everything that a number depends on."""
-    others = {name: version(name) for name in ("numpy", "scipy")}
-    return {"nbkit": nbkit.__version__, "torch": torch.__version__, **others}
 
 
 def all_claims() -> dict[str, Claim]:
@@ -281,14 +288,19 @@ def _effect(claim: Claim, measured: Interval | Sequence[bool] | None) -> Interva
 
 
 def _reason(claim: Claim, effect: Interval) -> str:
-    if claim.decide(effect) == INCONCLUSIVE:
-        return "the margin lies inside the interval"
-    if claim.kind == "equivalent":
-        where = "between" if claim.decide(effect) == SUPPORTED else "outside"
-        return f"the whole interval lies {where} the margins"
     assert claim.margin is not None
-    side = "below" if effect.high < claim.margin else "above"
-    return f"the whole interval lies {side} the margin"
+    side = claim.side(effect.low, effect.high)
+    if side == INCONCLUSIVE:
+        return "the margin lies inside the interval"
+    if claim.decide(effect) == INCONCLUSIVE:
+        return "the exact binomial test leaves the margin open"
+    if claim.kind == "equivalent":
+        return (
+            f"the whole interval lies {'between' if side == SUPPORTED else 'outside'} the margins"
+        )
+    return (
+        f"the whole interval lies {'below' if effect.high < claim.margin else 'above'} the margin"
+    )
 
 
 def _finite(value: float) -> float | None:

@@ -91,6 +91,17 @@ def barnard(k: int, n: int, other_k: int, other_n: int) -> float:
     return float(barnard_exact([[k, other_k], [n - k, other_n - other_k]]).pvalue)
 
 
+def exact_p(share: Interval, margin: float) -> float:
+    """The p-value of "the true share is the margin", two-sided, by the exact binomial test.
+
+    >>> round(exact_p(proportion(4, 16), 0.1), 3)
+    0.068
+    """
+    from scipy.stats import binomtest
+
+    return float(binomtest(round(share.estimate * share.n), share.n, margin).pvalue)
+
+
 def accuracy_interval(correct: int, total: int, *, confidence: float = 0.95) -> Interval:
     """The accuracy of one trained model, and what the test set leaves open about it.
 

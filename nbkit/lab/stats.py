@@ -13,7 +13,7 @@ from functools import partial
 
 from nbkit.lab.intervals import Bounds, Interval, make_interval
 
-BCA_NEEDS = 30  # values; with fewer, a BCa interval holds the truth less often than t's does
+BCA_NEEDS = 50  # values; with fewer, a BCa interval holds the truth less often than t's does
 
 
 def mean_interval(
@@ -24,7 +24,7 @@ def mean_interval(
         mean ± t((1 + confidence) / 2, n - 1) · s / √n
 
     Args:
-        values: at least two finite numbers, one a seed; 30 for "bca".
+        values: at least two finite numbers, one a seed; 50 for "bca".
         confidence: between 0 and 1.
         method: "t", or "bca": bias-corrected and accelerated bootstrap, seeded, so that it repeats.
         over: what was repeated: "seeds", "test examples" or "timings".
