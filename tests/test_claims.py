@@ -2,12 +2,13 @@
 
 import json
 import math
+import re
 
 import pytest
 from scipy.stats import ttest_1samp
 
 from nbkit.lab import claims
-from nbkit.lab.claims import Claim, judge, load_claims
+from nbkit.lab.claims import Claim, all_claims, judge, load_claims, without_lesson
 from nbkit.lab.proportions import accuracy_interval, proportion, proportion_difference
 from nbkit.lab.stats import Interval, equivalence, mean_interval, paired_difference, paired_ratio
 
@@ -66,6 +67,36 @@ def test_the_shipped_claims_are_whole():
     shipped = load_claims("01_lr_finder")
     assert len(shipped) == 3
     assert all(entry.n >= 8 and entry.sentence.endswith(".") for entry in shipped.values())
+
+
+def test_the_register_is_whole():
+    """At the least one claim for each sentence of the course material, each with its source."""
+    register = all_claims()
+    assert len(register) >= 45
+    assert {"02_initialization", "03_batchnorm", "04_clipping"} <= lessons(register)
+    assert {"05_amp", "06_accumulation", "07_ddp", "schedules", "transfer"} <= lessons(register)
+    for entry in register.values():
+        assert entry.sentence.endswith(".") and entry.metric and entry.n >= 8
+        assert re.search(r"[12][09]\d\d|course material|documentation|nbkit", entry.source)
+    assert len({entry.sentence for entry in register.values()}) == len(register)
+
+
+def test_what_needs_a_gpu_says_so():
+    for name in ("amp-speed", "amp-memory", "gpu-ten-times"):
+        assert "cuda" in all_claims()[name].needs
+
+
+def lessons(claims):
+    return {claim.lesson for claim in claims.values()}
+
+
+def test_claims_without_a_lesson_are_listed(tmp_path, monkeypatch):
+    register = all_claims()
+    assert "01_lr_finder" not in lessons(without_lesson())
+    (tmp_path / "05_amp.ipynb").touch()
+    monkeypatch.setattr(claims.data, "lessons_dir", lambda: tmp_path)
+    assert set(register) - set(without_lesson()) == set(load_claims("05_amp"))
+    assert len(load_claims("05_amp")) == 4
 
 
 @pytest.mark.parametrize(

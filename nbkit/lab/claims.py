@@ -79,9 +79,9 @@ class Claim:
         for field, value, known in [*named, *(("needs", need, NEEDS) for need in self.needs)]:
             if value not in known:
                 return f"{field} must be among {', '.join(known)}, got {value!r}."
+        low, high = KINDS[self.kind]
         if (self.margin is None) != (self.kind == "exact"):
             return "a margin belongs to every kind but 'exact', and not to that."
-        low, high = KINDS[self.kind]
         if self.margin is not None and not low < self.margin < high:
             return f"the margin of {self.kind!r} lies between {low} and {high}, got {self.margin}."
         return None if self.n >= 1 else f"n must be at least 1, got {self.n}."
@@ -106,8 +106,7 @@ class Claim:
     def decide(self, effect: Interval) -> str:
         """SUPPORTED if the whole interval lies where the claim says, REFUTED if it lies beyond.
 
-        Near 0 and 1 Wilson's interval of a share leaves out its margin too often: there the exact
-        binomial test must agree.
+        Wilson's interval of a share errs too often near 0 and 1: the exact test must agree.
         """
         share = self.kind in ("proportion_below", "proportion_above")
         if share and exact_p(effect, self.margin or 0.0) > 1 - effect.confidence:
@@ -145,14 +144,11 @@ class Verdict:
 
     def takeaway(self) -> str:
         """The sentence to take home: it reads differently when the claim is refuted."""
-        sentence = self.claim.sentence
-        defaults = {
-            SKIPPED: f"{sentence} Not judged in this run.",
-            SUPPORTED: f"Measured here, it holds: {sentence}",
-            REFUTED: f"Measured here, it does not hold: {sentence}",
-            INCONCLUSIVE: f"Measured here, it stays open: {sentence}",
-        }
-        return getattr(self.claim, self.verdict.lower(), "") or defaults[self.verdict]
+        if self.verdict == SKIPPED:
+            return f"{self.claim.sentence} Not judged in this run."
+        ends = {SUPPORTED: "holds", REFUTED: "does not hold", INCONCLUSIVE: "stays open"}
+        default = f"Measured here, it {ends[self.verdict]}: {self.claim.sentence}"
+        return getattr(self.claim, self.verdict.lower()) or default
 
     @property
     def p_value(self) -> float | None:
@@ -208,9 +204,8 @@ def all_claims() -> dict[str, Claim]:
     for identifier, entry in tomllib.loads(data.file("claims.toml").read_text()).items():
         odd = (set(entry) - fields) | (fields - optional - set(entry))
         if odd:
-            raise ValueError(
-                f"claims.toml, [{identifier}]: wrong or missing: {', '.join(sorted(odd))}."
-            )
+            wrong = ", ".join(sorted(odd))
+            raise ValueError(f"claims.toml, [{identifier}]: wrong or missing: {wrong}.")
         needs = tuple(entry.pop("needs", ()))
         claims[identifier] = Claim(id=identifier, needs=needs, **entry)
     return claims
@@ -245,8 +240,7 @@ def judge(claim: Claim, measured: Interval | Sequence[bool] | None = None) -> Ve
         ValueError: if it was measured as another kind, over other noise or at a lower confidence
             than the claim states, or not at all although nothing is missing.
 
-    SUPPORTED when the whole interval lies on the claim's side of the margin, REFUTED when it lies
-    wholly beyond, INCONCLUSIVE when the margin lies inside. SKIPPED when the machine lacks what the
+    SUPPORTED, REFUTED or INCONCLUSIVE by `Claim.decide`; SKIPPED when the machine lacks what the
     claim needs, or when there are fewer seeds than it states.
     """
     if missing := claim.missing():
@@ -271,9 +265,8 @@ def _effect(claim: Claim, measured: Interval | Sequence[bool] | None) -> Interva
         wanted = "pairs that are equal or not" if claim.kind == "exact" else "an Interval"
         raise ValueError(f"{claim.id} is {claim.kind!r}: it needs {wanted}, got {measured!r}.")
     if not isinstance(measured, Interval):
-        pairs = [bool(pair) for pair in measured]
-        share = math.fsum(pairs) / max(1, len(pairs))
-        return Interval(share, share, share, len(pairs), over=claim.over)
+        share = sum(map(bool, measured)) / max(1, len(measured))
+        return Interval(share, share, share, len(measured), over=claim.over)
     if measured.over != claim.over:
         raise ValueError(
             f"{claim.id} is a claim over {claim.over}, and this interval was taken over "
@@ -281,9 +274,8 @@ def _effect(claim: Claim, measured: Interval | Sequence[bool] | None) -> Interva
         )
     effect = measured if measured.at is None else measured.at(claim.confidence)
     if effect.confidence < claim.confidence:
-        raise ValueError(
-            f"{claim.id} needs a {claim.confidence:.0%} interval, got {effect.confidence:.0%}."
-        )
+        wanted = f"{claim.id} needs a {claim.confidence:.0%} interval"
+        raise ValueError(f"{wanted}, got {effect.confidence:.0%}.")
     return effect
 
 
