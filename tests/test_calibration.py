@@ -115,10 +115,6 @@ def test_the_interval_of_an_accuracy_on_300_digits_holds_the_truth():
     assert 0.93 < np.mean(held) < 0.97
 
 
-def no_effect(claim):
-    return 1.0 if claim.kind.startswith("ratio") else 0.0
-
-
 def twice_the_margin(claim):
     """Counted from no effect; where the margin is no effect, one and a half spreads from it."""
     if claim.kind.startswith("ratio"):
@@ -152,6 +148,6 @@ def test_a_claim_of_pairs_states_the_spread_that_its_n_is_sized_for(claim):
 @pytest.mark.parametrize("kind", ["difference_above", "ratio_below"])
 def test_an_n_that_is_too_small_is_seen(kind):
     """The test of the planted effects can fail: half a spread from the margin, with 8 seeds."""
-    claim = Claim("id", "l", "s.", "w", "m", kind, 8, margin=MARGIN[kind], spread=0.5)
-    claim = replace(claim, spread=2 * abs(no_effect(claim) - claim.margin))
+    spread = 2 * abs(MARGIN[kind] - (1 if kind == "ratio_below" else 0))
+    claim = Claim("id", "l", "s.", "w", "m", kind, 8, margin=MARGIN[kind], spread=spread)
     assert not at_least(0.8, verdicts(claim, twice_the_margin(claim), 150).count("SUPPORTED"), 150)
