@@ -2,18 +2,20 @@
 
 import json
 import math
+import re
 
 import pytest
+from scipy.stats import ttest_1samp
 
 from nbkit.lab import claims
-from nbkit.lab.claims import Claim, judge, load_claims
-from nbkit.lab.stats import Interval
+from nbkit.lab.claims import Claim, all_claims, judge, load_claims, without_lesson
+from nbkit.lab.proportions import accuracy_interval, proportion, proportion_difference
+from nbkit.lab.stats import Interval, equivalence, mean_interval, paired_difference, paired_ratio
 
 
-def claim(kind="ratio_below", margin=1.25, n=8):
-    return Claim(
-        "id", "01_x", "It helps.", "somebody", "a / b", kind, n, "yes", "no", "open", margin
-    )
+def claim(kind="ratio_below", margin=1.25, n=8, **more):
+    words = ("yes", "no", "open")
+    return Claim("id", "01_x", "It helps.", "somebody", "a / b", kind, n, *words, margin, **more)
 
 
 @pytest.mark.parametrize(
@@ -67,6 +69,36 @@ def test_the_shipped_claims_are_whole():
     assert all(entry.n >= 8 and entry.sentence.endswith(".") for entry in shipped.values())
 
 
+def test_the_register_is_whole():
+    """At the least one claim for each sentence of the course material, each with its source."""
+    register = all_claims()
+    assert len(register) >= 45
+    assert {"02_initialization", "03_batchnorm", "04_clipping"} <= lessons(register)
+    assert {"05_amp", "06_accumulation", "07_ddp", "schedules", "transfer"} <= lessons(register)
+    for entry in register.values():
+        assert entry.sentence.endswith(".") and entry.metric and entry.n >= 8
+        assert re.search(r"[12][09]\d\d|course material|documentation|nbkit", entry.source)
+    assert len({entry.sentence for entry in register.values()}) == len(register)
+
+
+def test_what_needs_a_gpu_says_so():
+    for name in ("amp-speed", "amp-memory", "gpu-ten-times"):
+        assert "cuda" in all_claims()[name].needs
+
+
+def lessons(claims):
+    return {claim.lesson for claim in claims.values()}
+
+
+def test_claims_without_a_lesson_are_listed(tmp_path, monkeypatch):
+    register = all_claims()
+    assert "01_lr_finder" not in lessons(without_lesson())
+    (tmp_path / "05_amp.ipynb").touch()
+    monkeypatch.setattr(claims.data, "lessons_dir", lambda: tmp_path)
+    assert set(register) - set(without_lesson()) == set(load_claims("05_amp"))
+    assert len(load_claims("05_amp")) == 4
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -84,11 +116,142 @@ def test_a_broken_claims_file_is_refused(tmp_path, monkeypatch, text, message):
 @pytest.mark.parametrize(
     ("kind", "margin", "message"),
     [
-        ("better", 1.0, "kind must be 'ratio_below' or 'exact', got 'better'"),
-        ("exact", 1.0, "a margin belongs to 'ratio_below'"),
-        ("ratio_below", None, "a margin belongs to 'ratio_below'"),
+        ("better", 1.0, "kind must be among ratio_below, .*, exact, got 'better'"),
+        ("exact", 1.0, "a margin belongs to every kind but 'exact'"),
+        ("ratio_below", None, "a margin belongs to every kind but 'exact'"),
+        ("ratio_above", 0.0, "'ratio_above' lies between 0.0 and inf, got 0.0"),
+        ("equivalent", -0.1, "'equivalent' lies between 0.0 and inf, got -0.1"),
+        ("proportion_below", 1.0, "'proportion_below' lies between 0.0 and 1.0, got 1.0"),
+        ("proportion_difference_above", -1.0, "between -1.0 and 1.0, got -1.0"),
     ],
 )
 def test_a_claim_that_cannot_be_judged_is_refused(kind, margin, message):
     with pytest.raises(ValueError, match=message):
         claim(kind, margin)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"needs": ("cuda", "luck")}, "needs must be among cuda, .*, got 'luck'"),
+        ({"over": "digits"}, "over must be among seeds, test examples, timings, got 'digits'"),
+        ({"n": 0}, "n must be at least 1, got 0"),
+    ],
+)
+def test_a_claim_with_an_unknown_word_is_refused(more, message):
+    with pytest.raises(ValueError, match=message):
+        claim(**more)
+
+
+@pytest.mark.parametrize(
+    ("kind", "margin", "low", "high", "verdict", "reason"),
+    [
+        ("ratio_above", 1.5, 1.51, 1.9, "SUPPORTED", "the whole interval lies above the margin"),
+        ("ratio_above", 1.5, 1.1, 1.49, "REFUTED", "the whole interval lies below the margin"),
+        ("ratio_above", 1.5, 1.4, 1.6, "INCONCLUSIVE", "the margin lies inside the interval"),
+        ("difference_below", -0.1, -0.3, -0.2, "SUPPORTED", "below the margin"),
+        ("difference_below", -0.1, 0.0, 0.1, "REFUTED", "above the margin"),
+        ("difference_above", 0.1, 0.2, 0.3, "SUPPORTED", "above the margin"),
+        ("proportion_above", 0.5, 0.96, 1.0, "SUPPORTED", "above the margin"),
+        ("proportion_below", 0.5, 0.96, 1.0, "REFUTED", "above the margin"),
+        ("proportion_difference_below", -0.2, -0.9, -0.3, "SUPPORTED", "below the margin"),
+        ("equivalent", 0.1, -0.09, 0.09, "SUPPORTED", "lies between the margins"),
+        ("equivalent", 0.1, -0.3, -0.11, "REFUTED", "lies outside the margins"),
+        ("equivalent", 0.1, 0.11, 0.3, "REFUTED", "lies outside the margins"),
+        ("equivalent", 0.1, 0.05, 0.11, "INCONCLUSIVE", "the margin lies inside"),
+        ("equivalent", 0.1, -0.2, 0.2, "INCONCLUSIVE", "the margin lies inside"),
+    ],
+)
+def test_each_kind_is_judged_on_its_side(kind, margin, low, high, verdict, reason):
+    got = judge(claim(kind, margin), Interval((low + high) / 2, low, high, 8))
+    assert got.verdict == verdict
+    assert reason in got.reason
+
+
+def test_equivalence_is_judged_at_90_percent_and_the_others_at_95():
+    values, zeros = [0.1, -0.1, 0.2, 0.0, -0.2, 0.1, 0.0, -0.1], [0.0] * 8
+    same = judge(claim("equivalent", 0.2), paired_difference(values, zeros))
+    assert (same.effect.confidence, same.verdict) == (0.9, "SUPPORTED")
+    assert same.p_value == pytest.approx(equivalence(values, zeros, margin=0.2).p_value, rel=1e-4)
+    less = judge(claim("difference_below", 0.2), paired_difference(values, zeros, confidence=0.5))
+    assert less.effect.confidence == 0.95
+    with pytest.raises(ValueError, match="id needs a 95% interval, got 90%"):
+        judge(claim("difference_below", 0.2), Interval(0, -1, 1, 8, confidence=0.9))
+
+
+def test_the_p_value_is_the_t_tests_and_agrees_with_the_verdict():
+    values = [0.1, 0.3, 0.2, 0.4, -0.1, 0.3, 0.2, 0.1]
+    for margin in (-0.1, 0.0, 0.05, 0.0605, 0.061, 0.2, 0.4):
+        got = judge(claim("difference_above", margin), mean_interval(values))
+        assert got.p_value == pytest.approx(max(1e-9, ttest_1samp(values, margin).pvalue), rel=1e-4)
+        assert (got.p_value < 0.05) == (got.verdict != "INCONCLUSIVE")
+
+
+def test_counts_are_judged_through_their_intervals():
+    assert judge(claim("proportion_below", 0.5), proportion(0, 8)).verdict == "SUPPORTED"
+    rare = judge(claim("proportion_above", 0.1, n=16), proportion(4, 16))
+    assert (rare.effect.low > 0.1, rare.verdict) == (True, "INCONCLUSIVE")  # exactly, p is 0.068
+    assert rare.reason == "the exact binomial test leaves the margin open"
+    rarer = claim("proportion_difference_below", 0.0)
+    assert judge(rarer, proportion_difference(1, 16, 12, 16)).verdict == "SUPPORTED"
+    assert judge(rarer, proportion_difference(12, 16, 1, 16)).verdict == "REFUTED"
+
+
+@pytest.mark.parametrize(
+    ("kind", "margin", "measured", "message"),
+    [
+        ("exact", None, Interval(1, 1, 1, 8), "needs pairs that are equal or not, got Interval"),
+        ("ratio_below", 1.0, [True] * 8, "id is 'ratio_below': it needs an Interval, got .True"),
+        ("proportion_above", 0.5, accuracy_interval(9, 9), "over seeds.*over test examples"),
+        ("ratio_above", 2.0, paired_ratio([1, 2], [1, 1], over="timings"), "over timings: that is"),
+        ("ratio_above", 2.0, None, "was not measured, though this machine has what it needs"),
+    ],
+)
+def test_what_was_measured_must_be_what_the_claim_is_about(kind, margin, measured, message):
+    with pytest.raises(ValueError, match=message):
+        judge(claim(kind, margin), measured)
+
+
+def test_what_the_machine_lacks_skips_the_claim(monkeypatch):
+    monkeypatch.setitem(claims.NEEDS, "cuda", lambda: False)
+    monkeypatch.setitem(claims.NEEDS, "two cores", lambda: False)
+    needy = claim(needs=("cuda", "two processes", "two cores"))
+    for measured in (None, Interval(0.5, 0.4, 0.6, 8)):
+        got = judge(needy, measured)
+        assert (got.verdict, got.reason) == ("SKIPPED", "needs cuda and two cores")
+        assert (got.effect, got.p_value, got.to_dict()["n"]) == (None, None, 0)
+    monkeypatch.setitem(claims.NEEDS, "cuda", lambda: True)
+    monkeypatch.setitem(claims.NEEDS, "two cores", lambda: True)
+    assert judge(needy, Interval(0.5, 0.4, 0.6, 8)).verdict == "SUPPORTED"
+
+
+@pytest.mark.parametrize(
+    ("low", "takeaway"),
+    [(0.1, "holds: It helps."), (2.0, "does not hold: It helps."), (1.0, "stays open: It helps.")],
+)
+def test_a_claim_without_sentences_of_its_own_is_still_worded_by_its_verdict(low, takeaway):
+    bare = Claim("id", "01_x", "It helps.", "w", "m", "ratio_below", 8, margin=1.25)
+    words = judge(bare, Interval(low, low, low + 0.5, 8)).takeaway()
+    assert words.endswith(takeaway)
+
+
+@pytest.mark.parametrize(
+    ("kind", "margin", "bound", "inside", "outside"),
+    [
+        ("ratio_below", 1.25, "below 1.25", 1.0, 1.5),
+        ("ratio_above", 1.5, "above 1.5", 2.0, 1.5),
+        ("difference_above", -0.01, "above -0.01", 0.0, -0.02),
+        ("equivalent", 0.01, "within ±0.01", -0.005, -0.02),
+    ],
+)
+def test_a_claim_tells_its_bound_and_its_side(kind, margin, bound, inside, outside):
+    stated = claim(kind, margin)
+    assert (stated.bound(), stated.holds(inside), stated.holds(outside)) == (bound, True, False)
+    assert claim("exact", None).bound() == "exact"
+
+
+def test_a_verdict_names_the_versions_and_the_noise():
+    told = judge(claim(), paired_ratio([1.0] * 8, [2.0] * 8)).to_dict()
+    assert set(told["versions"]) == {"nbkit", "torch", "numpy", "scipy"}
+    assert told["hardware"] == told["machine"]["hardware"]
+    assert (told["over"], told["bound"], told["p_value"] < 1e-8) == ("seeds", "below 1.25", True)

@@ -1,6 +1,7 @@
-"""Intervals for paired measurements: how large is an effect, and how sure are we.
+"""Paired measurements: how large is an effect, and how sure are we.
 
 Two arms share their seeds, so they are compared seed by seed: what the seed does to both cancels.
+Counts are in `nbkit.lab.proportions`; what an `Interval` is, in `nbkit.lab.intervals`.
 """
 
 from __future__ import annotations
@@ -8,43 +9,37 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+
+from nbkit.lab.intervals import Bounds, Interval, make_interval
+
+BCA_NEEDS = 50  # values; with fewer, a BCa interval holds the truth less often than t's does
 
 
-@dataclass(frozen=True)
-class Interval:
-    """An effect with the interval that holds its true value with the given confidence.
-
-    `low` and `high` may be infinite: a run that diverged has no finite loss, and the interval says
-    so.
-    """
-
-    estimate: float
-    low: float
-    high: float
-    n: int
-    confidence: float = 0.95
-
-    def __str__(self) -> str:
-        return (
-            f"{self.estimate:.3g} [{self.low:.3g}, {self.high:.3g}] "
-            f"({self.confidence:.0%} interval, n = {self.n})"
-        )
-
-
-def mean_interval(values: Sequence[float], *, confidence: float = 0.95) -> Interval:
-    """The mean of independent values and its Student t interval.
+def mean_interval(
+    values: Sequence[float], *, confidence: float = 0.95, method: str = "t", over: str = "seeds"
+) -> Interval:
+    """The mean of independent values and its Student t or bootstrap interval.
 
         mean ± t((1 + confidence) / 2, n - 1) · s / √n
 
     Args:
-        values: at least two finite numbers, one a seed.
+        values: at least two finite numbers, one a seed; 50 for "bca".
         confidence: between 0 and 1.
+        method: "t", or "bca": bias-corrected and accelerated bootstrap, seeded, so that it repeats.
+        over: what was repeated: "seeds", "test examples" or "timings".
     Raises:
-        ValueError: if there are fewer than two values, one is not finite, or the confidence is not
-            between 0 and 1.
+        ValueError: if there are too few values, one is not finite, or an argument is none of these.
 
-    The interval is exact for normal values and close for averages of many steps; it assumes that
-    seeds are independent. Source: Student 1908, through scipy.stats.
+    t is exact for normal values and close for averages of many steps; it assumes that seeds are
+    independent. The rule: t for every verdict; losses and times, which are skewed, through
+    `paired_ratio`, whose logarithms are not; "bca" only where it was chosen before the data were
+    seen. It is no remedy for few values: over 2,000 simulated experiments the 95 % intervals (t,
+    BCa) held the truth for 8 log-normal values 84 and 81 % of the time, for 50 of them 90 and
+    92 %; for 8 normal values 95 and 88 %.
+
+    Source: Student 1908, The Probable Error of a Mean; Efron 1987, Better Bootstrap Confidence
+    Intervals; both through scipy.stats.
 
     >>> interval = mean_interval([1.0, 2.0, 3.0])
     >>> interval.estimate, round(interval.low, 3), round(interval.high, 3)
@@ -55,19 +50,53 @@ def mean_interval(values: Sequence[float], *, confidence: float = 0.95) -> Inter
         raise ValueError(f"an interval needs at least 2 values, got {len(values)}: add seeds.")
     if not all(math.isfinite(value) for value in values):
         raise ValueError(f"an interval needs finite values, got {values}.")
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence must lie between 0 and 1, got {confidence}.")
-    from scipy import stats
+    if method not in ("t", "bca"):
+        raise ValueError(f"method must be 't' or 'bca', got {method!r}.")
+    if method == "bca" and len(values) < BCA_NEEDS:
+        raise ValueError(f"'bca' needs {BCA_NEEDS} values, got {len(values)}: t holds better.")
 
     mean = math.fsum(values) / len(values)
-    if min(values) == max(values):  # no spread: scipy would divide by zero
-        return Interval(mean, mean, mean, len(values), confidence)
-    low, high = stats.ttest_1samp(values, 0.0).confidence_interval(confidence)
-    return Interval(mean, float(low), float(high), len(values), confidence)
+    if math.isclose(min(values), max(values), rel_tol=1e-12):  # no spread: nothing to divide by
+        return make_interval(mean, lambda _: (mean, mean), len(values), confidence, over)
+    bounds = _student(values) if method == "t" else _bca(values)
+    return make_interval(mean, bounds, len(values), confidence, over)
+
+
+def paired_difference(
+    values: Sequence[float],
+    others: Sequence[float],
+    *,
+    confidence: float = 0.95,
+    method: str = "t",
+    over: str = "seeds",
+) -> Interval:
+    """The mean of the differences `values - others`, pair by pair, and its interval.
+
+    Args:
+        values: finite numbers, one a seed.
+        others: finite numbers of the same seeds, in the same order.
+        confidence, method, over: as for `mean_interval`.
+    Raises:
+        ValueError: if the two differ in length, or `mean_interval` refuses the differences.
+
+    For accuracies, which may be zero; for losses and times take `paired_ratio`.
+    Source: Student 1908, whose example is ten patients under two drugs.
+
+    >>> print(paired_difference([0.91, 0.93, 0.92], [0.90, 0.91, 0.91]))
+    0.0133 [-0.00101, 0.0277] (95% interval, n = 3)
+    """
+    _check_pairs(values, others)
+    differences = [float(a) - float(b) for a, b in zip(values, others, strict=True)]
+    return mean_interval(differences, confidence=confidence, method=method, over=over)
 
 
 def paired_ratio(
-    numerator: Sequence[float], denominator: Sequence[float], *, confidence: float = 0.95
+    numerator: Sequence[float],
+    denominator: Sequence[float],
+    *,
+    confidence: float = 0.95,
+    method: str = "t",
+    over: str = "seeds",
 ) -> Interval:
     """The geometric mean of the ratios, pair by pair, and its interval.
 
@@ -76,21 +105,21 @@ def paired_ratio(
     Args:
         numerator: positive numbers, one a seed; `inf` or `nan` stands for a run that diverged.
         denominator: positive finite numbers of the same seeds, in the same order.
-        confidence: between 0 and 1.
+        confidence, method, over: as for `mean_interval`.
     Raises:
         ValueError: if the two differ in length, a number is not positive, or the denominator is not
             finite.
 
     Where runs of the numerator diverged, no finite average stands for them: the estimate is then
-    the median of the ratios and the interval reaches from the smallest ratio to infinity.
+    the median of the ratios and the interval reaches from its lower bound by the sign test (0 with
+    fewer than 6 seeds) to infinity.
+
+    Source: Student 1908 for the logarithms; Thompson 1936 for the median, through scipy.stats.
 
     >>> print(paired_ratio([2.0, 2.2, 1.8], [1.0, 1.0, 1.0]))
     1.99 [1.55, 2.56] (95% interval, n = 3)
     """
-    if len(numerator) != len(denominator):
-        raise ValueError(
-            f"pairs need the same seeds on both sides, got {len(numerator)} and {len(denominator)}."
-        )
+    _check_pairs(numerator, denominator)
     if not all(math.isfinite(value) and value > 0 for value in denominator):
         raise ValueError(f"the denominator must be positive and finite, got {list(denominator)}.")
     if any(value <= 0 for value in numerator):
@@ -100,12 +129,74 @@ def paired_ratio(
         a / b if math.isfinite(a) else math.inf for a, b in zip(numerator, denominator, strict=True)
     ]
     if not all(math.isfinite(ratio) for ratio in ratios):
-        ordered = sorted(ratios)
-        return Interval(ordered[len(ordered) // 2], ordered[0], math.inf, len(ratios), confidence)
-    log = mean_interval([math.log(ratio) for ratio in ratios], confidence=confidence)
-    return Interval(
-        math.exp(log.estimate), math.exp(log.low), math.exp(log.high), log.n, confidence
-    )
+        median = sorted(ratios)[len(ratios) // 2]
+        return make_interval(median, _above_median(ratios), len(ratios), confidence, over)
+    logs = [math.log(ratio) for ratio in ratios]
+    log = mean_interval(logs, confidence=confidence, method=method, over=over)
+
+    def bounds(confidence: float) -> tuple[float, float]:
+        assert log.at is not None
+        inner = log.at(confidence)
+        return _exp(inner.low), _exp(inner.high)
+
+    return make_interval(math.exp(log.estimate), bounds, log.n, confidence, over)
+
+
+@dataclass(frozen=True)
+class Equivalence:
+    """Two one-sided tests: `interval` has confidence 1 - 2 alpha, and `p_value` is the larger."""
+
+    interval: Interval
+    margin: float
+    alpha: float
+    p_value: float
+
+    @property
+    def equivalent(self) -> bool:
+        """Whether the whole interval lies between -margin and margin."""
+        return -self.margin < self.interval.low and self.interval.high < self.margin
+
+    def __str__(self) -> str:
+        shown = "equivalent" if self.equivalent else "not shown to be equivalent"
+        return f"{shown} within ±{self.margin:g}: {self.interval}, p = {self.p_value:.2g}"
+
+
+def equivalence(
+    values: Sequence[float], others: Sequence[float], *, margin: float, alpha: float = 0.05
+) -> Equivalence:
+    """Whether two arms are the same within a margin: two one-sided t tests of the differences.
+
+    Args:
+        values, others: as for `paired_difference`.
+        margin: > 0, the largest difference that does not matter, fixed before measuring.
+        alpha: how often arms that differ by the margin may be called equivalent, 0 to 0.5.
+    Raises:
+        ValueError: if the margin is not positive, alpha out of range, or the pairs are refused.
+
+    A difference that is "not significant" shows nothing; this can.
+
+    Source: Schuirmann 1987, A Comparison of the Two One-Sided Tests Procedure and the Power
+    Approach; the tests are scipy.stats.ttest_1samp.
+
+    >>> print(equivalence([0.91, 0.93, 0.92], [0.90, 0.93, 0.93], margin=0.05))
+    equivalent within ±0.05: 0 [-0.0169, 0.0169] (90% interval, n = 3), p = 0.0065
+    """
+    if not (math.isfinite(margin) and margin > 0):
+        raise ValueError(f"margin must be positive: what difference matters? Got {margin}.")
+    if not 0 < alpha < 0.5:
+        raise ValueError(f"alpha must lie between 0 and 0.5, got {alpha}.")
+    interval = paired_difference(values, others, confidence=1 - 2 * alpha)
+
+    if interval.low == interval.high:  # no spread: nothing to test
+        p = float(not abs(interval.estimate) < margin)
+    else:
+        from scipy.stats import ttest_1samp
+
+        differences = [float(a) - float(b) for a, b in zip(values, others, strict=True)]
+        above = ttest_1samp(differences, -margin, alternative="greater").pvalue
+        below = ttest_1samp(differences, margin, alternative="less").pvalue
+        p = float(max(above, below))
+    return Equivalence(interval, margin, alpha, p)
 
 
 def compare(name: str, losses: Sequence[float], other: str, others: Sequence[float]) -> str:
@@ -139,3 +230,46 @@ def first_step(values: Sequence[float], steps: Sequence[int], *, at_least: float
         raise ValueError(f"one value a step, got {len(values)} values and {len(steps)} steps.")
 
     return next((float(s) for v, s in zip(values, steps, strict=True) if v >= at_least), math.inf)
+
+
+def _check_pairs(values: Sequence[float], others: Sequence[float]) -> None:
+    if len(values) != len(others):
+        raise ValueError(
+            f"pairs need the same seeds on both sides, got {len(values)} and {len(others)}."
+        )
+
+
+def _student(values: list[float]) -> Bounds:
+    from scipy.stats import ttest_1samp
+
+    return ttest_1samp(values, 0.0).confidence_interval
+
+
+def _bca(values: list[float]) -> Bounds:
+    """Resampled once, with a seed of its own; read at any confidence."""
+    import numpy as np
+    from scipy.stats import bootstrap
+
+    ask = partial(bootstrap, (values,), np.mean, method="BCa")
+    drawn = ask(n_resamples=9999, random_state=np.random.default_rng(0))
+    return lambda level: (
+        ask(n_resamples=0, bootstrap_result=drawn, confidence_level=level).confidence_interval
+    )
+
+
+def _above_median(ratios: list[float]) -> Bounds:
+    """From the median's lower bound upwards, open: no run that diverged is averaged away."""
+    from scipy.stats import quantile_test
+
+    test = quantile_test(ratios, p=0.5)
+
+    def bounds(confidence: float) -> tuple[float, float]:
+        low = test.confidence_interval(confidence).low
+        return (0.0 if math.isnan(low) else low), math.inf
+
+    return bounds
+
+
+def _exp(value: float) -> float:
+    """e to the value; infinity where a float ends."""
+    return math.exp(value) if value < 709 else math.inf

@@ -1,0 +1,66 @@
+"""An effect and how sure we are of it: one interval for every kind of measurement.
+
+Three kinds of noise are kept apart: an `Interval` says what it was taken over ("seeds", "test
+examples", "timings"). Repeating a timing says nothing about another seed, and eight seeds that
+share 300 test digits say nothing about other digits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+NOISE = ("seeds", "test examples", "timings")
+Bounds = Callable[[float], tuple[float, float]]  # of a confidence
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An effect with the interval that holds its true value with the given confidence.
+
+    `low` and `high` may be infinite: a run that diverged has no finite loss, and the interval says
+    so. `over` names what was repeated `n` times. `at(confidence)` is the same measurement's
+    interval at another confidence; None for an interval that was written down by hand.
+    """
+
+    estimate: float
+    low: float
+    high: float
+    n: int
+    confidence: float = 0.95
+    over: str = "seeds"
+    at: Callable[[float], Interval] | None = field(default=None, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.over not in NOISE:
+            raise ValueError(f"over must be one of {', '.join(NOISE)}, got {self.over!r}.")
+
+    def __str__(self) -> str:
+        what = "" if self.over == "seeds" else f" {self.over}"
+        return (
+            f"{self.estimate:.3g} [{self.low:.3g}, {self.high:.3g}] "
+            f"({self.confidence:.0%} interval, n = {self.n}{what})"
+        )
+
+
+def make_interval(
+    estimate: float, bounds: Bounds, n: int, confidence: float = 0.95, over: str = "seeds"
+) -> Interval:
+    """An interval that can be asked again `at` another confidence.
+
+    Args:
+        bounds: the low and the high end at a confidence.
+    Raises:
+        ValueError: if the confidence is not between 0 and 1.
+
+    >>> make_interval(0.0, lambda confidence: (-confidence, confidence), n=9).at(0.5).high
+    0.5
+    """
+
+    def at(confidence: float) -> Interval:
+        if not 0 < confidence < 1:
+            raise ValueError(f"confidence must lie between 0 and 1, got {confidence}.")
+        low, high = bounds(confidence)
+        return Interval(estimate, float(low), float(high), n, confidence, over, at)
+
+    return at(confidence)
