@@ -174,6 +174,17 @@ def test_the_setting_of_garbage_collection_is_given_back(way_out, enabled):
         gc.enable()
 
 
+def test_cuda_is_waited_for_once_it_is_started_and_not_started_for_it(monkeypatch):
+    log = []
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: log.append("synchronize"))
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
+    time_it({"a": lambda: log.append("arm")}, 6, max_warmup=0)
+    assert log == ["arm"] * 6
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    time_it({"a": lambda: log.append("arm")}, 6, max_warmup=0)
+    assert log[6:] == ["synchronize", "arm", "synchronize"] * 6
+
+
 @pytest.mark.gpu
 def test_work_on_the_device_is_waited_for():
     """The launch takes microseconds; the kernel at least 2e8 cycles, that is 50 ms at 4 GHz."""
@@ -232,6 +243,12 @@ def test_what_counts_as_noisy(seconds, noisy):
 def test_the_spread_of_normal_noise_is_two_and_a_half_standard_deviations():
     noise = torch.randn(20_001, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     assert timing(a=(1 + 0.1 * noise).tolist()).spread("a") == pytest.approx(0.256, abs=0.01)
+
+
+@pytest.mark.parametrize("seconds, brief", [(9e-6, True), (11e-6, False)])
+def test_an_arm_too_brief_for_the_clock_is_said_to_be(seconds, brief):
+    result = timing(a=[seconds] * 6, long=[1.0] * 6)
+    assert ("TOO BRIEF to time: let a repeat the work" in str(result)) is brief
 
 
 def test_the_table():

@@ -1,7 +1,7 @@
 """Sound timing, memory and work: numbers that can stand beside a claim.
 
-Seconds on a busy machine say little. The ratio of two arms timed in turn says more, since what
-slows one slows the other: that is what `time_it` gives, with an interval.
+Seconds on a busy machine say little; the ratio of two arms timed in turn says more, since what
+slows one slows the other.
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ FEWEST = 6
 # median. For normal noise that is a standard deviation of 10 %, where pyperf warns too; more than
 # a tenth of the repeats held up by other work, or a change of pace half-way, counts as well.
 NOISY = 0.25
+# Reading the clock takes a microsecond or so: that must not be a tenth of a call.
+BRIEF = 1e-5
 # Steady: two windows of that many calls overlap, or their medians lie within that share.
 WINDOW, CLOSE = 3, 0.02
 
@@ -87,9 +89,8 @@ class Timing(Report):
         columns = ["arm", "median", "95% interval", "spread", f"time relative to {first}"]
         rows: list[list[object]] = []
         for arm in self.seconds:
-            middle = self.median(arm)
+            middle, spread = self.median(arm), f"{self.spread(arm):.0%}"
             between = f"{_text(middle.low)} to {_text(middle.high)}"
-            spread = f"{self.spread(arm):.0%}"
             ratio = "1" if arm == first else str(self.ratio(arm, first))
             rows.append([arm, _text(middle.estimate), between, spread, ratio])
         return self._summary(), columns, rows
@@ -135,6 +136,9 @@ class Timing(Report):
         told = f"{rounds} rounds after {warm} of warm-up, on {where}, torch {facts.get('torch')}"
         if not self.steady:
             told += "; NOT STEADY when the warm-up ended: the first rounds may be slow ones"
+        brief = [arm for arm in self.seconds if median(self._of(arm)) < BRIEF]
+        if brief:
+            told += f"; TOO BRIEF to time: let {', '.join(brief)} repeat the work"
         if self.noisy:
             worst = max(self.spread(arm) for arm in self.noisy)
             told += (
@@ -160,7 +164,7 @@ def time_it(
 
     Args:
         arms: name -> a function without arguments. It is called again and again; what it changes
-            stays changed. One that takes less than some 10 µs should repeat its work itself.
+            stays changed. One that takes less than 10 µs should repeat its work itself.
         repeats: measured rounds, at least 6.
         max_warmup: rounds at most before that. The warm-up ends earlier, once for every arm the
             last three calls and the three before overlap in time or have medians within 2 %. Where
@@ -222,9 +226,7 @@ def _round(
 
 
 def _order(names: list[str], turn: int) -> list[str]:
-    """There and back, starting one further each time: A B, B A, B A, A B.
-
-    Over 2n rounds each of n arms stands in each place twice.
+    """There and back, starting one further each time: in 2n rounds each is twice in each place.
 
     >>> ["".join(_order(list("ABC"), turn)) for turn in range(6)]
     ['ABC', 'CBA', 'BCA', 'ACB', 'CAB', 'BAC']
@@ -256,11 +258,10 @@ def _seconds(name: str, arm: Callable[[], object], clock: Callable[[], float]) -
 
 def _wait() -> None:
     """Let the accelerator finish what it was given; one that was never started has nothing."""
-    if torch.cuda.is_available():
-        if torch.cuda.is_initialized():
-            torch.cuda.synchronize()
-    elif torch.accelerator.is_available():
-        torch.accelerator.synchronize()
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    elif torch.backends.mps.is_built() and torch.backends.mps.is_available():
+        torch.mps.synchronize()
 
 
 def _is_steady(seconds: list[float]) -> bool:
