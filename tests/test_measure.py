@@ -730,14 +730,17 @@ def settings():
 
 @every_exit
 @pytest.mark.parametrize("backward", [False, True])
-def test_counting_leaves_no_trace(way_out, backward):
+def test_counting_leaves_no_trace(way_out, backward, monkeypatch):
     x = torch.randn(N, IN)
+    for library in (torch.backends.mkldnn, torch.backends.cudnn):  # whatever came before
+        monkeypatch.setattr(library, "enabled", True)
     with leaving(way_out) as leave:
         model = Leaving(leave)
         before, were = digest(model, x), settings()
         flops(model, x, backward=backward)
     assert digest(model, x) == before
     assert settings() == were
+    assert [p for p in model.parameters() if p._backward_hooks] == []
 
 
 def test_counting_backward_needs_a_gradient():
