@@ -8,6 +8,7 @@ import pytest
 
 from nbkit.course.record import Record
 from nbkit.course.report import effect, failure, page, summary, table, write_page
+from nbkit.lab.claims import without_lesson
 
 VERDICT = {
     "kind": "verdict",
@@ -17,6 +18,8 @@ VERDICT = {
     "reason": "the interval lies below",
     "metric": "loss / loss",
     "margin": 1.25,
+    "bound": "below 1.25",
+    "p_value": 0.001,
     "effect": 1.04123,
     "interval": [0.98, 1.1234],
     "n": 8,
@@ -109,7 +112,7 @@ def test_the_page_says_what_the_records_say(records, tmp_path):
     text = " ".join(tags.words)
     for words in (
         "Training at 0 < lr is <best>.",
-        "near-best: the interval lies below. Measured: loss / loss; margin 1.25",
+        "near-best: the interval lies below. Measured: loss / loss; claimed: below 1.25",
         "1.04 [0.98, 1.12]",
         "needs CUDA",
         "cell 4: ValueError: 1 < 2\nand more",
@@ -137,3 +140,23 @@ def test_the_page_is_made_for_phones_the_dark_and_paper(records):
     assert 'name="viewport"' in text
     for media in ("(prefers-color-scheme: dark)", "(max-width: 40rem)", "print"):
         assert f"@media {media}" in text
+
+
+def test_claims_that_stand_alone_may_not_stand_together():
+    """Of two at p = 0.03 the smaller counts double: 0.06 is above 5 %."""
+    close = [{**VERDICT, "p_value": 0.03}, {**VERDICT, "claim": "other", "p_value": 0.02}]
+    words = "INCONCLUSIVE where all claims of this page count together"
+    assert page([record("01_a", verdicts=close)]).count(words) == 0  # 0.04, and then 0.04
+    close[1]["p_value"] = 0.03
+    assert page([record("01_a", verdicts=close)]).count(words) == 2
+    split = [record("01_a", verdicts=close[:1]), record("02_b", verdicts=close[1:])]
+    assert page(split).count(words) == 2  # it is the page that counts, not the lesson
+    assert page(split[:1]).count(words) == 0
+
+
+def test_claims_without_a_lesson_are_counted_and_named():
+    missing = without_lesson()
+    text = page([])
+    assert f"{len(missing)} claims:" in text and "NO LESSON YET" in text
+    assert text.count("<li>") == len(missing) > 0
+    assert "Pruning half of the weights keeps the test accuracy." in text

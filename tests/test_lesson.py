@@ -128,7 +128,7 @@ def test_an_unknown_claim_is_named(notebook):
 def test_the_claims_are_stated_before_they_are_measured(notebook, shown):
     notebook["lesson"].state_claims()
     ((text, _),) = shown
-    assert "| below 1.25 | 8 |" in text and "| exact | 8 |" in text
+    assert "| below 1.25 | 8 seeds |" in text and "| exact | 8 seeds |" in text
 
 
 def test_an_exercise_gives_back_the_learners_function_when_it_passes(notebook, capsys):

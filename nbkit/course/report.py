@@ -13,6 +13,8 @@ from typing import Any
 from urllib.parse import quote
 
 from nbkit.course.record import Record, write_whole
+from nbkit.lab.claims import NO_LESSON, without_lesson
+from nbkit.lab.holm import with_holm
 
 VERDICTS = ("SUPPORTED", "REFUTED", "INCONCLUSIVE", "SKIPPED")
 
@@ -100,7 +102,9 @@ def write_page(records: Sequence[Record], path: Path) -> None:
 
 
 def page(records: Sequence[Record]) -> str:
-    """The run as one HTML page."""
+    """The run as one HTML page; its claims are looked at together, too (Holm)."""
+    everything = iter(with_holm([verdict for record in records for verdict in record.verdicts]))
+    verdicts = [[next(everything) for _ in record.verdicts] for record in records]
     seconds = sum(record.seconds for record in records)
     started = min((record.started for record in records), default="")
     machines = dict.fromkeys(_machine(record.machine) for record in records)
@@ -110,12 +114,13 @@ def page(records: Sequence[Record]) -> str:
         f"<title>nbkit: {escape(summary(records))}</title><style>{STYLE}</style></head>\n<body>"
         f"<h1>{escape(summary(records))}</h1>"
         f'<p class="soft">{escape(started)}, {seconds:.0f} s. {escape("; ".join(machines))}</p>\n'
-        + "\n".join(_section(record) for record in records)
+        + "\n".join(map(_section, records, verdicts))
+        + _no_lesson()
         + "\n</body></html>\n"
     )
 
 
-def _section(record: Record) -> str:
+def _section(record: Record, verdicts: Iterable[Mapping[str, Any]]) -> str:
     """One lesson: how it ended, what it found, where its files are."""
     name, file = escape(record.lesson), quote(record.lesson)
     ends = {"as a page": ".html", "notebook": ".ipynb"} if record.cells else {}
@@ -132,7 +137,7 @@ def _section(record: Record) -> str:
         f'<p class="soft">{state} in {record.seconds:.1f} s'
         f"{escape(', with ' + given) if given else ''}"
         f'<span class="links">: {links}</span></p>'
-        f"{told}{_findings(record.verdicts)}</section>"
+        f"{told}{_findings(verdicts)}</section>"
     )
 
 
@@ -171,12 +176,22 @@ def _in_words(verdict: Mapping[str, Any]) -> str:
     if verdict.get("metric"):
         words += f". Measured: {verdict['metric']}"
     if verdict.get("margin") is not None:
-        words += f"; margin {_number(verdict['margin'])}"
+        words += f"; claimed: {verdict.get('bound') or _number(verdict['margin'])}"
+    if verdict["verdict_holm"] != verdict["verdict"]:
+        words += f". {verdict['verdict_holm']} where all claims of this page count together (Holm)"
     return escape(words)
 
 
+def _no_lesson() -> str:
+    """The claims of the register that nothing measures yet: counted, and named on a click."""
+    claims = without_lesson().values()
+    rows = "".join(f"<li>{escape(claim.sentence)}</li>" for claim in claims)
+    head = f"{len(claims)} claims: {_mark(NO_LESSON)}"
+    return f"<section><details><summary>{head}</summary><ul>{rows}</ul></details></section>"
+
+
 def _mark(word: str) -> str:
-    return f'<span class="mark {escape(word.lower())}">{escape(word)}</span>'
+    return f'<span class="mark {escape(word.lower().split()[0])}">{escape(word)}</span>'
 
 
 def _machine(facts: Mapping[str, Any]) -> str:

@@ -42,6 +42,11 @@ class Interval:
             f"({self.confidence:.0%} interval, n = {self.n}{what})"
         )
 
+    def to_dict(self) -> dict[str, float | int | str]:
+        """The numbers, for JSON; an open end is infinite there too."""
+        names = ("estimate", "low", "high", "n", "confidence", "over")
+        return {name: getattr(self, name) for name in names}
+
 
 def make_interval(
     estimate: float, bounds: Bounds, n: int, confidence: float = 0.95, over: str = "seeds"

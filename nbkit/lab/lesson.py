@@ -116,16 +116,16 @@ class Lesson:
         """The claims of this lesson, as a table, before any of them is measured."""
         rows = "\n".join(
             f"| `{claim.id}` | {claim.sentence} | {claim.metric} | "
-            f"{'exact' if claim.margin is None else f'below {claim.margin:g}'} | {claim.n} | "
+            f"{claim.bound()} | {claim.n} {claim.over} | "
             f"{claim.source} |"
             for claim in self.claims.values()
         )
         _markdown(
-            "| claim | sentence | metric | margin | seeds | where it comes from |\n"
+            "| claim | sentence | metric | margin | measured over | where it comes from |\n"
             "| --- | --- | --- | --- | --- | --- |\n" + rows
         )
 
-    def verdict(self, claim: str, measured: Interval | Sequence[bool]) -> Verdict:
+    def verdict(self, claim: str, measured: Interval | Sequence[bool] | None) -> Verdict:
         """Judge a claim by what was measured and show it: `lr-finder-onecycle  SUPPORTED`.
 
         The numbers ride in the output's metadata, where the report and the ledger read them.

@@ -67,11 +67,11 @@ class Timing(Report):
 
         seconds = self._of(arm)
         low, high = quantile_test(seconds, p=0.5).confidence_interval(0.95)
-        return Interval(median(seconds), float(low), float(high), len(seconds))
+        return Interval(median(seconds), float(low), float(high), len(seconds), over="timings")
 
     def ratio(self, arm: str, to: str) -> Interval:
         """Seconds of `arm` over those of `to`, paired by round: below 1 is faster."""
-        return paired_ratio(self._of(arm), self._of(to))
+        return paired_ratio(self._of(arm), self._of(to), over="timings")
 
     def spread(self, arm: str) -> float:
         """From the first to the ninth decile of an arm's seconds, as a share of their median."""
@@ -98,8 +98,8 @@ class Timing(Report):
     def to_dict(self) -> dict[str, object]:
         """Every field, and what follows from them, as plain JSON."""
         first, *others = self.seconds
-        medians = {arm: vars(self.median(arm)) for arm in self.seconds}
-        ratios = {arm: vars(self.ratio(arm, first)) for arm in others}
+        medians = {arm: self.median(arm).to_dict() for arm in self.seconds}
+        ratios = {arm: self.ratio(arm, first).to_dict() for arm in others}
         told = {"medians": medians, "ratios": ratios, "relative_to": first, "noisy": self.noisy}
         return super().to_dict() | told
 

@@ -32,8 +32,7 @@ class Prediction:
         """Compare with what was measured."""
         if verdict.verdict in (INCONCLUSIVE, SKIPPED) or verdict.effect is None:
             return Score(self, verdict, None, None, None)
-        assert self.claim.margin is not None
-        right = (self.guess < self.claim.margin) == (verdict.verdict == SUPPORTED)
+        right = self.claim.holds(self.guess) == (verdict.verdict == SUPPORTED)
         inside = verdict.effect.low <= self.guess <= verdict.effect.high
         brier = (self.confidence / 100 - right) ** 2
         return Score(self, verdict, right, inside, brier)
