@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import platform
 import re
+import shutil
+import subprocess
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -18,6 +21,7 @@ def machine() -> dict[str, object]:
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "driver": _driver() if torch.cuda.is_available() else None,
         "torch": torch.__version__,
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
@@ -36,6 +40,16 @@ def describe() -> str:
     facts = machine()
     threads = f"{facts['threads']} thread{'s' if facts['threads'] != 1 else ''}"
     return f"{facts['gpu'] or facts['processor']}, {threads}, torch {facts['torch']}"
+
+
+@cache
+def _driver() -> str | None:
+    """The version of NVIDIA's driver, which torch does not tell."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return None
+    words = [tool, "--query-gpu=driver_version", "--format=csv,noheader", "--id=0"]
+    return subprocess.run(words, capture_output=True, text=True).stdout.strip() or None
 
 
 def _processor() -> str:
