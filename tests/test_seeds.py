@@ -78,6 +78,92 @@ def test_stacked_runs_are_separate_runs(dtype, tolerance):
         torch.testing.assert_close(one, other, rtol=tolerance, atol=0, check_dtype=False)
 
 
+RULES = {
+    "nesterov": {"lr": 0.05, "momentum": 0.9, "nesterov": True},
+    "decayed": {"lr": 0.1, "momentum": 0.5, "weight_decay": 0.1},
+    "clipped": {"lr": 0.3, "max_norm": 0.2},
+    "smoothed": {"lr": 0.1, "label_smoothing": 0.2},
+    "plain": {"lr": 0.1, "max_norm": math.inf},
+    "adam": {"lr": 0.01, "optimizer": "adam"},
+    "adam, all": {
+        "lr": 0.02,
+        "optimizer": "adam",
+        "betas": (0.5, 0.9),
+        "eps": 1e-3,
+        "weight_decay": 0.1,
+        "max_norm": 0.1,
+        "schedule": lambda step: 1 / (step + 1),
+    },
+    "adamw": {"lr": 0.01, "optimizer": "adamw"},
+    "adamw, all": {
+        "lr": [0.01, 0.02, 0.03],
+        "optimizer": "adamw",
+        "weight_decay": 1.0,
+        "label_smoothing": 0.1,
+        "schedule": lambda step: 1 / (step + 1),
+    },
+}
+
+
+def by_hand(arm, seed, column, steps):
+    """Losses of one run, written with nothing of the kit but the order of its batches."""
+    arm = dict(arm)
+    kind = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+    kind = kind[arm.pop("optimizer", "sgd")]
+    max_norm, smoothing = arm.pop("max_norm", math.inf), arm.pop("label_smoothing", 0.0)
+    schedule = arm.pop("schedule", lambda step: 1.0)
+    lr = arm["lr"][column] if isinstance(arm["lr"], list) else arm["lr"]
+    torch.manual_seed(seed)
+    model = small().double()
+    optimizer = kind(model.parameters(), **{**arm, "lr": lr})
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)
+    losses = []
+    for x, y in exact(digits()).batches(32, seed=seed, steps=steps):
+        optimizer.zero_grad()
+        loss = cross_entropy(model(x), y, label_smoothing=smoothing)
+        loss.backward()
+        if max_norm < math.inf:
+            nn.utils.clip_grad_norm_(model.parameters(), max_norm)
+        optimizer.step()
+        scheduler.step()
+        losses.append(loss.item())
+    return losses
+
+
+@pytest.mark.parametrize("vectorize", [True, False])
+def test_every_optimizer_and_option_is_torchs_own(vectorize):
+    """All arms in one call: two programs, and in each of them arms that leave its options out."""
+    make = lambda: small().double()  # noqa: E731
+    runs = run(make, exact(digits()), RULES, steps=50, vectorize=vectorize)
+    for row, arm in enumerate(RULES.values()):
+        for column, seed in enumerate(SEEDS):
+            expected = torch.tensor(by_hand(arm, seed, column, 50), dtype=torch.float64)
+            torch.testing.assert_close(runs.losses[row, column], expected, rtol=1e-10, atol=0)
+
+
+def test_every_optimizer_and_option_agrees_in_float32():
+    together, apart = (run(arms=RULES, steps=50, vectorize=way) for way in (True, False))
+    torch.testing.assert_close(together.losses, apart.losses, rtol=1e-4, atol=0)
+    x, y = digits().x_test, digits().y_test
+    torch.testing.assert_close(
+        together.evaluate(x, y)[0], apart.evaluate(x, y)[0], rtol=1e-4, atol=0
+    )
+
+
+def test_a_parameter_that_nothing_uses_stays_what_it_is():
+    """As in torch: no gradient, no decay. And a frozen one is not decayed either."""
+
+    def make():
+        model = small()
+        model[0].weight.requires_grad_(False)
+        model.register_parameter("unused", nn.Parameter(torch.ones(3)))
+        return model
+
+    arms = {"sgd": {"lr": 0.1, "weight_decay": 0.5, "max_norm": 0.1}}
+    together, apart = (run(make, arms=arms, vectorize=way) for way in (True, False))
+    torch.testing.assert_close(together.losses, apart.losses, rtol=1e-4, atol=0)
+
+
 def test_frozen_and_missing_biases_are_as_in_separate_runs():
     def make():
         model = nn.Sequential(nn.Linear(64, 8, bias=False), nn.Tanh(), nn.Linear(8, 10))
@@ -153,6 +239,21 @@ def test_a_run_that_diverges_leaves_the_others_bit_for_bit_what_they_were(lr):
     assert diverged[0].all() and not diverged[1:].any() and not tame_diverged.any()
     assert beside_wild.isfinite().all()
     assert torch.equal(beside_wild, beside_tame)
+
+
+@pytest.mark.parametrize("wild", [{"lr": 1e30}, {"lr": 1e30, "max_norm": 1e20}])
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_a_run_that_diverges_disturbs_no_other_arm_of_its_program(optimizer, wild):
+    kin = [name for name, arm in RULES.items() if arm.get("optimizer", "sgd")[:4] == optimizer[:4]]
+    arms = {name: RULES[name] for name in kin}
+
+    def others(first):
+        both = {"optimizer": optimizer, "label_smoothing": 0.1, "weight_decay": 0.1}
+        return run(arms={"first": {**both, **first}, **arms}).losses
+
+    beside_wild, beside_tame = others(wild), others({"lr": 0.01, "max_norm": 1.0})
+    assert not beside_wild[0, :, -1].isfinite().any()
+    assert torch.equal(beside_wild[1:], beside_tame[1:])
 
 
 @pytest.mark.parametrize("vectorize", [True, False])
@@ -285,9 +386,22 @@ def test_what_is_not_batched_is_refused_at_the_call_with_the_way_out():
     ("arms", "message"),
     [
         ({}, "arms must hold at least one, such as"),
-        ({"a": {"momentum": 0.9}}, "'a' must have lr and may have momentum and schedule, got mom"),
+        ({"a": {"momentum": 0.9}}, "'a' must have lr and may have optimizer, .*, got momentum"),
         ({"a": {}}, "arm 'a' must have lr .*, got nothing"),
-        ({"a": {"lr": 1, "nesterov": True}}, "may have momentum and schedule, got lr, nesterov"),
+        ({"a": {"lr": 1, "dampening": 1}}, "may have optimizer, .*schedule.*, got lr, dampening"),
+        ({"a": {"lr": 1, "optimizer": "lamb"}}, "one of sgd, adam, adamw, got 'lamb'"),
+        ({"a": {"lr": 1, "betas": (0.9, 0.99)}}, "betas is for adam and adamw, .* with sgd"),
+        ({"a": {"lr": 1, "eps": 1e-6}}, "eps is for adam and adamw, .* with sgd"),
+        ({"a": {"lr": 1, "optimizer": "adam", "momentum": 0}}, "momentum is for sgd, .* with adam"),
+        ({"a": {"lr": 1, "nesterov": True}}, "nesterov needs a momentum above 0"),
+        ({"a": {"lr": 1, "weight_decay": -1}}, "weight_decay must be finite .*, got -1"),
+        ({"a": {"lr": 1, "weight_decay": [0, 1]}}, "must have one weight_decay, or 3, got 2"),
+        ({"a": {"lr": 1, "max_norm": 0}}, "'a': max_norm must be above 0, got 0"),
+        ({"a": {"lr": 1, "max_norm": None}}, "'a': max_norm must be a number, got None"),
+        ({"a": {"lr": 1, "label_smoothing": 1.5}}, "label_smoothing must be from 0 to 1, got 1.5"),
+        ({"a": {"lr": 1, "optimizer": "adam", "eps": -1}}, "eps must be finite .*, got -1"),
+        ({"a": {"lr": 1, "optimizer": "adam", "betas": (0.9, 1)}}, r"betas must .*got \(0.9, 1\)"),
+        ({"a": {"lr": 1, "optimizer": "adam", "betas": 0.9}}, "betas must be two .*, got 0.9"),
         ({"a": {"lr": -1}}, "finite and at least 0, got momentum=0.0 and lr=-1"),
         ({"a": {"lr": math.nan}}, "lr=nan"),
         ({"a": {"lr": [0.1, 0.2]}}, "'a' must have one lr, or 3, got 2"),
