@@ -375,7 +375,7 @@ def test_evaluating_gives_each_layer_its_mode_back():
 
 
 def test_what_is_not_batched_is_refused_at_the_call_with_the_way_out():
-    with pytest.raises(ValueError, match=r"cannot batch a layer of type Odd.*vectorize=False"):
+    with pytest.raises(ValueError, match=r"cannot batch a Dropout that drops.*vectorize=False"):
         train_runs(Odd, digits(), ARMS, SEEDS, steps=5, batch_size=8)
 
 

@@ -14,8 +14,10 @@ from torch.nn import functional as F
 from nbkit.lab._arms import Rule
 from nbkit.lab._stacked_optimizers import make_update, per_run, run_losses
 from nbkit.lab.data import Batches, Data
-from nbkit.lab.stacking import stack
+from nbkit.lab.stacking import compare, stack
 from nbkit.lab.training import train
+
+PROBE = 8  # samples on which a stack is compared with its models before it is trained
 
 Predict = Callable[[Tensor], Tensor]  # samples -> logits (runs, samples, classes)
 Start = tuple[Predict, Iterator[Tensor]]  # and, step by step, the losses (runs)
@@ -73,7 +75,9 @@ def _make(plan: Plan) -> tuple[object, ...]:
 
 def _program(plans: Sequence[Plan], data: Data) -> Start:
     """One model whose every tensor has a leading dimension for the run."""
-    model = stack([plan.model for plan in plans])
+    models = [plan.model for plan in plans]
+    model = stack(models)
+    compare(model, models, data.x_train[:PROBE])
     predict = partial(_evaluated, model)
     return (lambda x: predict(x.expand(len(plans), *x.shape))), _train(model, plans, data)
 
