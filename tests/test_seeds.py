@@ -7,6 +7,8 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from nbkit.lab._arms import Rule
+from nbkit.lab._stacked_optimizers import make_update
 from nbkit.lab.data import Data, digits
 from nbkit.lab.models import mlp
 from nbkit.lab.seeds import Runs, train_runs
@@ -79,12 +81,12 @@ def test_stacked_runs_are_separate_runs(dtype, tolerance):
 
 
 RULES = {
+    "adam": {"lr": 0.01, "optimizer": "adam"},
     "nesterov": {"lr": 0.05, "momentum": 0.9, "nesterov": True},
     "decayed": {"lr": 0.1, "momentum": 0.5, "weight_decay": 0.1},
     "clipped": {"lr": 0.3, "max_norm": 0.2},
     "smoothed": {"lr": 0.1, "label_smoothing": 0.2},
     "plain": {"lr": 0.1, "max_norm": math.inf},
-    "adam": {"lr": 0.01, "optimizer": "adam"},
     "adam, all": {
         "lr": 0.02,
         "optimizer": "adam",
@@ -141,6 +143,16 @@ def test_every_optimizer_and_option_is_torchs_own(vectorize):
             torch.testing.assert_close(runs.losses[row, column], expected, rtol=1e-10, atol=0)
 
 
+def test_a_norm_that_overflows_clips_only_where_clipping_is_wanted():
+    """As in torch: a run that clips is multiplied by max_norm / inf; one that does not, goes on."""
+    rules = [Rule(lr=1e-30), Rule(lr=1e-30, max_norm=1.0), Rule(lr=1.0, max_norm=5.0)]
+    weights = torch.zeros(3, 2)
+    update = make_update(rules, [weights], steps=1)
+    update(0, [torch.tensor([[1e30, 1e30], [1e30, 1e30], [3.0, 4.0]])])
+    expected = torch.tensor([[-1.0, -1.0], [0.0, 0.0], [-3.0, -4.0]])
+    torch.testing.assert_close(weights, expected, rtol=1e-6, atol=0)
+
+
 def test_every_optimizer_and_option_agrees_in_float32():
     together, apart = (run(arms=RULES, steps=50, vectorize=way) for way in (True, False))
     torch.testing.assert_close(together.losses, apart.losses, rtol=1e-4, atol=0)
@@ -148,6 +160,107 @@ def test_every_optimizer_and_option_agrees_in_float32():
     torch.testing.assert_close(
         together.evaluate(x, y)[0], apart.evaluate(x, y)[0], rtol=1e-4, atol=0
     )
+
+
+class Residual(nn.Module):
+    """A forward of one's own, around layers of torch."""
+
+    def __init__(self, *layers):
+        super().__init__()
+        self.body = nn.Sequential(*layers)
+
+    def forward(self, x):
+        return x + self.body(x)
+
+
+class Attention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(6, 2, batch_first=True)
+
+    def forward(self, x):
+        return self.attention(x, x, x, need_weights=False)[0]
+
+
+class Last(nn.Module):
+    """The last output of a recurrent layer over the rows of the picture."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x):
+        return self.layer(x)[0][:, -1]
+
+
+def pictures():
+    """No bias just before a BatchNorm: its gradient is 0, and Adam makes steps of the rounding."""
+    return nn.Sequential(
+        nn.Unflatten(1, (1, 8, 8)),
+        *(nn.Conv2d(1, 6, 3, padding=1, bias=False), nn.BatchNorm2d(6), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(6, 8, 3, padding=1, groups=2), nn.GroupNorm(2, 8), nn.Tanh()),
+        *(Residual(nn.Conv2d(8, 8, 1, bias=False), nn.BatchNorm2d(8)), nn.Tanh(), nn.AvgPool2d(2)),
+        *(nn.AdaptiveAvgPool2d((1, 2)), nn.Flatten(), nn.BatchNorm1d(16), nn.Linear(16, 10)),
+    )
+
+
+def sequence():
+    return nn.Sequential(
+        nn.Unflatten(1, (8, 8)),
+        *(nn.Conv1d(8, 6, 3, bias=False), nn.BatchNorm1d(6), nn.GELU(), nn.MaxPool1d(2)),
+        *(nn.AvgPool1d(2, 1), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(6, 10)),
+    )
+
+
+def transformer():
+    return nn.Sequential(
+        *(nn.Embedding(17, 6, padding_idx=0), Residual(nn.LayerNorm(6), Attention())),
+        *(Residual(nn.LayerNorm(6), nn.Linear(6, 8), nn.GELU(), nn.Linear(8, 6)), nn.Flatten()),
+        nn.Linear(96, 10),
+    )
+
+
+def recurrent(layer):
+    def make():
+        return nn.Sequential(
+            nn.Unflatten(1, (8, 8)), Last(layer(8, 8, batch_first=True)), nn.Linear(8, 10)
+        )
+
+    return make
+
+
+NETS = {
+    "pictures": pictures,
+    "sequence": sequence,
+    "transformer": transformer,
+    "rnn": recurrent(nn.RNN),
+    "gru": recurrent(nn.GRU),
+    "lstm": recurrent(nn.LSTM),
+}
+THREE = {
+    "sgd": {"lr": 0.05, "momentum": 0.9, "nesterov": True, "max_norm": 1.0},
+    "adam": {"lr": 0.003, "optimizer": "adam"},
+    "adamw": {"lr": 0.003, "optimizer": "adamw", "weight_decay": 0.1, "label_smoothing": 0.1},
+}
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.float64, 1e-10)], ids=str
+)
+@pytest.mark.parametrize("name", NETS)
+def test_a_net_of_any_layers_is_trained_and_evaluated_as_in_separate_runs(name, dtype, tolerance):
+    data = digits()
+    x_train, x_test = (x.to(dtype) for x in (data.x_train, data.x_test))
+    if name == "transformer":  # grey levels as tokens
+        x_train, x_test = ((16 * x[:, 24:40]).long() for x in (x_train, x_test))
+    data = Data(x_train, data.y_train, x_test, data.y_test)
+    together, apart = (
+        run(lambda: NETS[name]().to(dtype), data, THREE, (0, 1), 50, vectorize=way, batch_size=8)
+        for way in (True, False)
+    )
+    torch.testing.assert_close(together.losses, apart.losses, rtol=tolerance, atol=0)
+    found, expected = (runs.evaluate(data.x_test, data.y_test)[0] for runs in (together, apart))
+    torch.testing.assert_close(found, expected, rtol=10 * tolerance, atol=0)
 
 
 def test_a_parameter_that_nothing_uses_stays_what_it_is():
@@ -254,6 +367,17 @@ def test_a_run_that_diverges_disturbs_no_other_arm_of_its_program(optimizer, wil
     beside_wild, beside_tame = others(wild), others({"lr": 0.01, "max_norm": 1.0})
     assert not beside_wild[0, :, -1].isfinite().any()
     assert torch.equal(beside_wild[1:], beside_tame[1:])
+
+
+@pytest.mark.parametrize("name", ["pictures", "sequence", "lstm"])
+def test_a_net_that_diverges_disturbs_no_other(name):
+    def others(lr):
+        runs = run(NETS[name], arms={"first": {"lr": lr}, "plain": {"lr": 0.05}}, batch_size=8)
+        loss, _ = runs.evaluate(digits().x_test, digits().y_test)
+        return runs.losses[0, :, -1], torch.cat([runs.losses[1], loss[1, :, None]], 1)
+
+    (ended, beside_wild), (_, beside_tame) = others(1e38), others(0.01)
+    assert not ended.isfinite().any() and torch.equal(beside_wild, beside_tame)
 
 
 @pytest.mark.parametrize("vectorize", [True, False])
