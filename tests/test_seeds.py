@@ -7,7 +7,9 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from nbkit.lab._arms import Rule
+from nbkit.initialization import initialize_
+from nbkit.lab._arms import Rule, read_arms
+from nbkit.lab._programs import Plan, _make
 from nbkit.lab._stacked_optimizers import make_update
 from nbkit.lab.data import Data, digits
 from nbkit.lab.models import mlp
@@ -132,14 +134,14 @@ def by_hand(arm, seed, column, steps):
     return losses
 
 
-@pytest.mark.parametrize("vectorize", [True, False])
-def test_every_optimizer_and_option_is_torchs_own(vectorize):
+@pytest.mark.parametrize(("vectorize", "steps"), [(True, 50), (False, 10)])
+def test_every_optimizer_and_option_is_torchs_own(vectorize, steps):
     """All arms in one call: two programs, and in each of them arms that leave its options out."""
     make = lambda: small().double()  # noqa: E731
-    runs = run(make, exact(digits()), RULES, steps=50, vectorize=vectorize)
+    runs = run(make, exact(digits()), RULES, steps=steps, vectorize=vectorize)
     for row, arm in enumerate(RULES.values()):
         for column, seed in enumerate(SEEDS):
-            expected = torch.tensor(by_hand(arm, seed, column, 50), dtype=torch.float64)
+            expected = torch.tensor(by_hand(arm, seed, column, steps), dtype=torch.float64)
             torch.testing.assert_close(runs.losses[row, column], expected, rtol=1e-10, atol=0)
 
 
@@ -337,6 +339,67 @@ def test_the_global_random_state_is_neither_read_nor_moved():
     assert torch.equal(run().losses, first)
 
 
+# Where each arm starts
+
+
+def constant(model):
+    for parameter in model.parameters():
+        nn.init.constant_(parameter, 0.1)
+
+
+STARTS = {
+    "default": {"lr": 0.1},
+    "constant": {"lr": 0.1, "init": constant},
+    "kaiming": {"lr": 0.1, "init": "kaiming_normal"},
+    "small": {"lr": 0.1, "init": "kaiming_normal", "gain": 0.1},
+    "each": {"lr": 0.1, "init": "xavier_uniform", "gain": [0.5, 1.0, 2.0]},
+    "deep": {"lr": 0.1, "model": lambda: mlp(depth=3, width=8)},
+    "residual": {"lr": 0.1, "model": lambda: nn.Sequential(Residual(nn.Linear(64, 64)), small())},
+}
+
+
+@pytest.mark.parametrize("vectorize", [True, False])
+def test_every_arm_may_start_from_its_own_weights_and_its_own_model(vectorize):
+    first = run(arms=STARTS, steps=3, vectorize=vectorize).losses[..., 0]
+    for row, arm in enumerate(STARTS.values()):
+        for column, seed in enumerate(SEEDS):
+            torch.manual_seed(seed)
+            model, init, gain = arm.get("model", small)(), arm.get("init"), arm.get("gain")
+            if isinstance(init, str):
+                gain = gain[column] if isinstance(gain, list) else gain
+                initialize_(model, init, gain=gain)
+            elif init:
+                init(model)
+            x, y = next(iter(digits().batches(32, seed=seed)))
+            expected = cross_entropy(model(x), y).detach()
+            torch.testing.assert_close(first[row, column], expected, rtol=1e-5, atol=0)
+
+
+def test_arms_of_different_models_train_as_if_each_were_alone():
+    together = run(arms=STARTS)
+    for row, (name, arm) in enumerate(STARTS.items()):
+        alone = run(arms={name: arm})
+        torch.testing.assert_close(together.losses[row], alone.losses[0], rtol=1e-4, atol=0)
+        x, y = digits().x_test, digits().y_test
+        found, expected = together.evaluate(x, y)[0][row], alone.evaluate(x, y)[0][0]
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=0)
+
+
+def test_arms_that_start_alike_share_one_built_model_and_one_program():
+    built = []
+
+    def make():
+        built.append(1)
+        return small()
+
+    arms = {"a": {"lr": 0.1}, "b": {"lr": 0.2, "weight_decay": 0.1}, "c": STARTS["kaiming"]}
+    rules = read_arms(arms, 2, steps=1)
+    run(make, arms=arms, seeds=(0, 1), steps=1)
+    assert len(built) == 4
+    plans = [Plan(small(), rule, digits().batches(8, seed=0)) for rule in rules]
+    assert len({_make(plan) for plan in plans}) == 1
+
+
 # A run that diverges
 
 
@@ -520,6 +583,9 @@ def test_what_is_not_batched_is_refused_at_the_call_with_the_way_out():
         ({"a": {"lr": 1, "nesterov": True}}, "nesterov needs a momentum above 0"),
         ({"a": {"lr": 1, "weight_decay": -1}}, "weight_decay must be finite .*, got -1"),
         ({"a": {"lr": 1, "weight_decay": [0, 1]}}, "must have one weight_decay, or 3, got 2"),
+        ({"a": {"lr": 1, "gain": 2.0}}, "gain is for a scheme: give init its name"),
+        ({"a": {"lr": 1, "init": constant, "gain": 2.0}}, "gain is for a scheme"),
+        ({"a": {"lr": 1, "init": "he"}}, "scheme must be one of zeros.*got 'he'"),
         ({"a": {"lr": 1, "max_norm": 0}}, "'a': max_norm must be above 0, got 0"),
         ({"a": {"lr": 1, "max_norm": None}}, "'a': max_norm must be a number, got None"),
         ({"a": {"lr": 1, "label_smoothing": 1.5}}, "label_smoothing must be from 0 to 1, got 1.5"),

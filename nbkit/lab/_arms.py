@@ -10,10 +10,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from nbkit.initialization import initialize_
+
 OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 ONLY = {"momentum": ("sgd",), "nesterov": ("sgd",), "betas": ("adam", "adamw")}
 ONLY["eps"] = ONLY["betas"]
-PER_SEED = ("lr", "momentum", "weight_decay", "max_norm", "label_smoothing", "eps")
+PER_SEED = ("lr", "momentum", "weight_decay", "max_norm", "label_smoothing", "eps", "gain")
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,19 @@ class Rule:
     max_norm: float = math.inf
     label_smoothing: float = 0.0
     schedule: Callable[[int], float] | None = None
+    init: Callable[[nn.Module], object] | str | None = None
+    gain: float | None = None
+    model: Callable[[], nn.Module] | None = None
+
+    def build(self, make_model: Callable[[], nn.Module], seed: int) -> nn.Module:
+        """The run's model as it starts; seeds torch's random state, and moves it on."""
+        torch.manual_seed(seed)
+        model = (self.model or make_model)()
+        if callable(self.init):
+            self.init(model)
+        elif self.init is not None:
+            initialize_(model, self.init, gain=self.gain)
+        return model
 
     def lrs(self, steps: int) -> list[float]:
         """The lr of each step."""
@@ -107,10 +122,9 @@ def _each_seed(name: str, values: Mapping[str, Any], seeds: int) -> list[dict[st
 
 def _check(name: str, rule: Rule, steps: int) -> None:
     for option in PER_SEED:
-        if not isinstance(getattr(rule, option), int | float):
-            raise ValueError(
-                f"arm {name!r}: {option} must be a number, got {getattr(rule, option)!r}."
-            )
+        value = getattr(rule, option)
+        if not isinstance(value, int | float) and not (option == "gain" and value is None):
+            raise ValueError(f"arm {name!r}: {option} must be a number, got {value!r}.")
     lrs = rule.lrs(steps)
     numbers = [rule.lr, rule.momentum, *lrs]
     if not all(math.isfinite(number) and number >= 0 for number in numbers):
@@ -133,6 +147,9 @@ def _demands(rule: Rule) -> dict[str, bool]:
         f"max_norm must be above 0, got {rule.max_norm}": rule.max_norm > 0,
         f"label_smoothing must be from 0 to 1, got {smoothing}": 0 <= smoothing <= 1,
         f"betas must be two numbers from 0 to below 1, got {betas!r}": _are_betas(betas),
+        "gain is for a scheme: give init its name, such as 'kaiming_normal'": (
+            rule.gain is None or isinstance(rule.init, str)
+        ),
         "nesterov needs a momentum above 0": not rule.nesterov or rule.momentum > 0,
     }
 

@@ -110,7 +110,7 @@ def _join_tensors(target: nn.Module, modules: Sequence[nn.Module], join: Any) ->
             if tensor is not None:
                 alike = [other._buffers[name] for other in owners]
                 counts = join is torch.cat and not tensor.ndim  # of batches: the same in all runs
-                owner._buffers[name] = tensor.clone() if counts else join(alike)
+                owner._buffers[name] = tensor if counts else join(alike)
 
 
 def _parameter(join: Any, tensors: Sequence[Tensor]) -> nn.Parameter:

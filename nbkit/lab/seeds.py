@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nbkit.lab._arms import read_arms
+from nbkit.lab._arms import Rule, read_arms
 from nbkit.lab._programs import Plan, Predict, apart, together
 from nbkit.lab.data import Data
 from nbkit.state import preserve_state
@@ -112,6 +112,9 @@ def train_runs(
             optimizer: "sgd" (the default), "adam" or "adamw", as torch.optim has them, with their
                 momentum and nesterov, or betas and eps; and weight_decay, 0.01 for "adamw".
             max_norm: clips the norm of each run's gradients, as torch's clip_grad_norm_.
+            init: a function that sets a built model's weights, or a scheme of nbkit.initialize_
+                by name, with a gain if need be; drawn from the seed, after the model is.
+            model: builds this arm's model in place of make_model.
             label_smoothing: of the loss that is trained on, and of `Runs.losses`; `evaluate`
                 measures the plain cross-entropy in every arm.
         seeds: one run each, in every arm. Runs of one seed are paired: the same initial weights,
@@ -122,7 +125,7 @@ def train_runs(
     Returns:
         Iterator[Runs]: yields after each update of all runs, always the same object, grown.
     Raises:
-        ValueError: if arms or seeds cannot be read, or the model has a layer that cannot be batched.
+        ValueError: if arms or seeds cannot be read, or a model has a layer that is not batched.
 
     Any model of torch's layers is batched, whatever its own forward: Linear, Conv1d, Conv2d,
     BatchNorm, pooling and the activations by kernels made for it, all else through torch.func.vmap.
@@ -144,20 +147,33 @@ def train_runs(
     orders = [data.batches(batch_size, seed=seed, steps=steps) for seed in seeds]
 
     with preserve_state():
-        models = [_seeded(make_model, seed).to(data.x_train.device) for seed in seeds]
-    if len({id(model) for model in models}) < len(models):
-        raise ValueError("make_model must build a new model at each call, got the same one again.")
-    plans = map(Plan, models * len(arms), rules, orders * len(arms))
+        models = _build(make_model, rules, [order.seed for order in orders], data.x_train.device)
+    plans = map(Plan, models, rules, orders * len(arms))
     predict, losses = (together if vectorize else apart)(list(plans), data)
     return _follow(Runs(list(arms), seeds, steps, predict, next(models[0].parameters())), losses)
+
+
+def _build(
+    make_model: Callable[[], nn.Module],
+    rules: Sequence[Rule],
+    seeds: Sequence[int],
+    device: torch.device,
+) -> list[nn.Module]:
+    """The model of each run; runs that start from the same one share it."""
+    built: dict[tuple[object, ...], nn.Module] = {}
+    models = []
+    for run, rule in enumerate(rules):
+        seed = seeds[run % len(seeds)]
+        start = (id(rule.model), id(rule.init), rule.gain, seed)
+        if start not in built:
+            built[start] = rule.build(make_model, seed).to(device)
+        models.append(built[start])
+    if len({id(model) for model in built.values()}) < len(built):
+        raise ValueError("make_model must build a new model at each call, got the same one again.")
+    return models
 
 
 def _follow(runs: Runs, losses: Iterator[Tensor]) -> Iterator[Runs]:
     for step_losses in losses:
         runs._record(step_losses)
         yield runs
-
-
-def _seeded(make_model: Callable[[], nn.Module], seed: int) -> nn.Module:
-    torch.manual_seed(seed)
-    return make_model()
