@@ -9,11 +9,12 @@ from torch.nn.functional import cross_entropy
 
 from nbkit.initialization import initialize_
 from nbkit.lab._arms import Rule, read_arms
+from nbkit.lab._peak import peak_bytes
 from nbkit.lab._programs import Plan, _make
 from nbkit.lab._stacked_optimizers import make_update
 from nbkit.lab.data import Data, digits
 from nbkit.lab.models import mlp
-from nbkit.lab.seeds import Runs, train_runs
+from nbkit.lab.seeds import Runs, largest, train_runs
 
 SEEDS = (3, 1, 4)
 ARMS = {
@@ -566,6 +567,40 @@ def test_what_is_not_batched_is_refused_at_the_call_with_the_way_out():
         train_runs(Odd, digits(), ARMS, SEEDS, steps=5, batch_size=8)
 
 
+# How many fit
+
+
+def peak_of(make, data, arm, runs):
+    def work():
+        done = run(make, data, {"arm": arm}, range(runs), steps=3)
+        done.evaluate(data.x_train[:1024], data.y_train[:1024])
+
+    return peak_bytes(work, data.x_train.device)
+
+
+ADAM = {"lr": 0.01, "optimizer": "adam", "max_norm": 1.0}
+
+
+@pytest.mark.parametrize(("make", "arm"), [(small, ADAM), (pictures, {"lr": 0.1})])
+def test_the_largest_number_of_runs_fits_and_a_tenth_more_does_not(make, arm):
+    data = digits()
+    nbytes = peak_of(make, data, arm, 20)
+    count = largest(make, data, arm, batch_size=32, nbytes=nbytes)
+    assert 18 <= count <= 22
+    assert largest(make, data, arm, batch_size=32, nbytes=1000) == 0
+
+
+def test_a_peak_is_what_is_held_at_once():
+    def work():
+        kept = torch.empty(1000, dtype=torch.uint8)
+        for _ in range(3):
+            torch.empty(5000, dtype=torch.uint8)
+        return kept, torch.empty(100, dtype=torch.uint8)
+
+    torch.empty(9999)
+    assert 6000 <= peak_bytes(work, torch.device("cpu")) < 6500
+
+
 # What is refused
 
 
@@ -642,6 +677,24 @@ def test_on_a_gpu_the_runs_are_the_same():
     expected = here.evaluate(data.x_test, data.y_test)
     torch.testing.assert_close(loss.cpu(), expected[0], rtol=1e-8, atol=0)
     assert torch.equal(accuracy.cpu(), expected[1])
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["pictures", "gru"])
+def test_on_a_gpu_other_layers_and_optimizers_are_those_of_separate_runs(name):
+    data = exact(digits()).to("cuda")
+    together, apart = (
+        run(lambda: NETS[name]().double(), data, THREE, (0, 1), 20, vectorize=way)
+        for way in (True, False)
+    )
+    torch.testing.assert_close(together.losses, apart.losses, rtol=1e-8, atol=0)
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_the_largest_number_of_runs_fits():
+    data, arm = digits("cuda"), {"lr": 0.1}
+    count = largest(small, data, arm, batch_size=32, nbytes=peak_of(small, data, arm, 40))
+    assert 34 <= count <= 44
 
 
 @pytest.mark.gpu

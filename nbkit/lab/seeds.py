@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nbkit.lab._arms import Rule, read_arms
+from nbkit.lab._peak import peak_bytes
 from nbkit.lab._programs import Plan, Predict, apart, together
 from nbkit.lab.data import Data
 from nbkit.state import preserve_state
@@ -151,6 +153,45 @@ def train_runs(
     plans = map(Plan, models, rules, orders * len(arms))
     predict, losses = (together if vectorize else apart)(list(plans), data)
     return _follow(Runs(list(arms), seeds, steps, predict, next(models[0].parameters())), losses)
+
+
+def largest(
+    make_model: Callable[[], nn.Module],
+    data: Data,
+    arm: Mapping[str, Any],
+    *,
+    batch_size: int,
+    nbytes: int,
+) -> int:
+    """How many runs of an arm fit into so much memory, beside the data: worked out, not tried.
+
+        peak(runs) = fixed + runs * each, the two from trials of 2 and of 4 runs
+
+    Args:
+        make_model: as for `train_runs`; the runs are arms x seeds.
+        data: what they are trained on, and where; it is not counted.
+        arm: the one that needs the most memory, such as `{"lr": 0.1, "optimizer": "adam"}`.
+        batch_size: samples of each batch.
+        nbytes: the memory; of a GPU `torch.cuda.mem_get_info()[0]`, and leave a tenth of it free.
+
+    A trial takes two steps and evaluates as many samples as `evaluate` does at once.
+
+    >>> from nbkit.lab.data import digits
+    >>> from nbkit.lab.models import mlp
+    >>> 1000 < largest(mlp, digits(), {"lr": 0.1}, batch_size=64, nbytes=2**31) < 10000
+    True
+    """
+
+    def trial(count: int) -> None:
+        arms = {"arm": arm}
+        *_, runs = train_runs(make_model, data, arms, range(count), steps=2, batch_size=batch_size)
+        runs.evaluate(data.x_train[:CHUNK], data.y_train[:CHUNK])
+
+    few, more = 2, 4
+    peaks = [peak_bytes(partial(trial, count), data.x_train.device) for count in (few, more)]
+    each = (peaks[1] - peaks[0]) / (more - few)
+    fixed = max(0.0, peaks[0] - few * each)
+    return max(0, int((nbytes - fixed) / each))
 
 
 def _build(
