@@ -1,5 +1,6 @@
 """Stacked models do what each model does to its own run, or are refused by name."""
 
+import copy
 from itertools import pairwise
 
 import pytest
@@ -284,6 +285,18 @@ def test_a_forward_that_cannot_be_stacked_is_found_by_a_few_samples(make, reason
     with pytest.raises(ValueError, match=f"train_runs cannot batch {reason}"):
         compare(stacked, models, x)
     assert digest(*models) == before
+
+
+@pytest.mark.parametrize("gain", [1.0, 1e30])
+@pytest.mark.parametrize(
+    "last", [nn.BatchNorm1d(4, affine=False), nn.LayerNorm(4), nn.Softmax(1), nn.ReLU()], ids=str
+)
+def test_comparing_does_not_refuse_for_rounding_or_overflow(gain, last):
+    models = [nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), last) for _ in range(3)]
+    for parameter in models[0].parameters():
+        nn.init.normal_(parameter, std=gain)
+    models = [copy.deepcopy(model) for model in models]
+    compare(stack(models), models, torch.randn(8, 4))
 
 
 def test_comparing_leaves_models_statistics_and_random_state_alone():
