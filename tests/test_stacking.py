@@ -299,6 +299,13 @@ def test_comparing_does_not_refuse_for_rounding_or_overflow(gain, last):
     compare(stack(models), models, torch.randn(8, 4))
 
 
+def test_comparing_weighs_the_outputs_so_that_a_last_norm_leaves_a_gradient():
+    """The sum of squares after a norm is constant: its gradient would be rounding alone."""
+    models = [nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4, eps=0, elementwise_affine=False))]
+    models = [copy.deepcopy(models[0]) for _ in range(3)]
+    compare(stack(models), models, torch.randn(8, 4, generator=torch.Generator().manual_seed(0)))
+
+
 def test_comparing_leaves_models_statistics_and_random_state_alone():
     models = [nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 2)) for _ in range(3)]
     stacked = stack(models)
