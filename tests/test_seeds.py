@@ -7,9 +7,14 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from nbkit.initialization import initialize_
+from nbkit.lab._arms import Rule, read_arms
+from nbkit.lab._peak import peak_bytes
+from nbkit.lab._programs import Plan, _make
+from nbkit.lab._stacked_optimizers import make_update
 from nbkit.lab.data import Data, digits
 from nbkit.lab.models import mlp
-from nbkit.lab.seeds import Runs, train_runs
+from nbkit.lab.seeds import Runs, largest, train_runs
 
 SEEDS = (3, 1, 4)
 ARMS = {
@@ -78,6 +83,203 @@ def test_stacked_runs_are_separate_runs(dtype, tolerance):
         torch.testing.assert_close(one, other, rtol=tolerance, atol=0, check_dtype=False)
 
 
+RULES = {
+    "adam": {"lr": 0.01, "optimizer": "adam"},
+    "nesterov": {"lr": 0.05, "momentum": 0.9, "nesterov": True},
+    "decayed": {"lr": 0.1, "momentum": 0.5, "weight_decay": 0.1},
+    "clipped": {"lr": 0.3, "max_norm": 0.2},
+    "smoothed": {"lr": 0.1, "label_smoothing": 0.2},
+    "plain": {"lr": 0.1, "max_norm": math.inf},
+    "adam, all": {
+        "lr": 0.02,
+        "optimizer": "adam",
+        "betas": (0.5, 0.9),
+        "eps": 1e-3,
+        "weight_decay": 0.1,
+        "max_norm": 0.1,
+        "schedule": lambda step: 1 / (step + 1),
+    },
+    "adamw": {"lr": 0.01, "optimizer": "adamw"},
+    "adamw, all": {
+        "lr": [0.01, 0.02, 0.03],
+        "optimizer": "adamw",
+        "weight_decay": 1.0,
+        "label_smoothing": 0.1,
+        "schedule": lambda step: 1 / (step + 1),
+    },
+}
+
+
+def by_hand(arm, seed, column, steps):
+    """Losses of one run, written with nothing of the kit but the order of its batches."""
+    arm = dict(arm)
+    kind = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+    kind = kind[arm.pop("optimizer", "sgd")]
+    max_norm, smoothing = arm.pop("max_norm", math.inf), arm.pop("label_smoothing", 0.0)
+    schedule = arm.pop("schedule", lambda step: 1.0)
+    lr = arm["lr"][column] if isinstance(arm["lr"], list) else arm["lr"]
+    torch.manual_seed(seed)
+    model = small().double()
+    optimizer = kind(model.parameters(), **{**arm, "lr": lr})
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)
+    losses = []
+    for x, y in exact(digits()).batches(32, seed=seed, steps=steps):
+        optimizer.zero_grad()
+        loss = cross_entropy(model(x), y, label_smoothing=smoothing)
+        loss.backward()
+        if max_norm < math.inf:
+            nn.utils.clip_grad_norm_(model.parameters(), max_norm)
+        optimizer.step()
+        scheduler.step()
+        losses.append(loss.item())
+    return losses
+
+
+@pytest.mark.parametrize(("vectorize", "steps"), [(True, 50), (False, 10)])
+def test_every_optimizer_and_option_is_torchs_own(vectorize, steps):
+    """All arms in one call: two programs, and in each of them arms that leave its options out."""
+    make = lambda: small().double()  # noqa: E731
+    runs = run(make, exact(digits()), RULES, steps=steps, vectorize=vectorize)
+    for row, arm in enumerate(RULES.values()):
+        for column, seed in enumerate(SEEDS):
+            expected = torch.tensor(by_hand(arm, seed, column, steps), dtype=torch.float64)
+            torch.testing.assert_close(runs.losses[row, column], expected, rtol=1e-10, atol=0)
+
+
+def test_a_norm_that_overflows_clips_only_where_clipping_is_wanted():
+    """As in torch: a run that clips is multiplied by max_norm / inf; one that does not, goes on."""
+    rules = [Rule(lr=1e-30), Rule(lr=1e-30, max_norm=1.0), Rule(lr=1.0, max_norm=5.0)]
+    weights = torch.zeros(3, 2)
+    update = make_update(rules, [weights], steps=1)
+    update(0, [torch.tensor([[1e30, 1e30], [1e30, 1e30], [3.0, 4.0]])])
+    expected = torch.tensor([[-1.0, -1.0], [0.0, 0.0], [-3.0, -4.0]])
+    torch.testing.assert_close(weights, expected, rtol=1e-6, atol=0)
+
+
+def test_every_optimizer_and_option_agrees_in_float32():
+    together, apart = (run(arms=RULES, steps=50, vectorize=way) for way in (True, False))
+    torch.testing.assert_close(together.losses, apart.losses, rtol=1e-4, atol=0)
+    x, y = digits().x_test, digits().y_test
+    torch.testing.assert_close(
+        together.evaluate(x, y)[0], apart.evaluate(x, y)[0], rtol=1e-4, atol=0
+    )
+
+
+class Residual(nn.Module):
+    """A forward of one's own, around layers of torch."""
+
+    def __init__(self, *layers):
+        super().__init__()
+        self.body = nn.Sequential(*layers)
+
+    def forward(self, x):
+        return x + self.body(x)
+
+
+class Attention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(6, 2, batch_first=True)
+
+    def forward(self, x):
+        return self.attention(x, x, x, need_weights=False)[0]
+
+
+class Last(nn.Module):
+    """The last output of a recurrent layer over the rows of the picture."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x):
+        return self.layer(x)[0][:, -1]
+
+
+def pictures():
+    """No bias just before a BatchNorm: its gradient is 0, and Adam makes steps of the rounding."""
+    return nn.Sequential(
+        nn.Unflatten(1, (1, 8, 8)),
+        *(nn.Conv2d(1, 6, 3, padding=1, bias=False), nn.BatchNorm2d(6), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(6, 8, 3, padding=1, groups=2), nn.GroupNorm(2, 8), nn.Tanh()),
+        *(Residual(nn.Conv2d(8, 8, 1, bias=False), nn.BatchNorm2d(8)), nn.Tanh(), nn.AvgPool2d(2)),
+        *(nn.AdaptiveAvgPool2d((1, 2)), nn.Flatten(), nn.BatchNorm1d(16), nn.Linear(16, 10)),
+    )
+
+
+def sequence():
+    return nn.Sequential(
+        nn.Unflatten(1, (8, 8)),
+        *(nn.Conv1d(8, 6, 3, bias=False), nn.BatchNorm1d(6), nn.GELU(), nn.MaxPool1d(2)),
+        *(nn.AvgPool1d(2, 1), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(6, 10)),
+    )
+
+
+def transformer():
+    return nn.Sequential(
+        *(nn.Embedding(17, 6, padding_idx=0), Residual(nn.LayerNorm(6), Attention())),
+        *(Residual(nn.LayerNorm(6), nn.Linear(6, 8), nn.GELU(), nn.Linear(8, 6)), nn.Flatten()),
+        nn.Linear(96, 10),
+    )
+
+
+def recurrent(layer):
+    def make():
+        return nn.Sequential(
+            nn.Unflatten(1, (8, 8)), Last(layer(8, 8, batch_first=True)), nn.Linear(8, 10)
+        )
+
+    return make
+
+
+NETS = {
+    "pictures": pictures,
+    "sequence": sequence,
+    "transformer": transformer,
+    "rnn": recurrent(nn.RNN),
+    "gru": recurrent(nn.GRU),
+    "lstm": recurrent(nn.LSTM),
+}
+THREE = {
+    "sgd": {"lr": 0.05, "momentum": 0.9, "nesterov": True, "max_norm": 1.0},
+    "adam": {"lr": 0.003, "optimizer": "adam"},
+    "adamw": {"lr": 0.003, "optimizer": "adamw", "weight_decay": 0.1, "label_smoothing": 0.1},
+}
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.float64, 1e-10)], ids=str
+)
+@pytest.mark.parametrize("name", NETS)
+def test_a_net_of_any_layers_is_trained_and_evaluated_as_in_separate_runs(name, dtype, tolerance):
+    data = digits()
+    x_train, x_test = (x.to(dtype) for x in (data.x_train, data.x_test))
+    if name == "transformer":  # grey levels as tokens
+        x_train, x_test = ((16 * x[:, 24:40]).long() for x in (x_train, x_test))
+    data = Data(x_train, data.y_train, x_test, data.y_test)
+    together, apart = (
+        run(lambda: NETS[name]().to(dtype), data, THREE, (0, 1), 50, vectorize=way, batch_size=8)
+        for way in (True, False)
+    )
+    torch.testing.assert_close(together.losses, apart.losses, rtol=tolerance, atol=0)
+    found, expected = (runs.evaluate(data.x_test, data.y_test)[0] for runs in (together, apart))
+    torch.testing.assert_close(found, expected, rtol=10 * tolerance, atol=0)
+
+
+def test_a_parameter_that_nothing_uses_stays_what_it_is():
+    """As in torch: no gradient, no decay. And a frozen one is not decayed either."""
+
+    def make():
+        model = small()
+        model[0].weight.requires_grad_(False)
+        model.register_parameter("unused", nn.Parameter(torch.ones(3)))
+        return model
+
+    arms = {"sgd": {"lr": 0.1, "weight_decay": 0.5, "max_norm": 0.1}}
+    together, apart = (run(make, arms=arms, vectorize=way) for way in (True, False))
+    torch.testing.assert_close(together.losses, apart.losses, rtol=1e-4, atol=0)
+
+
 def test_frozen_and_missing_biases_are_as_in_separate_runs():
     def make():
         model = nn.Sequential(nn.Linear(64, 8, bias=False), nn.Tanh(), nn.Linear(8, 10))
@@ -138,6 +340,67 @@ def test_the_global_random_state_is_neither_read_nor_moved():
     assert torch.equal(run().losses, first)
 
 
+# Where each arm starts
+
+
+def constant(model):
+    for parameter in model.parameters():
+        nn.init.constant_(parameter, 0.1)
+
+
+STARTS = {
+    "default": {"lr": 0.1},
+    "constant": {"lr": 0.1, "init": constant},
+    "kaiming": {"lr": 0.1, "init": "kaiming_normal"},
+    "small": {"lr": 0.1, "init": "kaiming_normal", "gain": 0.1},
+    "each": {"lr": 0.1, "init": "xavier_uniform", "gain": [0.5, 1.0, 2.0]},
+    "deep": {"lr": 0.1, "model": lambda: mlp(depth=3, width=8)},
+    "residual": {"lr": 0.1, "model": lambda: nn.Sequential(Residual(nn.Linear(64, 64)), small())},
+}
+
+
+@pytest.mark.parametrize("vectorize", [True, False])
+def test_every_arm_may_start_from_its_own_weights_and_its_own_model(vectorize):
+    first = run(arms=STARTS, steps=3, vectorize=vectorize).losses[..., 0]
+    for row, arm in enumerate(STARTS.values()):
+        for column, seed in enumerate(SEEDS):
+            torch.manual_seed(seed)
+            model, init, gain = arm.get("model", small)(), arm.get("init"), arm.get("gain")
+            if isinstance(init, str):
+                gain = gain[column] if isinstance(gain, list) else gain
+                initialize_(model, init, gain=gain)
+            elif init:
+                init(model)
+            x, y = next(iter(digits().batches(32, seed=seed)))
+            expected = cross_entropy(model(x), y).detach()
+            torch.testing.assert_close(first[row, column], expected, rtol=1e-5, atol=0)
+
+
+def test_arms_of_different_models_train_as_if_each_were_alone():
+    together = run(arms=STARTS)
+    for row, (name, arm) in enumerate(STARTS.items()):
+        alone = run(arms={name: arm})
+        torch.testing.assert_close(together.losses[row], alone.losses[0], rtol=1e-4, atol=0)
+        x, y = digits().x_test, digits().y_test
+        found, expected = together.evaluate(x, y)[0][row], alone.evaluate(x, y)[0][0]
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=0)
+
+
+def test_arms_that_start_alike_share_one_built_model_and_one_program():
+    built = []
+
+    def make():
+        built.append(1)
+        return small()
+
+    arms = {"a": {"lr": 0.1}, "b": {"lr": 0.2, "weight_decay": 0.1}, "c": STARTS["kaiming"]}
+    rules = read_arms(arms, 2, steps=1)
+    run(make, arms=arms, seeds=(0, 1), steps=1)
+    assert len(built) == 4
+    plans = [Plan(small(), rule, digits().batches(8, seed=0)) for rule in rules]
+    assert len({_make(plan) for plan in plans}) == 1
+
+
 # A run that diverges
 
 
@@ -153,6 +416,32 @@ def test_a_run_that_diverges_leaves_the_others_bit_for_bit_what_they_were(lr):
     assert diverged[0].all() and not diverged[1:].any() and not tame_diverged.any()
     assert beside_wild.isfinite().all()
     assert torch.equal(beside_wild, beside_tame)
+
+
+@pytest.mark.parametrize("wild", [{"lr": 1e30}, {"lr": 1e30, "max_norm": 1e20}])
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_a_run_that_diverges_disturbs_no_other_arm_of_its_program(optimizer, wild):
+    kin = [name for name, arm in RULES.items() if arm.get("optimizer", "sgd")[:4] == optimizer[:4]]
+    arms = {name: RULES[name] for name in kin}
+
+    def others(first):
+        both = {"optimizer": optimizer, "label_smoothing": 0.1, "weight_decay": 0.1}
+        return run(arms={"first": {**both, **first}, **arms}).losses
+
+    beside_wild, beside_tame = others(wild), others({"lr": 0.01, "max_norm": 1.0})
+    assert not beside_wild[0, :, -1].isfinite().any()
+    assert torch.equal(beside_wild[1:], beside_tame[1:])
+
+
+@pytest.mark.parametrize("name", ["pictures", "sequence", "lstm"])
+def test_a_net_that_diverges_disturbs_no_other(name):
+    def others(lr):
+        runs = run(NETS[name], arms={"first": {"lr": lr}, "plain": {"lr": 0.05}}, batch_size=8)
+        loss, _ = runs.evaluate(digits().x_test, digits().y_test)
+        return runs.losses[0, :, -1], torch.cat([runs.losses[1], loss[1, :, None]], 1)
+
+    (ended, beside_wild), (_, beside_tame) = others(1e38), others(0.01)
+    assert not ended.isfinite().any() and torch.equal(beside_wild, beside_tame)
 
 
 @pytest.mark.parametrize("vectorize", [True, False])
@@ -274,8 +563,42 @@ def test_evaluating_gives_each_layer_its_mode_back():
 
 
 def test_what_is_not_batched_is_refused_at_the_call_with_the_way_out():
-    with pytest.raises(ValueError, match=r"cannot batch a layer of type Odd.*vectorize=False"):
+    with pytest.raises(ValueError, match=r"cannot batch a Dropout that drops.*vectorize=False"):
         train_runs(Odd, digits(), ARMS, SEEDS, steps=5, batch_size=8)
+
+
+# How many fit
+
+
+def peak_of(make, data, arm, runs):
+    def work():
+        done = run(make, data, {"arm": arm}, range(runs), steps=3)
+        done.evaluate(data.x_train[:1024], data.y_train[:1024])
+
+    return peak_bytes(work, data.x_train.device)
+
+
+ADAM = {"lr": 0.01, "optimizer": "adam", "max_norm": 1.0}
+
+
+@pytest.mark.parametrize(("make", "arm"), [(small, ADAM), (pictures, {"lr": 0.1})])
+def test_the_largest_number_of_runs_fits_and_a_tenth_more_does_not(make, arm):
+    data = digits()
+    nbytes = peak_of(make, data, arm, 20)
+    count = largest(make, data, arm, batch_size=32, nbytes=nbytes)
+    assert 18 <= count <= 22
+    assert largest(make, data, arm, batch_size=32, nbytes=1000) == 0
+
+
+def test_a_peak_is_what_is_held_at_once():
+    def work():
+        kept = torch.empty(1000, dtype=torch.uint8)
+        for _ in range(3):
+            torch.empty(5000, dtype=torch.uint8)
+        return kept, torch.empty(100, dtype=torch.uint8)
+
+    torch.empty(9999)
+    assert 6000 <= peak_bytes(work, torch.device("cpu")) < 6500
 
 
 # What is refused
@@ -285,9 +608,25 @@ def test_what_is_not_batched_is_refused_at_the_call_with_the_way_out():
     ("arms", "message"),
     [
         ({}, "arms must hold at least one, such as"),
-        ({"a": {"momentum": 0.9}}, "'a' must have lr and may have momentum and schedule, got mom"),
+        ({"a": {"momentum": 0.9}}, "'a' must have lr and may have optimizer, .*, got momentum"),
         ({"a": {}}, "arm 'a' must have lr .*, got nothing"),
-        ({"a": {"lr": 1, "nesterov": True}}, "may have momentum and schedule, got lr, nesterov"),
+        ({"a": {"lr": 1, "dampening": 1}}, "may have optimizer, .*schedule.*, got lr, dampening"),
+        ({"a": {"lr": 1, "optimizer": "lamb"}}, "one of sgd, adam, adamw, got 'lamb'"),
+        ({"a": {"lr": 1, "betas": (0.9, 0.99)}}, "betas is for adam and adamw, .* with sgd"),
+        ({"a": {"lr": 1, "eps": 1e-6}}, "eps is for adam and adamw, .* with sgd"),
+        ({"a": {"lr": 1, "optimizer": "adam", "momentum": 0}}, "momentum is for sgd, .* with adam"),
+        ({"a": {"lr": 1, "nesterov": True}}, "nesterov needs a momentum above 0"),
+        ({"a": {"lr": 1, "weight_decay": -1}}, "weight_decay must be finite .*, got -1"),
+        ({"a": {"lr": 1, "weight_decay": [0, 1]}}, "must have one weight_decay, or 3, got 2"),
+        ({"a": {"lr": 1, "gain": 2.0}}, "gain is for a scheme: give init its name"),
+        ({"a": {"lr": 1, "init": constant, "gain": 2.0}}, "gain is for a scheme"),
+        ({"a": {"lr": 1, "init": "he"}}, "scheme must be one of zeros.*got 'he'"),
+        ({"a": {"lr": 1, "max_norm": 0}}, "'a': max_norm must be above 0, got 0"),
+        ({"a": {"lr": 1, "max_norm": None}}, "'a': max_norm must be a number, got None"),
+        ({"a": {"lr": 1, "label_smoothing": 1.5}}, "label_smoothing must be from 0 to 1, got 1.5"),
+        ({"a": {"lr": 1, "optimizer": "adam", "eps": -1}}, "eps must be finite .*, got -1"),
+        ({"a": {"lr": 1, "optimizer": "adam", "betas": (0.9, 1)}}, r"betas must .*got \(0.9, 1\)"),
+        ({"a": {"lr": 1, "optimizer": "adam", "betas": 0.9}}, "betas must be two .*, got 0.9"),
         ({"a": {"lr": -1}}, "finite and at least 0, got momentum=0.0 and lr=-1"),
         ({"a": {"lr": math.nan}}, "lr=nan"),
         ({"a": {"lr": [0.1, 0.2]}}, "'a' must have one lr, or 3, got 2"),
@@ -338,6 +677,24 @@ def test_on_a_gpu_the_runs_are_the_same():
     expected = here.evaluate(data.x_test, data.y_test)
     torch.testing.assert_close(loss.cpu(), expected[0], rtol=1e-8, atol=0)
     assert torch.equal(accuracy.cpu(), expected[1])
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["pictures", "gru"])
+def test_on_a_gpu_other_layers_and_optimizers_are_those_of_separate_runs(name):
+    data = exact(digits()).to("cuda")
+    together, apart = (
+        run(lambda: NETS[name]().double(), data, THREE, (0, 1), 20, vectorize=way)
+        for way in (True, False)
+    )
+    torch.testing.assert_close(together.losses, apart.losses, rtol=1e-8, atol=0)
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_the_largest_number_of_runs_fits():
+    data, arm = digits("cuda"), {"lr": 0.1}
+    count = largest(small, data, arm, batch_size=32, nbytes=peak_of(small, data, arm, 40))
+    assert 34 <= count <= 44
 
 
 @pytest.mark.gpu

@@ -1,5 +1,6 @@
 """Stacked models do what each model does to its own run, or are refused by name."""
 
+import copy
 from itertools import pairwise
 
 import pytest
@@ -8,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from nbkit.lab.stacking import ELEMENTWISE, stack
+from nbkit.lab.stacking import ELEMENTWISE, compare, stack
+from nbkit.state import digest
 
 
 def test_each_run_goes_through_its_own_weights():
@@ -78,22 +80,238 @@ def test_weights_are_copied_and_frozen_ones_stay_frozen():
     assert all(model.weight.abs().sum() > 0 for model in models)
 
 
+# Layers of every kind
+
+
+class Residual(nn.Module):
+    """A forward of one's own."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU())
+
+    def forward(self, x):
+        return x + self.body(x)
+
+
+class Attention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
+
+    def forward(self, x):
+        return x + self.attention(x, x, x)[0]
+
+
+class Cells(nn.Module):
+    """The outputs and the last states of a recurrent layer, or the states of a cell, in one."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x):
+        if isinstance(self.layer, nn.RNNBase) or hasattr(self.layer, "options"):
+            out, last = self.layer(x)
+            out, last = self.layer(x, last)
+            parts = [out, *(last if isinstance(last, tuple) else (last,))]
+        else:
+            state = None
+            for now in x.unbind(1):
+                state = self.layer(now, state)
+            parts = list(state if isinstance(state, tuple) else (state,))
+        return torch.cat([part.flatten() for part in parts])
+
+
 class Special(nn.Linear):
     pass
 
 
-class Net(nn.Module):
-    pass
+PICTURES, SEQUENCES, ROWS = (5, 4, 6, 6), (5, 7, 4), (5, 4)
+LAYERS = {
+    "conv2d": (lambda: nn.Conv2d(4, 6, 3, 2, padding=1, groups=2), PICTURES),
+    "conv2d circular": (
+        lambda: nn.Conv2d(4, 3, 3, padding="same", padding_mode="circular"),
+        PICTURES,
+    ),
+    "conv2d no bias": (lambda: nn.Conv2d(4, 3, (1, 3), dilation=2, bias=False), PICTURES),
+    "conv1d": (lambda: nn.Conv1d(7, 3, 2), SEQUENCES),
+    "batchnorm2d": (lambda: nn.BatchNorm2d(4), PICTURES),
+    "batchnorm2d of all": (lambda: nn.BatchNorm2d(4, momentum=None), PICTURES),
+    "batchnorm1d": (lambda: nn.BatchNorm1d(4, affine=False), ROWS),
+    "batchnorm1d untracked": (lambda: nn.BatchNorm1d(7, track_running_stats=False), SEQUENCES),
+    "layernorm": (lambda: nn.LayerNorm((6, 6)), PICTURES),
+    "groupnorm": (lambda: nn.GroupNorm(2, 4), PICTURES),
+    "maxpool2d": (lambda: nn.MaxPool2d(2, 1), PICTURES),
+    "avgpool2d": (lambda: nn.AvgPool2d(3, padding=1), PICTURES),
+    "adaptive2d": (lambda: nn.AdaptiveAvgPool2d((2, 1)), PICTURES),
+    "maxpool1d": (lambda: nn.MaxPool1d(2), SEQUENCES),
+    "avgpool1d": (lambda: nn.AvgPool1d(2), SEQUENCES),
+    "adaptive1d": (lambda: nn.AdaptiveAvgPool1d(3), SEQUENCES),
+    "unflatten": (lambda: nn.Unflatten(1, (2, 2)), ROWS),
+    "softmax": (lambda: nn.Softmax(1), ROWS),
+    "prelu": (lambda: nn.PReLU(), ROWS),
+    "linear in time": (lambda: nn.Linear(4, 3), SEQUENCES),
+    "linear in space": (lambda: nn.Linear(6, 3, bias=False), PICTURES),
+    "weight norm": (lambda: nn.utils.parametrizations.weight_norm(nn.Linear(4, 3)), ROWS),
+    "subclass": (lambda: Special(4, 3), ROWS),
+    "embedding": (lambda: nn.Embedding(9, 3, padding_idx=0), (5, 7)),
+    "dropout at rest": (lambda: nn.Dropout(0.5).eval(), ROWS),
+    "residual": (Residual, PICTURES),
+    "attention": (Attention, SEQUENCES),
+    "encoder": (lambda: nn.TransformerEncoderLayer(4, 2, 8, 0.0, batch_first=True), SEQUENCES),
+    "rnn": (lambda: Cells(nn.RNN(4, 3, 2, nonlinearity="relu", bidirectional=True)), SEQUENCES),
+    "gru": (lambda: Cells(nn.GRU(4, 3, 2, batch_first=True, bidirectional=True)), SEQUENCES),
+    "lstm": (lambda: Cells(nn.LSTM(4, 3, 2, batch_first=True, bidirectional=True)), SEQUENCES),
+    "lstm no bias": (lambda: Cells(nn.LSTM(4, 3, bias=False)), SEQUENCES),
+    "rnn cell": (lambda: Cells(nn.RNNCell(4, 3)), SEQUENCES),
+    "gru cell": (lambda: Cells(nn.GRUCell(4, 3, bias=False)), SEQUENCES),
+    "lstm cell": (lambda: Cells(nn.LSTMCell(4, 3)), SEQUENCES),
+}
 
 
-@pytest.mark.parametrize("layer", [nn.Conv2d(1, 1, 1), nn.Dropout(), Special(1, 1), Net()])
-def test_another_layer_is_refused_by_name_with_the_way_out(layer):
-    with pytest.raises(ValueError) as error:
+def inputs_of(shape):
+    if len(shape) == 2 and shape[1] == 7:
+        return torch.randint(9, (3, *shape))
+    return torch.randn(3, *shape, dtype=torch.float64)
+
+
+def flat(tensors):
+    """Of stacked tensors or of separate ones: in one order, so that they can be compared."""
+    return torch.cat([tensor.reshape(3, -1) for tensor in tensors], 1).sort(1).values
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_layer_its_gradients_and_its_statistics_are_those_of_each_run(name):
+    make, shape = LAYERS[name]
+    models = [nn.Sequential(make()).double() for _ in range(3)]
+    stacked = stack(models)
+    for _ in range(2):  # statistics that the first call leaves count in the second
+        x = inputs_of(shape)
+        together = stacked(x)
+        apart = torch.stack([model(some) for model, some in zip(models, x, strict=True)])
+        torch.testing.assert_close(together, apart, rtol=1e-11, atol=1e-11)
+    weight = torch.randn_like(apart)
+    (together * weight).sum().backward() if together.requires_grad else None
+    (apart * weight).sum().backward() if apart.requires_grad else None
+    theirs = zip(*(model.parameters() for model in models), strict=True)
+    if list(models[0].parameters()):
+        expected = flat([torch.stack([p.grad for p in alike]) for alike in theirs])
+        found = flat([p.grad for p in stacked.parameters()])
+        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+    stacked.eval()
+    with torch.no_grad():
+        together = stacked(x)
+        apart = torch.stack([model.eval()(some) for model, some in zip(models, x, strict=True)])
+    torch.testing.assert_close(together, apart, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("name", ["conv2d", "batchnorm2d", "residual", "lstm", "attention"])
+def test_stacking_copies(name):
+    models = [LAYERS[name][0]().double() for _ in range(3)]
+    before = digest(*models)
+    stacked = stack(models)
+    with torch.no_grad():
+        for tensor in [*stacked.parameters(), *stacked.buffers()]:
+            tensor.zero_()
+    assert digest(*models) == before
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("layer", "reason"),
+    [
+        (nn.Dropout(), "a Dropout that drops out"),
+        (nn.Dropout2d(), "a Dropout2d that drops out"),
+        (nn.MultiheadAttention(4, 2, dropout=0.1), "a MultiheadAttention that drops out"),
+        (nn.LSTM(4, 4, 2, dropout=0.1), "a LSTM that drops out"),
+        (nn.LSTM(4, 4, proj_size=2), "a LSTM with proj_size"),
+        (nn.Embedding(4, 4, scale_grad_by_freq=True), "a Embedding with one of max_norm, scale"),
+    ],
+    ids=str,
+)
+def test_a_layer_that_cannot_be_stacked_is_refused_by_name_with_the_way_out(layer, reason):
+    with pytest.raises(ValueError, match=f"train_runs cannot batch {reason}") as error:
         stack([nn.Sequential(nn.Linear(1, 1), layer)] * 2)
-    message = str(error.value)
-    assert f"cannot batch a layer of type {type(layer).__name__};" in message
-    assert "it batches Sequential, Linear, Flatten, ReLU" in message
-    assert "Pass vectorize=False" in message
+    assert "Pass vectorize=False" in str(error.value)
+
+
+class Branching(nn.Linear):
+    def forward(self, x):
+        return super().forward(x) if x.sum() > 0 else x
+
+
+class Noisy(nn.Linear):
+    def forward(self, x):
+        return super().forward(x) + torch.randn_like(x)
+
+
+class Slow(nn.Linear):
+    """Right outputs, but gradients that are others under vmap."""
+
+    def forward(self, x):
+        y = super().forward(x)
+        return y if torch._C._functorch.is_batchedtensor(y) else y + (y - y.detach())
+
+
+class Scaled(nn.Linear):
+    """What differs between the runs is no tensor of the module."""
+
+    scales = iter(range(1, 100))
+
+    def __init__(self):
+        super().__init__(4, 4)
+        self.scale = next(self.scales)
+
+    def forward(self, x):
+        return super().forward(x) * self.scale
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda: Branching(4, 4), r"the forward of Branching \(.*data-dependent"),
+        (lambda: Noisy(4, 4), r"the forward of Noisy \(.*random"),
+        (lambda: Slow(4, 4), "Slow: stacked, it gives other gradients than each model alone"),
+        (Scaled, "Scaled: stacked, it gives other outputs than each model alone"),
+    ],
+)
+def test_a_forward_that_cannot_be_stacked_is_found_by_a_few_samples(make, reason):
+    models = [make() for _ in range(3)]
+    x = torch.randn(5, 4)
+    stacked, before = stack(models), digest(*models)
+    with pytest.raises(ValueError, match=f"train_runs cannot batch {reason}"):
+        compare(stacked, models, x)
+    assert digest(*models) == before
+
+
+@pytest.mark.parametrize("gain", [1.0, 1e30])
+@pytest.mark.parametrize(
+    "last", [nn.BatchNorm1d(4, affine=False), nn.LayerNorm(4), nn.Softmax(1), nn.ReLU()], ids=str
+)
+def test_comparing_does_not_refuse_for_rounding_or_overflow(gain, last):
+    models = [nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), last) for _ in range(3)]
+    for parameter in models[0].parameters():
+        nn.init.normal_(parameter, std=gain)
+    models = [copy.deepcopy(model) for model in models]
+    compare(stack(models), models, torch.randn(8, 4))
+
+
+def test_comparing_weighs_the_outputs_so_that_a_last_norm_leaves_a_gradient():
+    """The sum of squares after a norm is constant: its gradient would be rounding alone."""
+    models = [nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4, eps=0, elementwise_affine=False))]
+    models = [copy.deepcopy(models[0]) for _ in range(3)]
+    compare(stack(models), models, torch.randn(8, 4, generator=torch.Generator().manual_seed(0)))
+
+
+def test_comparing_leaves_models_statistics_and_random_state_alone():
+    models = [nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 2)) for _ in range(3)]
+    stacked = stack(models)
+    before = digest(stacked, *models)
+    compare(stacked, models, torch.randn(5, 4, generator=torch.Generator().manual_seed(0)))
+    assert digest(stacked, *models) == before
 
 
 def test_hooks_and_shared_weights_are_refused():

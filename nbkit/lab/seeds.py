@@ -4,44 +4,29 @@ The weights of R runs are stacked, so that one batched kernel does the work of R
 
     (R, batch, inputs) @ (R, inputs, outputs) + (R, 1, outputs)
 
-What differs from run to run (lr, momentum, schedule) is data of the program, a number each. Runs do
-not touch each other: a loss reaches the weights of its own run only.
+What differs from run to run (lr, weight decay, max_norm and so on) is data of the program, a number
+each. Runs do not touch each other: a loss reaches the weights of its own run only. Arms that differ
+in their layers or train by another kind of optimizer become a program each, behind the same Runs.
 """
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nbkit.lab.data import Batches, Data
-from nbkit.lab.stacking import stack
-from nbkit.lab.training import train
+from nbkit.lab._arms import Rule, read_arms
+from nbkit.lab._peak import peak_bytes
+from nbkit.lab._programs import Plan, Predict, apart, together
+from nbkit.lab.data import Data
 from nbkit.state import preserve_state
 
 CHUNK = 1024  # samples evaluated at once: keeps the activations of many runs small
-
-Predict = Callable[[Tensor], Tensor]  # samples -> logits (runs, samples, classes)
-
-
-@dataclass(frozen=True)
-class Rule:
-    """How one run is trained: torch's SGD, with `lr * schedule(step)` at each step."""
-
-    lr: float
-    momentum: float = 0.0
-    schedule: Callable[[int], float] | None = None
-
-    def lrs(self, steps: int) -> list[float]:
-        """The lr of each step."""
-        schedule = self.schedule or (lambda step: 1.0)
-        return [self.lr * schedule(step) for step in range(steps)]
 
 
 class Runs:
@@ -119,13 +104,21 @@ def train_runs(
     batch_size: int,
     vectorize: bool = True,
 ) -> Iterator[Runs]:
-    """Train every arm with every seed, all at once, by SGD on the cross-entropy.
+    """Train every arm with every seed, all at once, on the cross-entropy.
 
     Args:
         make_model: builds a model from torch's random state, which is seeded for it and given back.
         data: trained on where it is.
-        arms: name -> `{"lr": 0.1, "momentum": 0.9, "schedule": step -> factor}`; lr is required,
-            one for the arm or a list with one for each seed.
+        arms: name -> `{"lr": 0.1, "momentum": 0.9, "schedule": step -> factor}`; lr is required. A
+            number may be a list with one for each seed. What else an arm may have:
+            optimizer: "sgd" (the default), "adam" or "adamw", as torch.optim has them, with their
+                momentum and nesterov, or betas and eps; and weight_decay, 0.01 for "adamw".
+            max_norm: clips the norm of each run's gradients, as torch's clip_grad_norm_.
+            init: a function that sets a built model's weights, or a scheme of nbkit.initialize_
+                by name, with a gain if need be; drawn from the seed, after the model is.
+            model: builds this arm's model in place of make_model.
+            label_smoothing: of the loss that is trained on, and of `Runs.losses`; `evaluate`
+                measures the plain cross-entropy in every arm.
         seeds: one run each, in every arm. Runs of one seed are paired: the same initial weights,
             and the same batches in the same order.
         steps: optimizer updates of each run.
@@ -134,9 +127,13 @@ def train_runs(
     Returns:
         Iterator[Runs]: yields after each update of all runs, always the same object, grown.
     Raises:
-        ValueError: if arms or seeds cannot be read, or the model has a layer that is not batched.
+        ValueError: if arms or seeds cannot be read, or a model has a layer that is not batched.
 
-    Batched so far: Sequential of Linear, Flatten and elementwise activations.
+    Any model of torch's layers is batched, whatever its own forward: Linear, Conv1d, Conv2d,
+    BatchNorm, pooling and the activations by kernels made for it, all else through torch.func.vmap.
+    Refused by name: Dropout in training, hooks, shared parameters, a forward that draws random
+    numbers or branches on values. A few samples through every model, before the first step, show
+    whether its stack computes the same.
 
     >>> from nbkit.lab.data import digits
     >>> from nbkit.lab.models import mlp
@@ -148,129 +145,76 @@ def train_runs(
     """
     if not seeds or len(set(seeds)) < len(seeds):
         raise ValueError(f"seeds must be different whole numbers, at least one, got {seeds}.")
-    rules = _read_arms(arms, len(seeds), steps)
+    rules = read_arms(arms, len(seeds), steps)
     orders = [data.batches(batch_size, seed=seed, steps=steps) for seed in seeds]
 
     with preserve_state():
-        models = [_seeded(make_model, seed).to(data.x_train.device) for seed in seeds]
-    if len({id(model) for model in models}) < len(models):
-        raise ValueError("make_model must build a new model at each call, got the same one again.")
-    start = _stacked if vectorize else _separate
-    predict, losses = start(models * len(arms), data, rules, orders * len(arms))
+        models = _build(make_model, rules, [order.seed for order in orders], data.x_train.device)
+    plans = map(Plan, models, rules, orders * len(arms))
+    predict, losses = (together if vectorize else apart)(list(plans), data)
     return _follow(Runs(list(arms), seeds, steps, predict, next(models[0].parameters())), losses)
+
+
+def largest(
+    make_model: Callable[[], nn.Module],
+    data: Data,
+    arm: Mapping[str, Any],
+    *,
+    batch_size: int,
+    nbytes: int,
+) -> int:
+    """How many runs of an arm fit into so much memory, beside the data: worked out, not tried.
+
+        peak(runs) = fixed + runs * each, the two from trials of 2 and of 4 runs
+
+    Args:
+        make_model: as for `train_runs`; the runs are arms x seeds.
+        data: what they are trained on, and where; it is not counted.
+        arm: the one that needs the most memory, such as `{"lr": 0.1, "optimizer": "adam"}`.
+        batch_size: samples of each batch.
+        nbytes: the memory; of a GPU `torch.cuda.mem_get_info()[0]`, and leave a tenth of it free.
+
+    A trial takes two steps and evaluates as many samples as `evaluate` does at once.
+
+    >>> from nbkit.lab.data import digits
+    >>> from nbkit.lab.models import mlp
+    >>> 1000 < largest(mlp, digits(), {"lr": 0.1}, batch_size=64, nbytes=2**31) < 10000
+    True
+    """
+
+    def trial(count: int) -> None:
+        arms = {"arm": arm}
+        *_, runs = train_runs(make_model, data, arms, range(count), steps=2, batch_size=batch_size)
+        runs.evaluate(data.x_train[:CHUNK], data.y_train[:CHUNK])
+
+    few, more = 2, 4
+    peaks = [peak_bytes(partial(trial, count), data.x_train.device) for count in (few, more)]
+    each = (peaks[1] - peaks[0]) / (more - few)
+    fixed = max(0.0, peaks[0] - few * each)
+    return max(0, int((nbytes - fixed) / each))
+
+
+def _build(
+    make_model: Callable[[], nn.Module],
+    rules: Sequence[Rule],
+    seeds: Sequence[int],
+    device: torch.device,
+) -> list[nn.Module]:
+    """The model of each run; runs that start from the same one share it."""
+    built: dict[tuple[object, ...], nn.Module] = {}
+    models = []
+    for run, rule in enumerate(rules):
+        seed = seeds[run % len(seeds)]
+        start = (id(rule.model), id(rule.init), rule.gain, seed)
+        if start not in built:
+            built[start] = rule.build(make_model, seed).to(device)
+        models.append(built[start])
+    if len({id(model) for model in built.values()}) < len(built):
+        raise ValueError("make_model must build a new model at each call, got the same one again.")
+    return models
 
 
 def _follow(runs: Runs, losses: Iterator[Tensor]) -> Iterator[Runs]:
     for step_losses in losses:
         runs._record(step_losses)
         yield runs
-
-
-def _read_arms(arms: Mapping[str, Mapping[str, Any]], seeds: int, steps: int) -> list[Rule]:
-    """The rule of each run: arm after arm, in each of them seed after seed."""
-    if not arms:
-        raise ValueError('arms must hold at least one, such as {"plain": {"lr": 0.1}}, got none.')
-    known = [field.name for field in fields(Rule)]
-    rules = []
-    for name, values in arms.items():
-        if "lr" not in values or not set(values) <= set(known):
-            raise ValueError(
-                f"arm {name!r} must have lr and may have {' and '.join(known[1:])}, got "
-                f"{', '.join(values) or 'nothing'}."
-            )
-        lrs = values["lr"] if isinstance(values["lr"], Sequence) else [values["lr"]] * seeds
-        if len(lrs) != seeds:
-            raise ValueError(f"arm {name!r} must have one lr, or {seeds}, got {len(lrs)}.")
-        rules += [_checked(name, Rule(**{**values, "lr": lr}), steps) for lr in lrs]
-    return rules
-
-
-def _checked(name: str, rule: Rule, steps: int) -> Rule:
-    if not isinstance(rule.lr, int | float):
-        raise ValueError(f"arm {name!r}: lr must be a number, got {rule.lr!r}.")
-    lrs = rule.lrs(steps)
-    numbers = [rule.lr, rule.momentum, *lrs]
-    if not all(math.isfinite(number) and number >= 0 for number in numbers):
-        raise ValueError(
-            f"arm {name!r}: momentum and lr * schedule(step) must be finite and at least 0, "
-            f"got momentum={rule.momentum} and lr={rule.lr}, scheduled from "
-            f"{min(numbers[2:])} to {max(numbers[2:])}."
-        )
-    return rule
-
-
-def _seeded(make_model: Callable[[], nn.Module], seed: int) -> nn.Module:
-    torch.manual_seed(seed)
-    return make_model()
-
-
-def _separate(
-    models: list[nn.Module], data: Data, rules: list[Rule], orders: list[Batches]
-) -> tuple[Predict, Iterator[Tensor]]:
-    """The plain version: an ordinary loop for each run, one step of each in turn."""
-    runs, trainings = [], []
-    for model, rule, order in zip(models, rules, orders, strict=True):
-        runs.append(copy.deepcopy(model))
-        sgd = torch.optim.SGD(runs[-1].parameters(), lr=rule.lr, momentum=rule.momentum)
-        trainings.append(train(runs[-1], order, sgd, F.cross_entropy, schedule=rule.schedule))
-    losses = (torch.stack([step.loss for step in steps]) for steps in zip(*trainings, strict=True))
-    return (lambda x: torch.stack([_evaluated(run, x) for run in runs])), losses
-
-
-def _evaluated(model: nn.Module, x: Tensor) -> Tensor:
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        return model(x)
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-
-
-def _stacked(
-    models: list[nn.Module], data: Data, rules: list[Rule], orders: list[Batches]
-) -> tuple[Predict, Iterator[Tensor]]:
-    """The fast version: one model whose every tensor has a leading dimension for the run."""
-    model = stack(models)
-    return (
-        (lambda x: model(x.expand(len(models), *x.shape))),
-        _train_stacked(model, data, rules, orders),
-    )
-
-
-def _train_stacked(
-    model: nn.Module, data: Data, rules: list[Rule], orders: list[Batches]
-) -> Iterator[Tensor]:
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    velocities = [torch.zeros_like(p) for p in parameters]
-    lrs = _per_run([rule.lrs(orders[0].steps) for rule in rules], parameters[0])
-    momentum = _per_run([[rule.momentum] for rule in rules], parameters[0])[0]
-    seeds = len({order.seed for order in orders})
-    draws = zip(*(order.indices() for order in orders[:seeds]), strict=True)
-    for lr, rows in zip(lrs, draws, strict=True):
-        drawn = torch.stack(rows)  # one draw for all arms: that is what pairs them
-        x = torch.cat([data.x_train[drawn]] * (len(rules) // seeds))
-        y = torch.cat([data.y_train[drawn]] * (len(rules) // seeds))
-        # Classes before samples: over a last dimension torch's softmax takes nine times as long.
-        losses = F.cross_entropy(model(x).mT, y, reduction="none").mean(1)
-        _sgd_(parameters, torch.autograd.grad(losses.sum(), parameters), velocities, lr, momentum)
-        yield losses.detach()
-
-
-def _per_run(values: list[list[float]], like: Tensor) -> Tensor:
-    """A list of numbers for each run -> (numbers, runs, 1, 1), to multiply stacked weights with."""
-    return torch.tensor(values, dtype=like.dtype, device=like.device).T[..., None, None]
-
-
-@torch.no_grad()
-def _sgd_(
-    parameters: Sequence[Tensor],
-    gradients: Sequence[Tensor],
-    velocities: Sequence[Tensor],
-    lr: Tensor,
-    momentum: Tensor,
-) -> None:
-    """torch's convention: velocity = momentum * velocity + gradient; weight -= lr * velocity."""
-    for weight, gradient, velocity in zip(parameters, gradients, velocities, strict=True):
-        velocity.mul_(momentum).add_(gradient)
-        weight.addcmul_(velocity, lr, value=-1)
