@@ -1,4 +1,4 @@
-"""What 8 seeds x 2 arms cost as one program, and one after another.
+"""What many runs cost as one program, and one after another.
 
 Run: python benchmarks/seeds.py
 """
@@ -6,6 +6,7 @@ Run: python benchmarks/seeds.py
 import time
 from collections.abc import Callable
 
+import torch
 from timing import Timing, interleaved, report
 from torch import nn
 
@@ -60,6 +61,23 @@ def both(make: Callable[[], nn.Module], arms: dict, steps: int, repeats: int) ->
     return interleaved(ways, repeats, clock=time.process_time)
 
 
+def on_a_gpu() -> bool:
+    """64 runs of the MLP, in seconds of the wall: on a GPU it is the launches that take time."""
+    if not torch.cuda.is_available():
+        print("skipped: 64 runs on a GPU, together / one after another (needs CUDA)")
+        return True
+    data = digits("cuda")
+
+    def train_64(vectorize: bool) -> float:
+        options = {"steps": 50, "batch_size": 64, "vectorize": vectorize}
+        *_, runs = train_runs(mlp, data, SGD, range(32), **options)
+        return runs.final().mean().item()  # waits for the GPU
+
+    ways = {"together": lambda: train_64(True), "apart": lambda: train_64(False)}
+    ratio = interleaved(ways, 5).ratio("together", "apart")
+    return report("64 runs on a GPU, together / one after another", ratio, 1 / 30)
+
+
 def main() -> bool:
     with one_thread():
         plain = both(mlp, SGD, steps=200, repeats=7)
@@ -74,6 +92,7 @@ def main() -> bool:
             report("the same by AdamW, clipped, smoothed", adamw.ratio(*ratio), 0.4),
             report("a small ConvNet with BatchNorm", images.ratio(*ratio), 1.0),
             report("an LSTM over 8 steps", series.ratio(*ratio), 1.0),
+            on_a_gpu(),
         ]
     )
 

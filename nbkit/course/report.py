@@ -28,7 +28,7 @@ body { margin: 0 auto; max-width: 60rem; padding: 1.5rem 1rem 4rem; color: var(-
   background: var(--paper); font: 1rem/1.5 system-ui, sans-serif; overflow-wrap: break-word; }
 h1 { font-size: 1.5rem; margin: 0; } h2 { font-size: 1.15rem; margin: 2.2rem 0 .2rem; }
 p { margin: .3rem 0; } .soft { color: var(--soft); font-size: .875rem; }
-a { color: inherit; }
+a { color: inherit; } details { margin-top: 2.2rem; }
 table { border-collapse: collapse; width: 100%; margin-top: .6rem; table-layout: fixed; }
 th:nth-child(1) { width: 7.5rem; } th:nth-child(3) { width: 11rem; }
 th:nth-child(4) { width: 2rem; }
