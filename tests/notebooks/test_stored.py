@@ -70,7 +70,10 @@ def test_every_claim_of_the_lesson_has_a_stored_verdict(path, lesson):
     told = [output.get("metadata", {}).get("nbkit", {}) for output in outputs(lesson)]
     verdicts = {one["claim"]: one for one in told if one.get("kind") == "verdict"}
     assert set(verdicts) == set(load_claims(path.stem))
-    assert all(one["n"] >= 8 and one["machine"]["hardware"] for one in verdicts.values())
+    assert all(one["machine"]["hardware"] for one in verdicts.values())
+    for claim, one in verdicts.items():  # skipped only for what a machine may lack, not for n
+        lacks = one["verdict"] == "SKIPPED" and load_claims(path.stem)[claim].needs
+        assert one["n"] >= 8 or lacks, one
 
 
 def test_the_solution_that_folds_out_passes_its_check(path, lesson):
