@@ -7,6 +7,7 @@ from typing import Any
 
 import nbkit
 from nbkit.lab.claims import Claim, Verdict, judge, load_claims
+from nbkit.lab.diary import Diary, calibrate
 from nbkit.lab.exercises import load_exercise
 from nbkit.lab.knobs import Knob, KnobError, check_names
 from nbkit.lab.predictions import Prediction
@@ -33,6 +34,7 @@ class Lesson:
         self.declared: dict[str, Knob] = {}
         self._namespace = _notebook_namespace() if namespace is None else namespace
         self._before = set(self._namespace)
+        self._diary = Diary()
         print(f"nbkit {nbkit.__version__}, lesson {name}")
 
     def knobs(self, **ranges: Knob) -> dict[str, Any]:
@@ -72,6 +74,9 @@ class Lesson:
             confidence: percent, 50 to 99, that your guess is on the right side of the margin.
         Raises:
             ValueError: if the claim is unknown or already measured, or the confidence out of range.
+
+        Where somebody is watching it is kept in `my_predictions.jsonl` beside the notebook, a file
+        that they may read and delete. A headless run leaves that file alone.
         """
         stated = self._claim(claim)
         if claim in self.verdicts:
@@ -80,6 +85,8 @@ class Lesson:
             )
         self.predictions[claim] = Prediction(stated, float(guess), confidence)
         print(f"committed: {stated.metric}: {guess:g}, {confidence} % sure of the side")
+        if _watched():
+            self._keep(self.predictions[claim])
 
     def exercise(self, name: str) -> Callable[[Callable], Callable]:
         """A decorator that checks the function below it, in the cell where it is written.
@@ -108,9 +115,7 @@ class Lesson:
 
     def progress(self, items: Iterable, *, total: int, label: str) -> Iterator:
         """The items, one by one, with a line of progress where somebody is watching."""
-        from nbkit.lab.explore import live
-
-        return _progress(items, total, label) if live() else iter(items)
+        return _progress(items, total, label) if _watched() else iter(items)
 
     def state_claims(self) -> None:
         """The claims of this lesson, as a table, before any of them is measured."""
@@ -142,6 +147,21 @@ class Lesson:
                 raise ValueError(f"{claim} was predicted, but has not been measured yet.")
             score = prediction.score(self.verdicts[claim])
             _show(str(score), {"kind": "prediction", **score.to_dict()})
+            if _watched():
+                self._diary.score(score)
+
+    def calibration(self) -> None:
+        """How sure the learner was, in all lessons so far, beside how often they were right."""
+        if not _watched():
+            print("Your own predictions appear here, once you have made some in JupyterLab.")
+            return
+        entries = list(self._diary.entries().values())
+        if not any(entry.right is not None for entry in entries):
+            print(f"No prediction has been scored yet: {self._diary.path} has {len(entries)}.")
+            return
+        from IPython.display import display
+
+        display(calibrate(entries))
 
     def takeaways(self) -> None:
         """What to take home, worded from the verdicts: a refuted claim reads differently."""
@@ -150,10 +170,23 @@ class Lesson:
             raise ValueError(f"not measured yet: {', '.join(missing)}. Run the cells above first.")
         _markdown("\n".join(f"- {verdict.takeaway()}" for verdict in self.verdicts.values()))
 
+    def _keep(self, prediction: Prediction) -> None:
+        try:
+            if not self._diary.commit(prediction):
+                print(f"{self._diary.path} has an earlier prediction of it; that one counts.")
+        except OSError as error:  # a folder that is read-only is no reason to stop a lesson
+            print(f"{self._diary.path}: it is not kept ({error.strerror}).")
+
     def _claim(self, claim: str) -> Claim:
         if claim not in self.claims:
             raise ValueError(f"no claim {claim!r} in this lesson, only {', '.join(self.claims)}.")
         return self.claims[claim]
+
+
+def _watched() -> bool:
+    from nbkit.lab.frontend import live
+
+    return live()
 
 
 def _notebook_namespace() -> dict[str, Any]:
