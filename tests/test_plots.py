@@ -94,6 +94,30 @@ def test_effects_draws_each_interval_against_its_margin(ax):
     assert ax.get_yticklabels()[0].get_text() == "id  SUPPORTED"
 
 
+def test_against_margin_draws_the_interval_beside_the_margin(ax):
+    verdict = judge(CLAIM, Interval(1.1, 1.0, 1.2, 8))
+    plots.against_margin(ax, verdict, label="ratio of losses", title="lr 0.1")
+    bar, dot, margin = ax.lines
+    xs = [list(line.get_xdata()) for line in (bar, dot, margin)]
+    assert xs == [[1.0, 1.2], [1.1], [1.25, 1.25]]
+    assert ax.get_title() == "lr 0.1 SUPPORTED"
+    assert to_hex(bar.get_color()) == plots.VERDICTS["SUPPORTED"].lower()
+    assert ax.get_xlim()[1] >= 2.5
+
+
+def test_against_margin_keeps_an_open_interval_in_the_frame(ax):
+    plots.against_margin(ax, judge(CLAIM, Interval(9.0, 2.0, math.inf, 8)), label="x")
+    bar, dot, _ = ax.lines
+    assert list(bar.get_xdata()) == [2.0, 5.0] and list(dot.get_xdata()) == [5.0]
+
+
+def test_against_margin_of_a_skipped_claim_says_so_without_a_bar(ax):
+    needy = Claim(**{**vars(CLAIM), "needs": ("two gpus",)})
+    if needy.missing():
+        plots.against_margin(ax, judge(needy), label="x")
+        assert not ax.lines and ax.get_title() == "SKIPPED"
+
+
 def test_grid_has_a_cell_for_each_pair(ax):
     measured = {(8, 20): (1.3, 1.4), (64, 20): (1.0, 1.1), (8, 100): (1.0, 1.4)}
     cells = {pair: judge(CLAIM, Interval(1.2, *ends, 8)) for pair, ends in measured.items()}

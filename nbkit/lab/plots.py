@@ -130,6 +130,29 @@ def effects(ax: Axes, verdicts: Sequence[Verdict]) -> Axes:
     return ax
 
 
+def against_margin(ax: Axes, verdict: Verdict, *, label: str, title: str = "") -> Axes:
+    """One verdict, large: the interval as a bar, its estimate as a dot, the margin as a line.
+
+    Args:
+        label: what the axis shows, in a few words.
+        title: stands before the verdict.
+    """
+    effect, margin, color = verdict.effect, verdict.claim.margin, VERDICTS[verdict.verdict]
+    ax.set_title(f"{title} {verdict.verdict}".strip(), color=color, fontsize=10)
+    ax.set(yticks=[], ylim=(-1, 1), xlabel=label)
+    if effect is None or margin is None:
+        return ax
+
+    far = 4 * margin  # an interval without an upper end runs into the frame
+    ax.plot([effect.low, min(effect.high, far)], [0, 0], color=color, linewidth=6)
+    ax.plot(min(effect.estimate, far), 0, "o", color=color, markersize=11)
+    ax.axvline(margin, color="black", linewidth=1)
+    ax.annotate(f"margin {margin:g}", (margin, 0.8), xytext=(4, 0), textcoords="offset points")
+    if verdict.claim.kind.startswith("ratio"):
+        ax.set_xlim(0, max(2 * margin, 1.15 * min(effect.high, far)))
+    return ax
+
+
 def grid(ax: Axes, verdicts: Mapping[tuple[float, float], Verdict], *, x: str, y: str) -> Axes:
     """A verdict a cell, over the values of two knobs: where a technique helps and where not."""
     columns = sorted({key[0] for key in verdicts})
