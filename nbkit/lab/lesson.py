@@ -32,6 +32,7 @@ class Lesson:
         self.verdicts: dict[str, Verdict] = {}
         self.predictions: dict[str, Prediction] = {}
         self.declared: dict[str, Knob] = {}
+        self._failures: dict[str, str | None] = {}  # of each exercise that has been tried
         self._namespace = _notebook_namespace() if namespace is None else namespace
         self._before = set(self._namespace)
         self._diary = Diary()
@@ -97,7 +98,7 @@ class Lesson:
         exercise = load_exercise(self.name, name)
 
         def check(attempt: Callable) -> Callable:
-            failure = exercise.check(attempt)
+            failure = self._failures[name] = exercise.check(attempt)
             if failure is None:
                 print(f"{name}: all {len(exercise.checks)} checks pass. It is yours.")
                 return attempt
@@ -106,6 +107,13 @@ class Lesson:
             return exercise.reference
 
         return check
+
+    def points(self, exercise: str) -> int:
+        """1 if the exercise passes its checks, else 0: what an instructor's grading reads.
+
+        It raises nothing, so that a student who has not solved it can still run all cells.
+        """
+        return int(self._failures.get(exercise, "not run") is None)
 
     def explore(self, fit: Callable, **options: Any) -> None:
         """The live lab: sliders over the knobs that `fit` names; headless, its stops in a row."""
