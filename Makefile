@@ -4,7 +4,10 @@ BIN := .venv/bin
 # timing.py is what they share; stalls.py takes an hour and is run by hand.
 BENCHMARKS := $(filter-out %/timing.py %/stalls.py,$(wildcard benchmarks/*.py))
 
-.PHONY: help run lab test check bench gpu lock store
+# What `make docs` shows: the techniques, and the bench that lessons are written with.
+PUBLIC := nbkit $(addprefix nbkit.lab.,lesson knobs data models training seeds stats proportions measure plots claims)
+
+.PHONY: help run lab test check docs bench gpu lock store
 
 help:            ## this list
 	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed 's/: .*##/\t/'
@@ -23,6 +26,10 @@ check: .venv/.has-test     ## lint, format and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: .venv/.has-test      ## the public API as pages, under runs/docs
+	$(BIN)/python -m pdoc --docformat google --output-directory runs/docs $(PUBLIC)
+	@echo "runs/docs/index.html"
 
 bench: .venv/.has-bench    ## the promised ratios, measured side by side
 	@over=0; for file in $(BENCHMARKS); do echo "$$file"; $(BIN)/python $$file || over=1; done; exit $$over
