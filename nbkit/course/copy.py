@@ -54,7 +54,7 @@ def without_solutions(nb: NotebookNode) -> NotebookNode:
     """A lesson as a student gets it: stubs, no solutions, no outputs; ready for nbgrader.
 
     Each exercise cell is marked as nbgrader's solution, and is followed by a cell that nbgrader
-    grades: one point if the exercise passes its checks. The notebook given is changed, and returned.
+    grades: one point if the exercise passes its checks. The notebook is changed, and returned.
     """
     cells = []
     for cell in nb.cells:

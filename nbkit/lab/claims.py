@@ -12,6 +12,7 @@ import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 
 import torch
 
@@ -192,34 +193,42 @@ class Verdict:
         }
 
 
-def all_claims() -> dict[str, Claim]:
-    """Every claim of the register, by id, in the order of the file.
+def all_claims(register: Path | None = None) -> dict[str, Claim]:
+    """Every claim of a register, by id, in the order of the file.
 
+    Args:
+        register: a file like `data/claims.toml`, which it is by default.
     Raises:
         ValueError: if an entry has a wrong or missing field.
     """
+    register = data.file("claims.toml") if register is None else register
     optional = {"margin", "needs", "over", "spread", "supported", "refuted", "inconclusive"}
     fields = set(Claim.__dataclass_fields__) - {"id"}
     claims = {}
-    for identifier, entry in tomllib.loads(data.file("claims.toml").read_text()).items():
+    for identifier, entry in tomllib.loads(register.read_text(encoding="utf-8")).items():
         odd = (set(entry) - fields) | (fields - optional - set(entry))
         if odd:
             wrong = ", ".join(sorted(odd))
-            raise ValueError(f"claims.toml, [{identifier}]: wrong or missing: {wrong}.")
+            raise ValueError(f"{register.name}, [{identifier}]: wrong or missing: {wrong}.")
         needs = tuple(entry.pop("needs", ()))
         claims[identifier] = Claim(id=identifier, needs=needs, **entry)
     return claims
 
 
-def load_claims(lesson: str) -> dict[str, Claim]:
+def load_claims(lesson: str, register: Path | None = None) -> dict[str, Claim]:
     """The claims of one lesson, by id, in the order of the file.
 
+    Args:
+        lesson: its name.
+        register: as for `all_claims`.
     Raises:
         ValueError: if an entry has a wrong or missing field, or the lesson has no claim.
     """
-    claims = {name: claim for name, claim in all_claims().items() if claim.lesson == lesson}
+    every = all_claims(register)
+    claims = {name: claim for name, claim in every.items() if claim.lesson == lesson}
     if not claims:
-        raise ValueError(f"claims.toml has no claim of lesson {lesson!r}.")
+        file = "claims.toml" if register is None else register
+        raise ValueError(f"{file} has no claim of lesson {lesson!r}.")
     return claims
 
 

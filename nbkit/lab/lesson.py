@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import nbkit
 from nbkit.lab.claims import Claim, Verdict, judge, load_claims
 from nbkit.lab.diary import Diary, calibrate
-from nbkit.lab.exercises import load_exercise
+from nbkit.lab.exercises import Exercise, load_exercise
 from nbkit.lab.knobs import Knob, KnobError, check_names
 from nbkit.lab.predictions import Prediction
 from nbkit.lab.stats import Interval
@@ -19,16 +20,24 @@ class Lesson:
 
     Args:
         name: the notebook's name without its ending, `01_lr_finder`.
+        claims: for a lesson of your own, the file with its claims; written as `data/claims.toml`.
         namespace: the notebook's variables; taken from IPython where there is one.
     Raises:
-        ValueError: if `data/claims.toml` has no claim of that lesson.
+        ValueError: if the file has no claim of that lesson, or an entry that is wrong.
+        FileNotFoundError: if there is no such file.
 
     Opening it prints one line and changes nothing.
     """
 
-    def __init__(self, name: str, namespace: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        namespace: dict[str, Any] | None = None,
+        *,
+        claims: str | Path | None = None,
+    ) -> None:
         self.name = name
-        self.claims: dict[str, Claim] = load_claims(name)
+        self.claims: dict[str, Claim] = load_claims(name, Path(claims) if claims else None)
         self.verdicts: dict[str, Verdict] = {}
         self.predictions: dict[str, Prediction] = {}
         self.declared: dict[str, Knob] = {}
@@ -89,22 +98,27 @@ class Lesson:
         if _watched():
             self._keep(self.predictions[claim])
 
-    def exercise(self, name: str) -> Callable[[Callable], Callable]:
+    def exercise(self, exercise: str | Exercise) -> Callable[[Callable], Callable]:
         """A decorator that checks the function below it, in the cell where it is written.
+
+        Args:
+            exercise: its name; for a lesson of your own, the exercise itself.
+        Raises:
+            ValueError: if this lesson has no exercise of that name.
 
         The function itself comes back when it passes. Until then the reference does, so that the
         rest of the lesson runs, and the line printed says which property failed.
         """
-        exercise = load_exercise(self.name, name)
+        found = load_exercise(self.name, exercise) if isinstance(exercise, str) else exercise
 
         def check(attempt: Callable) -> Callable:
-            failure = self._failures[name] = exercise.check(attempt)
+            failure = self._failures[found.name] = found.check(attempt)
             if failure is None:
-                print(f"{name}: all {len(exercise.checks)} checks pass. It is yours.")
+                print(f"{found.name}: all {len(found.checks)} checks pass. It is yours.")
                 return attempt
-            print(f"{name}: not yet. {failure}")
+            print(f"{found.name}: not yet. {failure}")
             print("The cells below go on with the reference.")
-            return exercise.reference
+            return found.reference
 
         return check
 
