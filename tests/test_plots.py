@@ -55,6 +55,29 @@ def test_arms_clears_and_draws_each_arm_in_its_colour(ax):
     assert [text.get_text() for text in ax.texts] == ["yours", "suggested"]
 
 
+def heights(ax):
+    """Where the names stand, in points, by name."""
+    scale = 72 / ax.figure.dpi
+    return {t.get_text(): ax.transData.transform(t.xy)[1] * scale + t.xyann[1] for t in ax.texts}
+
+
+def test_names_of_lines_that_end_together_are_spread(ax):
+    for label, end in (("a", 1.0), ("b", 1.001), ("c", 1.002), ("far", 9.0)):
+        plots.seeds(ax, torch.tensor([[5.0, end]]), label=label, color=plots.QUIET)
+    before = heights(ax)
+    plots.spread_names(ax)
+    a, b, c, far = (heights(ax)[name] for name in ("a", "b", "c", "far"))
+    assert b - a == pytest.approx(11, abs=0.1) and c - b == pytest.approx(11, abs=0.1)
+    assert abs(b - before["b"]) < 1  # the middle one stays where its line is
+    assert far == before["far"]
+
+
+def test_a_single_name_stays_where_it_is(ax):
+    plots.seeds(ax, torch.tensor([[5.0, 1.0]]), label="a", color=plots.QUIET)
+    before = heights(ax)
+    assert heights(plots.spread_names(ax)) == before
+
+
 def test_landing_moves_its_dots_and_keeps_the_rest(ax):
     ax.plot([0.1, 1.0], [0.0, 3.0])
     ax.set_ylim(0, 4)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
@@ -66,6 +67,28 @@ def arms(ax: Axes, runs: Runs, colors: Mapping[str, str]) -> Axes:
     for name, losses in zip(runs.arms, runs.losses, strict=True):
         seeds(ax, losses, label=name, color=colors[name])
     ax.set(xlabel="step", ylabel="training loss", yscale="log", xlim=(1, 1.4 * runs.step + 1))
+    return spread_names(ax)
+
+
+def spread_names(ax: Axes, gap: float = 11.0) -> Axes:
+    """Move the names beside lines up or down until neighbours are `gap` points apart.
+
+    Call it when the limits and scales of `ax` are set.
+    """
+    from matplotlib.text import Annotation
+
+    points = 72 / ax.figure.dpi
+    names = [text for text in ax.texts if isinstance(text, Annotation)]
+    ends = [float(ax.transData.transform(name.xy)[1]) * points for name in names]
+    order = sorted(range(len(names)), key=ends.__getitem__)
+    heights = list(ends)
+    for _ in range(20):  # neighbours push each other away, half the overlap each
+        for low, high in pairwise(order):
+            push = max(0.0, gap - (heights[high] - heights[low])) / 2
+            heights[low] -= push
+            heights[high] += push
+    for name, end, height in zip(names, ends, heights, strict=True):
+        name.xyann = (name.xyann[0], name.xyann[1] + height - end)
     return ax
 
 
