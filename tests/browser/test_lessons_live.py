@@ -31,10 +31,13 @@ def test_a_lesson_runs_and_its_sliders_retrain(browser, server, screenshots, nam
     box = notebook.box()
     box.get_by_role("slider").first.wait_for()
     names = [slider.get_attribute("aria-label") for slider in box.get_by_role("slider").all()]
-    assert len(names) >= 2
-    for slider in names:
+    lists, checks = (box.locator(tag).all() for tag in ("select", "input[type=checkbox]"))
+    assert names and len(names) + len(lists) + len(checks) >= 2
+    moves = [lambda name=name: press(notebook.slider(name)) for name in names]
+    moves += [lambda one=one: choose_next(one) for one in lists] + [one.click for one in checks]
+    for move in moves:  # every widget once, and each of them changes the picture
         before = notebook.picture()
-        notebook.slider(slider).press("ArrowRight")
+        move()
         notebook.wait_for_new_picture(before)
         notebook.wait_for_run()
 
@@ -54,6 +57,19 @@ def test_a_lesson_runs_and_its_sliders_retrain(browser, server, screenshots, nam
     # JupyterLab lets the browser ask for `attachment:curve.png` before it puts the picture there.
     assert [error for error in notebook.errors() if "ERR_UNKNOWN_URL_SCHEME" not in error] == []
     page.close()
+
+
+def press(slider):
+    """One step to the right; to the left where it stands at its end."""
+    now, end = (float(slider.get_attribute(f"aria-value{name}")) for name in ("now", "max"))
+    slider.press("ArrowLeft" if now >= end else "ArrowRight")
+
+
+def choose_next(select):
+    """The option after the chosen one, or the first."""
+    options = select.locator("option").all_inner_texts()
+    chosen = select.evaluate("node => node.selectedIndex")
+    select.select_option(index=(chosen + 1) % len(options))
 
 
 def shown(text):
