@@ -20,7 +20,7 @@ lab: .venv/.has-lab        ## open JupyterLab on the lessons
 
 test: .venv/.has-test      ## the whole test suite, stored lessons included
 	$(BIN)/python -m pytest -n 2 --dist loadfile
-	$(BIN)/python tests/notebooks/nbval_strict.py
+	$(BIN)/python tests/notebooks/nbval_strict.py -n 2 --dist loadfile
 
 check: .venv/.has-test     ## lint, format and types
 	$(BIN)/ruff check .

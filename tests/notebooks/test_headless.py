@@ -13,14 +13,14 @@ from nbkit.lab.data import lessons_dir
 LESSON = lessons_dir() / "01_lr_finder.ipynb"
 
 
-def test_a_smoke_run_of_every_lesson_succeeds(tmp_path):
-    lessons = sorted(lessons_dir().glob("*.ipynb"))
-    for record in run(lessons, tmp_path, {}, "smoke"):
-        assert (record.status, record.reason) == ("ok", None)
-        assert record.verdicts
-        assert {verdict["verdict"] for verdict in record.verdicts} == {"SKIPPED"}
-        saved = Record.load(tmp_path / f"{record.lesson}.json")
-        assert saved.parameters["profile"] == "smoke"
+@pytest.mark.parametrize("path", sorted(lessons_dir().glob("*.ipynb")), ids=lambda p: p.stem)
+def test_a_smoke_run_of_every_lesson_succeeds(tmp_path, path):
+    (record,) = run([path], tmp_path, {}, "smoke")
+    assert (record.status, record.reason) == ("ok", None)
+    assert record.verdicts
+    assert {verdict["verdict"] for verdict in record.verdicts} == {"SKIPPED"}
+    saved = Record.load(tmp_path / f"{record.lesson}.json")
+    assert saved.parameters["profile"] == "smoke"
 
 
 @pytest.mark.parametrize(
