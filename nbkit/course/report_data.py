@@ -18,6 +18,7 @@ from nbkit.course.report_words import (
     machine_line,
     machine_name,
     plural,
+    reason,
     state,
     summary,
 )
@@ -25,6 +26,7 @@ from nbkit.lab.claims import SKIPPED, all_claims, without_lesson
 from nbkit.lab.holm import with_holm
 
 ALPHA = 0.05
+SLOWEST = 3  # cells that are named for each lesson
 LINKS = {"page": ".html", "notebook": ".ipynb", "record": ".json"}
 
 
@@ -160,10 +162,11 @@ def _title(report: Report) -> str:
         return report.runs[0].summary
     shared = sum(f.judged > 1 for lesson in report.lessons for f in lesson.findings)
     differ = len(report.disagreements)
-    return (
-        f"{len(report.runs)} runs side by side; of {plural(shared, 'claim')} judged in more than "
-        f"one they agree on {shared - differ}" + (f", not on {differ}" if differ else "")
-    )
+    first = f"{len(report.runs)} runs side by side"
+    if not shared:
+        return f"{first}: no claim was judged in more than one"
+    agreed = f"{first}: they agree on {plural(shared - differ, 'claim')}"
+    return f"{agreed}, disagree on {differ}" if differ else agreed
 
 
 def _names(runs: Sequence[Sequence[Entry]], folders: Sequence[Path | None]) -> list[str]:
@@ -194,14 +197,14 @@ def _run(name: str, run: Sequence[Entry], folder: Path | None) -> Run:
 
 def _side(entry: Entry, out: Path | None) -> Side:
     record = entry.record
-    timed = [cell for cell in record.cells if isinstance(cell.get("seconds"), int | float)]
+    timed = [c for c in record.cells if isinstance(c.get("seconds"), int | float)]
     links = {}
     if out is not None:
         there = {name: entry.file(end) for name, end in LINKS.items()}
         links = {name: _relative(path, out) for name, path in there.items() if path}
     return Side(
         state=state(record),
-        reason=record.reason,
+        reason=reason(record),
         cell=record.cell,
         seconds=record.seconds,
         memory_mib=entry.memory_mib,
@@ -209,7 +212,7 @@ def _side(entry: Entry, out: Path | None) -> Side:
         nbkit=record.nbkit,
         notebook_sha256=record.notebook_sha256,
         machine=record.machine,
-        slowest=sorted(timed, key=lambda cell: -cell["seconds"])[:3],
+        slowest=sorted(timed, key=lambda cell: -cell["seconds"])[:SLOWEST],
         flips=record.flips,
         links=links,
     )

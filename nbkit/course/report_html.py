@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from html import escape
 from typing import Any
 
-from nbkit.course.report_data import ALPHA, Report, Run, Side
+from nbkit.course.report_data import ALPHA, Finding, Report, Run, Side
 from nbkit.course.report_lesson import lesson_section, mark, target
 from nbkit.course.report_pictures import Pictures
 from nbkit.course.report_style import STYLE
@@ -50,7 +50,7 @@ def _card(run: Run) -> str:
         f'<span class="count {word.lower()}"><b>{number}</b>{mark(word)}</span>'
         for word, number in run.verdicts.items()
     )
-    used = f"memory {memory(run.memory_mib)}" + (" at most" if run.memory_mib is not None else "")
+    used = memory(run.memory_mib) + (" of memory at most" if run.memory_mib is not None else "")
     about = [date(run.started), *run.machines, run.folder]
     lines = "".join(f'<p class="soft">{escape(line)}</p>' for line in about if line)
     return (
@@ -66,8 +66,9 @@ def _holm(report: Report) -> str:
         return ""
     left = "each verdict stands"
     if report.weakened:
-        left = f"no longer decided: {', '.join(report.weakened)}"
-    words = f"{plural(report.tests, 'test')} on this page, together at {ALPHA:.0%} (Holm): {left}."
+        left = f"no longer decided are {', '.join(report.weakened)}"
+    tests = f"{plural(report.tests, 'test')} on this page"
+    words = f"{tests}; counted together (Holm, {100 * ALPHA:.0f}\u00a0%), {left}."
     return f'<p class="soft">{escape(words)}</p>'
 
 
@@ -83,7 +84,7 @@ def _trouble(report: Report) -> str:
                 reason = (side.reason or "").partition("\n")[0]
                 failed.append(f"{link} {mark(side.state)} {escape(where + reason)}")
             flips += [f"{link}: {escape(flip_in_words(f))}" for f in (side.flips if side else [])]
-    differ = [f"{escape(f.claim)}: {escape(f.sentence)}" for f in report.disagreements]
+    differ = [_differ(report, finding) for finding in report.disagreements]
     damaged = [f"{escape(d.file)}: {escape(d.problem)}" for d in report.damaged]
     return (
         _alert("Did not run to the end", failed)
@@ -91,6 +92,13 @@ def _trouble(report: Report) -> str:
         + _alert("The runs disagree", differ, odd=True)
         + _alert("Could not be read", damaged)
     )
+
+
+def _differ(report: Report, finding: Finding) -> str:
+    """Who says what of a claim."""
+    pairs = zip(report.runs, finding.verdicts, strict=True)
+    said = ", ".join(f"{mark(v['verdict'])} on {escape(run.name)}" for run, v in pairs if v)
+    return f'{said}: {escape(finding.sentence)} <span class="soft">{escape(finding.claim)}</span>'
 
 
 def _alert(title: str, items: list[str], odd: bool = False) -> str:
@@ -107,38 +115,33 @@ def _overview(report: Report) -> str:
         return ""
     sides = [side for lesson in report.lessons for side in lesson.sides if side]
     longest = max(side.seconds for side in sides) or 1.0
-    one = len(report.runs) == 1
     sized = any(side.memory_mib is not None for side in sides)
-    columns = "".join(f"<th>{escape(run.name)}</th>" for run in report.runs)
-    if one:
-        columns = '<th>verdicts</th><th class="w-time">time</th>'
-        columns += '<th class="w-memory">memory</th>' if sized else ""
+    one = len(report.runs) == 1
+    heads = ["verdicts", "time"] if one else [escape(run.name) for run in report.runs]
     rows = []
     for number, lesson in enumerate(report.lessons):
-        link = f'<td><a href="#{target(number)}">{escape(lesson.title)}</a></td>'
-        verdicts = zip(*(finding.verdicts for finding in lesson.findings), strict=True)
-        found = list(verdicts) or [()] * len(lesson.sides)
-        cells = ""
-        for run, side, column in zip(report.runs, lesson.sides, found, strict=True):
-            words, time, size = _state(side, column), _time(side, longest), _size(side)
-            if one:
-                cells += f"<td>{words}</td><td>{time}</td>"
-                cells += f'<td class="number" data-name="memory">{size}</td>' if sized else ""
-            else:
-                more = f'<span class="soft">{size}</span>' if sized and side else ""
-                name = escape(run.name)
-                cells += f'<td class="column" data-name="{name}">{words}{time}{more}</td>'
-        rows.append(f"<tr>{link}{cells}</tr>")
+        cells = f'<td><a href="#{target(number)}">{escape(lesson.title)}</a></td>'
+        for place, (run, side) in enumerate(zip(report.runs, lesson.sides, strict=True)):
+            words = _state(side, (finding.verdicts[place] for finding in lesson.findings))
+            time = _time(side, longest, sized) if side else ""
+            name = escape(run.name)
+            cells += (
+                f"<td>{words}</td><td>{time}</td>"
+                if one
+                else f'<td class="column" data-name="{name}">{words}{time}</td>'
+            )
+        rows.append(f"<tr>{cells}</tr>")
+    columns = "".join(f"<th>{head}</th>" for head in heads)
     return (
         "<section><h2>What holds, and how long it took</h2>"
-        f"<table><thead><tr><th>lesson</th>{columns}</tr></thead>"
+        f'<table><thead><tr><th class="w-lesson">lesson</th>{columns}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></section>"
     )
 
 
 def _state(side: Side | None, verdicts: Iterable[dict[str, Any] | None]) -> str:
     if side is None:
-        return mark("NOT RUN")
+        return f'<span class="marks">{mark("NOT RUN")}</span>'
     words = [] if side.state == "RAN" else [mark(side.state)]
     counts = count_verdicts(verdict for verdict in verdicts if verdict)
     words += [mark(word, number) for word, number in counts.items()]
@@ -146,19 +149,17 @@ def _state(side: Side | None, verdicts: Iterable[dict[str, Any] | None]) -> str:
     return f'<span class="marks">{"".join(words) or mark("RAN")}</span>'
 
 
-def _time(side: Side | None, longest: float) -> str:
-    if side is None:
+def _time(side: Side, longest: float, sized: bool) -> str:
+    """The lesson's seconds as a bar and in words, then its memory and its slowest cells."""
+    if not side.seconds:
         return ""
-    slow = ", ".join(f"[{cell['cell']}] {duration(cell['seconds'])}" for cell in side.slowest)
+    words = [duration(side.seconds), memory(side.memory_mib)] if sized else [duration(side.seconds)]
+    slow = ", ".join(f"[{c['cell']}]\u00a0{duration(c['seconds'])}" for c in side.slowest)
     return (
         f'<span class="bar" style="width: {100 * side.seconds / longest:.0f}%"></span>'
-        f'<span class="number">{duration(side.seconds)}</span>'
-        + (f'<br><span class="soft">slowest cells: {slow}</span>' if slow else "")
+        f'<span class="number">{", ".join(words)}</span>'
+        + (f'<br><span class="soft">slowest cells: {escape(slow)}</span>' if slow else "")
     )
-
-
-def _size(side: Side | None) -> str:
-    return memory(side.memory_mib) if side else ""
 
 
 def _skips(report: Report) -> str:
@@ -166,7 +167,7 @@ def _skips(report: Report) -> str:
     count = sum(len(skip.claims) for skip in report.skips)
     if not count:
         words = "<p>Nothing: each claim of these lessons was judged.</p>" if report.lessons else ""
-        return f"<section><h2>Skipped: 0</h2>{words}</section>" if words else ""
+        return f"<section><h2>Skipped, and why: 0</h2>{words}</section>" if words else ""
     several = len(report.runs) > 1
     rows = []
     for skip in report.skips:
@@ -182,7 +183,7 @@ def _skips(report: Report) -> str:
             f"<li><b>{plural(len(skip.claims), 'claim')}: {escape(skip.reason)}</b><br>"
             f'<span class="soft">{named}</span></li>'
         )
-    return f"<section><h2>Skipped: {count}</h2><ul>{''.join(rows)}</ul></section>"
+    return f"<section><h2>Skipped, and why: {count}</h2><ul>{''.join(rows)}</ul></section>"
 
 
 def _end(report: Report, left_out: int) -> str:

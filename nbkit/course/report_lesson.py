@@ -12,7 +12,7 @@ from nbkit.course.report_words import (
     after_holm,
     duration,
     effect,
-    machine_line,
+    hardware_line,
     measured,
     memory,
 )
@@ -54,10 +54,11 @@ def _side(side: Side | None, name: str | None) -> str:
     if side is None:
         return f'<p class="soft">{who}{mark("NOT RUN")}</p>'
     given = ", ".join(f"{key} = {value!r}" for key, value in side.parameters.items())
-    about = f", with {given}" if given else ""
+    about = f" in {duration(side.seconds)}" if side.seconds else ""
+    about += f", with {given}" if given else ""
     if side.memory_mib is not None:
         about += f", {memory(side.memory_mib)}"
-    about += f". {_threads(side.machine)}"
+    about += f". {hardware_line(side.machine)}."
     links = " · ".join(
         f'<a href="{escape(side.links[kind])}">{text}</a>'
         for kind, text in FILES.items()
@@ -66,16 +67,7 @@ def _side(side: Side | None, name: str | None) -> str:
     links = f'<span class="links"> {links}</span>' if links else ""
     where = f"cell {side.cell}: " if side.cell else ""
     told = f"<pre>{escape(where + side.reason)}</pre>" if side.reason else ""
-    return (
-        f'<p class="soft">{who}{mark(side.state)} in {duration(side.seconds)}'
-        f"{escape(about)}{links}</p>{told}"
-    )
-
-
-def _threads(machine: dict[str, Any]) -> str:
-    threads = machine.get("threads")
-    more = f", {threads} thread{'' if threads == 1 else 's'}" if threads else ""
-    return f"{machine.get('hardware', '')}: {machine_line(machine)}{more}.".lstrip(": ")
+    return f'<p class="soft">{who}{mark(side.state)}{escape(about)}{links}</p>{told}'
 
 
 def _alone(lesson: Lesson) -> str:
@@ -127,18 +119,18 @@ def _side_by_side(lesson: Lesson, names: list[str]) -> str:
 def _cell(verdict: dict[str, Any] | None, flipped: Collection[str]) -> str:
     """One verdict in a column: the word, the numbers, and why."""
     if verdict is None:
-        return mark("NOT JUDGED")
+        return f'<span class="marks">{mark("NOT JUDGED")}</span>'
     lines = [_marks(verdict, flipped)]
     if verdict.get("effect") is not None:
         lines.append(f"{escape(effect(verdict))}, n = {_count(verdict)}")
     why = ". ".join(str(t) for t in (verdict.get("reason"), after_holm(verdict)) if t)
     lines.append(f'<span class="soft">{escape(why)}</span>' if why else "")
-    return "<br>".join(line for line in lines if line)
+    return lines[0] + "<br>".join(line for line in lines[1:] if line)
 
 
 def _marks(verdict: dict[str, Any], flipped: Collection[str]) -> str:
-    more = f"<br>{mark('FLIPPED')}" if verdict["claim"] in flipped else ""
-    return mark(str(verdict["verdict"])) + more
+    more = mark("FLIPPED") if verdict["claim"] in flipped else ""
+    return f'<span class="marks">{mark(str(verdict["verdict"]))}{more}</span>'
 
 
 def _flipped(side: Side | None) -> set[str]:

@@ -6,14 +6,14 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from nbkit.course.report_data import ALPHA, Lesson, Report, Side
+from nbkit.course.report_data import ALPHA, Finding, Lesson, Report, Side
 from nbkit.course.report_words import (
     after_holm,
     date,
     duration,
     effect,
     flip_in_words,
-    machine_line,
+    hardware_line,
     measured,
     memory,
     plural,
@@ -64,7 +64,7 @@ def _runs(report: Report) -> str:
         ),
     ) + (
         f"\n\n{plural(report.tests, 'test')} on this page, corrected for being several "
-        f"(Holm, {ALPHA:.0%}): "
+        f"(Holm, {100 * ALPHA:.0f}\u00a0%): "
         + (f"no longer stand: {', '.join(map(plain, report.weakened))}." if report.weakened
            else "each verdict stands as it is.")
     )  # fmt: skip
@@ -75,20 +75,27 @@ def _trouble(report: Report) -> Iterable[str]:
     failed, flips = [], []
     for lesson in report.lessons:
         for run, side in zip(report.runs, lesson.sides, strict=True):
-            on = f" on {run.name}" if len(report.runs) > 1 else ""
+            on = f"{run.name}, " if len(report.runs) > 1 else ""
             if side and side.state != "RAN":
-                failed.append(f"- **{side.state}** {plain(f'{lesson.title}{on}{why(side)}')}")
-            flips += [f"- {plain(flip_in_words(f) + on)}" for f in (side.flips if side else [])]
+                failed.append(f"- **{side.state}** {plain(f'{on}{lesson.title}{why(side)}')}")
+            flips += [f"- {plain(on + flip_in_words(f))}" for f in (side.flips if side else [])]
     if failed:
         yield "## Did not run to the end\n\n" + "\n".join(failed)
     if flips:
         yield "## Flipped against the ledger\n\n" + "\n".join(flips)
     if differ := report.disagreements:
-        lines = [f"- {plain(f.claim)}: {plain(f.sentence)}" for f in differ]
+        lines = [f"- {_differ(report, finding)}" for finding in differ]
         yield "## The runs disagree\n\n" + "\n".join(lines)
     if report.damaged:
         lines = [f"- {plain(d.file)}: {plain(d.problem)}" for d in report.damaged]
         yield "## Could not be read\n\n" + "\n".join(lines)
+
+
+def _differ(report: Report, finding: Finding) -> str:
+    """Who says what of a claim."""
+    pairs = zip(report.runs, finding.verdicts, strict=True)
+    said = ", ".join(f"**{plain(v['verdict'])}** on {plain(run.name)}" for run, v in pairs if v)
+    return f"{said}: {plain(finding.sentence)} ({plain(finding.claim)})"
 
 
 def why(side: Side) -> str:
@@ -111,14 +118,14 @@ def _times(report: Report) -> str:
 
 def _skips(report: Report) -> str:
     if not report.skips:
-        return "## Skipped\n\nNothing: each claim of these lessons was judged."
+        return "## Skipped, and why\n\nNothing: each claim of these lessons was judged."
     several = len(report.runs) > 1
     lines = []
     for skip in report.skips:
         named = (plain(c["claim"] + (f" ({c['run']})" if several else "")) for c in skip.claims)
         count = plural(len(skip.claims), "claim")
         lines.append(f"- **{count}: {plain(skip.reason)}**: {', '.join(named)}")
-    return "## Skipped\n\n" + "\n".join(lines)
+    return "## Skipped, and why\n\n" + "\n".join(lines)
 
 
 def _lesson(report: Report, lesson: Lesson) -> str:
@@ -151,8 +158,8 @@ def _side(name: str, side: Side | None) -> str:
     given = ", ".join(f"{key} = {value!r}" for key, value in side.parameters.items())
     links = ", ".join(f"[{text}]({target})" for text, target in side.links.items())
     return (
-        f"**{plain(name)}**: {side.state} in {duration(side.seconds)}"
-        f"{', with ' + plain(given) if given else ''}. {plain(machine_line(side.machine))}."
+        f"**{plain(name)}**: {side.state}{f' in {duration(side.seconds)}' if side.seconds else ''}"
+        f"{', with ' + plain(given) if given else ''}. {plain(hardware_line(side.machine))}."
         f"{' ' + links if links else ''}"
     )
 
@@ -160,8 +167,10 @@ def _side(name: str, side: Side | None) -> str:
 def _verdict(verdict: dict[str, Any] | None) -> str:
     if verdict is None:
         return "–"
-    words = [f"**{plain(verdict['verdict'])}**", plain(effect(verdict))]
-    words.append(f"n = {plain(verdict.get('n', '–'))} {plain(verdict.get('over', ''))}".rstrip())
+    words = [f"**{plain(verdict['verdict'])}**"]
+    if verdict.get("effect") is not None:
+        count = f"{verdict.get('n', '–')} {verdict.get('over', '')}".rstrip()
+        words += [plain(effect(verdict)), f"n = {plain(count)}"]
     words += [plain(told) for told in (verdict.get("reason"), after_holm(verdict)) if told]
     return "<br>".join(words)
 

@@ -19,7 +19,7 @@ from PIL import Image
 from nbkit.course.report_read import Damaged, Entry
 
 PER_LESSON = 3
-WIDTH = 640  # pixels: sharp on a phone; a full-size one is a click away
+WIDTH = 720  # pixels: sharp on a phone; a full-size one is a click away
 COLORS = 48
 ROOM = 1_100_000  # characters that all pictures of a page may take together
 

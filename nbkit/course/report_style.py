@@ -26,18 +26,19 @@ th, td { border-bottom: 1px solid var(--line); padding: .45rem .8rem .45rem 0;
   vertical-align: top; }
 .number { font-variant-numeric: tabular-nums; }
 .w-verdict { width: 8rem; } .w-effect { width: 12rem; } .w-n { width: 7rem; }
-.w-time { width: 15rem; } .w-memory { width: 8rem; } .w-claim { width: 34%; }
+.w-lesson { width: 25%; } .w-claim { width: 34%; }
 .mark { font-weight: 700; font-size: .8rem; letter-spacing: .03em; white-space: nowrap; }
 .marks { display: flex; flex-wrap: wrap; gap: 0 .9rem; }
 .supported, .ran { color: var(--good); } .refuted, .failed, .flipped { color: var(--bad); }
 .inconclusive, .unfinished, .disagree { color: var(--open); }
 .skipped, .not { color: var(--soft); }
-.bar { display: block; height: .5rem; background: var(--bar); border-radius: .2rem; min-width: 2px;
+.bar { display: block; height: .5rem; margin-top: .4rem; min-width: 2px;
+  background: var(--bar); border-radius: .2rem;
   print-color-adjust: exact; -webkit-print-color-adjust: exact; }
 tr.differs > td:first-child { border-left: 4px solid var(--open); padding-left: .6rem; }
 .pictures { display: flex; flex-wrap: wrap; gap: .8rem; margin-top: .8rem;
   align-items: flex-start; }
-figure { margin: 0; flex: 0 1 20rem; min-width: 0; }
+figure { margin: 0; flex: 0 1 32rem; min-width: 0; }
 .side { flex: 1 1 17rem; min-width: 0; }
 .side figure { margin-bottom: .6rem; }
 img { display: block; max-width: 100%; height: auto; border: 1px solid var(--line);
@@ -51,12 +52,14 @@ pre { background: var(--panel); border-left: 4px solid var(--bad); padding: .6re
   tr { display: block; border-bottom: 1px solid var(--line); padding: .5rem 0; }
   td { display: block; border: 0; padding: .1rem 0; }
   td[data-name]::before { content: attr(data-name) ": "; color: var(--soft); font-size: .875rem; }
-  td.column { padding: .3rem 0 0; }
+  td.column { padding: .5rem 0 0; }
   td.column::before { display: block; content: attr(data-name); font-weight: 600; }
   figure { flex-basis: 100%; } }
-@media print { body { max-width: none; padding: 0; font-size: 9.5pt; }
-  tr, figure, .card, .alert, pre { break-inside: avoid; } h2, h3, thead { break-after: avoid; }
-  h2 { margin-top: 1.2rem; } .lesson { margin-top: 1.2rem; }
+@page { margin: 1.5cm; }
+@media print { html { font-size: 9.5pt; } body { max-width: none; padding: 0; }
+  tr, figure, .card, .alert, pre { break-inside: avoid; }
+  h2, h3, thead, .lesson > p { break-after: avoid; } h2, .lesson { margin-top: 1.2rem; }
   figure { flex-basis: 8cm; } a { text-decoration: none; } .links { display: none; }
-  details::details-content { content-visibility: visible; block-size: auto; } }
+  details::details-content { content-visibility: visible; block-size: auto; }
+  details ul { columns: 2; } }
 """

@@ -57,16 +57,16 @@ def state(record: Record) -> str:
 def failure(record: Record) -> str:
     """One line: `failed in cell 4: ZeroDivisionError: division by zero`."""
     where = f" in cell {record.cell}" if record.cell else ""
-    why = (record.reason or _open_end(record)).partition("\n")[0]
-    return f"{state(record).lower()}{where}: {why}"
+    return f"{state(record).lower()}{where}: {(reason(record) or '').partition(chr(10))[0]}"
 
 
-def _open_end(record: Record) -> str:
+def reason(record: Record) -> str | None:
+    """Why a lesson did not come to its end; None if it did."""
+    if record.ok or record.reason:
+        return record.reason
     if record.status == "running":
         return "its record was never closed; the run was killed, or is still at it"
-    if record.status == "waiting":
-        return "the run has not come to it"
-    return "no reason was recorded"
+    return "the run has not come to it" if record.status == "waiting" else "no reason was recorded"
 
 
 def flip_in_words(flip: Mapping[str, Any]) -> str:
@@ -122,9 +122,9 @@ def duration(seconds: float) -> str:
 
 
 def memory(mib: float | None) -> str:
-    """`812 MiB`, `2.4 GiB`, `not measured`."""
+    """`812 MiB`, `2.4 GiB`, `memory not measured`."""
     if mib is None:
-        return "not measured"
+        return "memory not measured"
     return f"{mib:.0f} MiB" if mib < 1000 else f"{mib / 1024:.1f} GiB"
 
 
@@ -152,6 +152,17 @@ def machine_line(facts: Mapping[str, Any]) -> str:
         f"{machine_name(facts)}, {facts.get('cores')} cores, {facts.get('system')}, "
         f"torch {facts.get('torch')}, Python {facts.get('python')}"
     )
+
+
+def hardware_line(facts: Mapping[str, Any]) -> str:
+    """What a lesson's numbers were measured on: `cpu (AMD EPYC), 1 thread, torch 2.13.0`."""
+    if not facts:
+        return "no machine: it has not begun"
+    name, threads = machine_name(facts), facts.get("threads")
+    words = [f"{facts['hardware']} ({name})" if facts.get("hardware") else name]
+    words += [plural(threads, "thread")] if threads else []
+    words += [f"torch {facts['torch']}"] if facts.get("torch") else []
+    return ", ".join(words)
 
 
 def name_of(record: Record) -> str:
