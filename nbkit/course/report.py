@@ -50,7 +50,8 @@ def report(runs: Sequence[Path], out: Path) -> Report:
 
 def write_reports(records: Sequence[Record], folder: Path) -> Report:
     """Write a run that is at hand as page, Markdown and JSON into its folder."""
-    return _write([entries(records, folder)], [], [folder], folder)
+    found, damaged = entries(records, folder)
+    return _write([found], damaged, [folder], folder)
 
 
 def write_page(records: Sequence[Record], path: Path) -> None:
@@ -60,7 +61,8 @@ def write_page(records: Sequence[Record], path: Path) -> None:
 
 def page(records: Sequence[Record], folder: Path | None = None) -> str:
     """The run as one HTML page; with links and pictures if it is told the folder of the files."""
-    return _page([entries(records, folder)], [], [folder], folder)[1]
+    found, damaged = entries(records, folder)
+    return _page([found], damaged, [folder], folder)[1]
 
 
 def as_json(told: Report) -> str:

@@ -38,9 +38,16 @@ class Damaged:
     problem: str
 
 
-def entries(records: Sequence[Record], folder: Path | None) -> list[Entry]:
-    """Records that are at hand; `folder` is where their files are."""
-    return [Entry(name_of(r), r, folder, memory_mib(vars(r))) for r in records]
+def entries(records: Sequence[Record], folder: Path | None) -> tuple[list[Entry], list[Damaged]]:
+    """Records that are at hand, and which of them make no sense; `folder` has their files."""
+    found, damaged = [], []
+    for record in records:
+        name = name_of(record)
+        if problem := _problem(record):
+            damaged.append(Damaged(name, f"not a whole record: {problem}"))
+        else:
+            found.append(Entry(name, record, folder, memory_mib(vars(record))))
+    return found, damaged
 
 
 def read_run(folder: Path) -> tuple[list[Entry], list[Damaged]]:

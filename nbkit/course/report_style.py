@@ -61,5 +61,5 @@ pre { background: var(--panel); border-left: 4px solid var(--bad); padding: .6re
   h2, h3, thead, .lesson > p { break-after: avoid; } h2, .lesson { margin-top: 1.2rem; }
   figure { flex-basis: 8cm; } a { text-decoration: none; } .links { display: none; }
   details::details-content { content-visibility: visible; block-size: auto; }
-  details ul { columns: 2; } }
+  details ul { columns: 2; column-gap: 2rem; } }
 """
