@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from test_course_report import MACHINE, VERDICT, Tags, record
 
-from nbkit.course.report import report, write_page, write_reports
+from nbkit.course.report import report, table, write_page, write_reports
 from nbkit.course.report_markdown import plain
 from nbkit.course.report_pictures import choose, pictures, thumbnail
 from nbkit.course.report_read import Entry, read_entry
@@ -200,6 +200,11 @@ def test_the_points_of_a_grid_have_the_names_of_their_files(tmp_path):
     told = report([tmp_path], tmp_path)
     assert [lesson.title for lesson in told.lessons] == ["01_a", "01_a@lr=0.1"]
 
+    point = record("01_a", status="ok")
+    point.name = "01_a@lr=0.1"  # where a record knows the name of its files
+    assert [lesson.title for lesson in write_reports([point], tmp_path).lessons] == [point.name]
+    assert table([point]).splitlines()[1].startswith("01_a@lr=0.1 ")
+
 
 def test_a_claim_that_is_judged_twice_is_shown_twice(tmp_path):
     told = write_reports([record("01_a", status="ok", verdicts=[VERDICT, REFUTED])], tmp_path)
@@ -224,8 +229,8 @@ def test_pictures_are_those_before_and_with_the_verdicts():
     cells = json.loads(
         notebook(
             [shown("early")],
-            [shown("stops", nbkit={"kind": "stops"})],
             [shown("first"), shown(["fig", "ure"])],
+            [shown("stops", nbkit={"kind": "stops"})],
             [],
             [verdict_output(), verdict_output("other"), shown("bars"), shown("own", **ALT)],
             [shown("after")],
