@@ -268,7 +268,7 @@ def test_the_page_shows_pictures_with_words_and_a_link(two, tmp_path):
 
 
 def test_the_page_stays_small_and_says_what_it_left_out(tmp_path):
-    big, names = noise(720), ["01_a", "02_b", "03_c", "04_d"]
+    big, names = noise(520), ["01_a", "02_b", "03_c", "04_d"]
     lesson = notebook([shown(big)], [verdict_output(), shown(big)])
     save(tmp_path, **dict.fromkeys(names, lesson))
     write_page([record(name, status="ok") for name in names], tmp_path / "index.html")
