@@ -1,0 +1,178 @@
+"""What 02_initialization needs of its own: centred digits, word sequences, nets, three pictures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from nbkit._init_report import InitReport
+from nbkit.lab import plots
+from nbkit.lab.claims import Verdict
+from nbkit.lab.data import Data, digits
+from nbkit.lab.models import mlp
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "tanh": nn.Tanh,
+    "sigmoid": nn.Sigmoid,
+}
+FLOOR, CEILING = 1e-12, 1e12  # what the pictures of signal and gradient can show
+
+
+def centred_digits() -> Data:
+    """The digits with the mean of each pixel taken off, and a spread of one over all pixels.
+
+    The formulas of the lesson assume an input of that size; what is taken off comes from the
+    training set alone.
+
+    >>> data = centred_digits()
+    >>> round(float(data.x_train.std()), 2), abs(float(data.x_train.mean())) < 1e-5
+    (1.0, True)
+    """
+    raw = digits()
+    mean = raw.x_train.mean(0)
+    spread = (raw.x_train - mean).std()
+    return Data(
+        (raw.x_train - mean) / spread,
+        raw.y_train,
+        (raw.x_test - mean) / spread,
+        raw.y_test,
+    )
+
+
+def authors(words: int = 200, length: int = 8, count: int = 2000) -> Data:
+    """Ten authors, each with favourite words: who wrote these eight?
+
+    Args:
+        words: in the vocabulary.
+        length: words in one sample.
+        count: samples, a quarter of them to test.
+    Returns:
+        Data: word numbers (samples, length) and author numbers, always the same.
+    """
+    generator = torch.Generator().manual_seed(0)
+    habits = (1.5 * torch.randn(10, words, generator=generator)).softmax(1)
+    y = torch.arange(count) % 10
+    x = torch.multinomial(habits[y], length, replacement=True, generator=generator)
+    train = count - count // 4
+    return Data(x[:train], y[:train], x[train:], y[train:])
+
+
+def net(depth: int, activation: str = "relu", width: int = 64) -> nn.Sequential:
+    """The lesson's network: `depth` hidden layers; its Linear layers are `model[::2]`.
+
+    Raises:
+        KeyError: if the activation is not one of ACTIVATIONS.
+
+    >>> net(1, "tanh")[1]
+    Tanh()
+    """
+    make = ACTIVATIONS[activation]
+    layers = mlp(depth, width)
+    return nn.Sequential(*[make() if isinstance(x, nn.ReLU) else x for x in layers])
+
+
+def reader(words: int = 200, length: int = 8) -> nn.Sequential:
+    """An embedding of 16 numbers a word, then a small network that names the author."""
+    return nn.Sequential(
+        nn.Embedding(words, 16),
+        nn.Flatten(),
+        nn.Linear(16 * length, 64),
+        nn.ReLU(),
+        nn.Linear(64, 10),
+    )
+
+
+def signals(axes: Sequence[Axes], report: InitReport, *, label: str, color: str) -> Sequence[Axes]:
+    """Signal forward on the first of two axes, gradient backward on the second, layer by layer.
+
+    The scale is fixed, so that pictures can be compared; what is zero or beyond it lies at its
+    edge.
+    """
+    names = ("forward_rms", "backward_rms")
+    titles = ("size of the signal (RMS)", "size of the gradient (RMS)")
+    for ax, name, title in zip(axes, names, titles, strict=True):
+        sizes = [_shown(getattr(layer, name)) for layer in report.layers]
+        numbers = range(1, len(sizes) + 1)
+        ax.plot(numbers, sizes, marker="o", markersize=3, color=color, label=label, clip_on=False)
+        ax.axhline(1, color=plots.QUIET, linewidth=0.8, linestyle=":")
+        ax.set(xlabel="layer", ylabel=title, yscale="log", ylim=(FLOOR, CEILING))
+    return axes
+
+
+def when(ax: Axes, verdicts: Mapping[float, Verdict], *, x: str, y: str) -> Axes:
+    """An effect with its interval at each value of a knob, in its verdict's colour, the margin."""
+    told = set()
+    for value, verdict in verdicts.items():
+        effect, color = verdict.effect, plots.VERDICTS[verdict.verdict]
+        if effect is None:
+            continue
+        ax.plot([value, value], [effect.low, effect.high], color=color, linewidth=3)
+        label = None if verdict.verdict in told else verdict.verdict.lower()
+        ax.plot(value, effect.estimate, "o", color=color, markersize=8, label=label)
+        told.add(verdict.verdict)
+        margin = verdict.claim.margin
+    ax.axhline(1, color=plots.QUIET, linewidth=0.8, linestyle=":")
+    ax.axhline(margin, color="black", linewidth=1)
+    ax.annotate(
+        "margin",
+        (1, margin),
+        xycoords=("axes fraction", "data"),
+        xytext=(-4, -3),
+        textcoords="offset points",
+        ha="right",
+        va="top",
+        fontsize=8,
+    )
+    ax.set(xlabel=x, ylabel=y, yscale="log")
+    ax.set_xticks(list(verdicts), [f"{value:g}" for value in verdicts])
+    ax.legend(frameon=False, loc="lower left")
+    return ax
+
+
+def scales(
+    ax: Axes,
+    scales: Sequence[float],
+    accuracies: torch.Tensor,
+    colors: Mapping[str, str],
+) -> Axes:
+    """Test accuracy against the scale of the initial weights, a dot a run.
+
+    Args:
+        scales: (runs,) factors on Kaiming's weights.
+        accuracies: (arms, runs), in the order of `colors`.
+        colors: of each arm, by name.
+    """
+    for (name, color), row in zip(colors.items(), accuracies.tolist(), strict=True):
+        filled = "none" if color == plots.BASELINE else color
+        ax.plot(
+            scales,
+            row,
+            "o",
+            color=color,
+            markerfacecolor=filled,
+            markersize=5 if filled != "none" else 8,
+            alpha=0.8,
+            label=name,
+        )
+    ax.axhline(0.5, color=plots.QUIET, linewidth=0.8, linestyle=":")
+    ax.set(xscale="log", ylim=(0, 1), ylabel="test accuracy (300 digits)")
+    ax.set_xlabel("scale of the initial weights (1 is Kaiming's)")
+    ticks = [0.25, 0.5, 1, 2, 4]
+    ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    ax.set_xticks([], minor=True)
+    ax.legend(frameon=False, loc="center left")
+    return ax
+
+
+def _shown(size: float | None) -> float:
+    if size is None or math.isnan(size):
+        return math.nan
+    return min(max(size, FLOOR), CEILING)
