@@ -1,4 +1,4 @@
-"""The check of Kaiming's initialisation: the reference passes, plausible wrong ones are told why."""
+"""Kaiming by hand: the reference passes, plausible wrong versions fail and are told why."""
 
 import math
 
@@ -10,49 +10,49 @@ from nbkit.lab.exercises import load_exercise
 KAIMING = load_exercise("02_initialization", "kaiming")
 
 
-def by_outputs(weight, gain=math.sqrt(2)):
+def by_outputs(weight, gain=2**0.5):
     weight.detach().normal_(0, gain / math.sqrt(weight.shape[0]))
 
 
-def variance_for_deviation(weight, gain=math.sqrt(2)):
+def variance_for_deviation(weight, gain=2**0.5):
     weight.detach().normal_(0, gain**2 / weight[0].numel())
 
 
-def xavier(weight, gain=math.sqrt(2)):
+def xavier(weight, gain=2**0.5):
     torch.nn.init.xavier_normal_(weight, gain)
 
 
-def pytorchs_own(weight, gain=math.sqrt(2)):
+def pytorchs_own(weight, gain=2**0.5):
     torch.nn.init.kaiming_uniform_(weight, a=math.sqrt(5))
 
 
-def forgets_the_gain(weight, gain=math.sqrt(2)):
+def forgets_the_gain(weight, gain=2**0.5):
     weight.detach().normal_(0, math.sqrt(2 / weight[0].numel()))
 
 
-def forgets_the_kernel(weight, gain=math.sqrt(2)):
+def forgets_the_kernel(weight, gain=2**0.5):
     weight.detach().normal_(0, gain / math.sqrt(weight.shape[1]))
 
 
-def bounds_for_deviation(weight, gain=math.sqrt(2)):
+def bounds_for_deviation(weight, gain=2**0.5):
     std = gain / math.sqrt(weight[0].numel())
     weight.detach().uniform_(-std, std)
 
 
-def positive(weight, gain=math.sqrt(2)):
+def positive(weight, gain=2**0.5):
     std = gain / math.sqrt(weight[0].numel())
     weight.detach().normal_(5 * std, std)
 
 
-def gives_a_new_one(weight, gain=math.sqrt(2)):
+def gives_a_new_one(weight, gain=2**0.5):
     return torch.randn_like(weight) * gain / math.sqrt(weight[0].numel())
 
 
-def one_row_for_all(weight, gain=math.sqrt(2)):
+def one_row_for_all(weight, gain=2**0.5):
     weight.detach()[:] = torch.randn_like(weight[0]) * gain / math.sqrt(weight[0].numel())
 
 
-def records_it(weight, gain=math.sqrt(2)):
+def records_it(weight, gain=2**0.5):
     weight.normal_(0, gain / math.sqrt(weight[0].numel()))
 
 

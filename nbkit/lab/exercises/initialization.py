@@ -44,7 +44,9 @@ def it_fills_in_place(attempt: Callable) -> str | None:
     """The weight itself holds the numbers, none of them zero any more."""
     weight = _filled(attempt, 256, 512)
     if bool((weight == 0).all()):
-        return "a weight of shape (256, 512) came as zeros and is still all zeros: fill it in place."
+        return (
+            "a weight of shape (256, 512) came as zeros and is still all zeros: fill it in place."
+        )
     return None
 
 

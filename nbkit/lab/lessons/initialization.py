@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from nbkit._init_report import InitReport
+from nbkit._init_report import InitLayer, InitReport
 from nbkit.lab import plots
 from nbkit.lab.claims import Verdict
 from nbkit.lab.data import Data, digits
@@ -169,6 +169,25 @@ def scales(
     ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     ax.set_xticks([], minor=True)
     ax.legend(frameon=False, loc="center left")
+    return ax
+
+
+def shares(ax: Axes, reports: Mapping[str, Sequence[InitLayer]]) -> Axes:
+    """How much of each layer's output differs from sample to sample, for two starts by name."""
+    for (name, layers), color in zip(
+        reports.items(), (plots.TECHNIQUE, plots.BASELINE), strict=True
+    ):
+        shown = [100 * (layer.varying_fraction or 0.0) for layer in layers]
+        ax.plot(range(1, len(shown) + 1), shown, marker="o", markersize=3, color=color)
+        ax.annotate(
+            name,
+            (len(shown) / 2, shown[len(shown) // 2]),
+            xytext=(4, 8),
+            textcoords="offset points",
+            color=color,
+            fontsize=9,
+        )
+    ax.set(xlabel="layer", ylabel="% of the signal that differs between samples", ylim=(0, 105))
     return ax
 
 
