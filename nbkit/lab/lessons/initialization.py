@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
-from nbkit._init_report import InitLayer, InitReport
+from nbkit.initialization import InitLayer, InitReport, initialize_
 from nbkit.lab import plots
 from nbkit.lab.claims import Verdict
 from nbkit.lab.data import Data, digits
 from nbkit.lab.models import mlp
+from nbkit.lab.seeds import Runs
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,7 +24,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "tanh": nn.Tanh,
     "sigmoid": nn.Sigmoid,
 }
-FLOOR, CEILING = 1e-12, 1e12  # what the pictures of signal and gradient can show
+FLOOR, CEILING = 1e-12, 1e6  # what the pictures of signal and gradient can show
 
 
 def centred_digits() -> Data:
@@ -79,6 +80,18 @@ def net(depth: int, activation: str = "relu", width: int = 64) -> nn.Sequential:
     return nn.Sequential(*[make() if isinstance(x, nn.ReLU) else x for x in layers])
 
 
+def start(scheme: str, gain: float, activation: str) -> Callable[[nn.Module], None]:
+    """A start for `train_runs`: the scheme for this activation, all weights times `gain`."""
+
+    def init(model: nn.Module) -> None:
+        initialize_(model, scheme, nonlinearity=activation)
+        for layer in model.modules():
+            if isinstance(layer, nn.Linear):
+                layer.weight.detach().mul_(gain)
+
+    return init
+
+
 def reader(words: int = 200, length: int = 8) -> nn.Sequential:
     """An embedding of 16 numbers a word, then a small network that names the author."""
     return nn.Sequential(
@@ -107,8 +120,26 @@ def signals(axes: Sequence[Axes], report: InitReport, *, label: str, color: str)
     return axes
 
 
+def race(ax: Axes, runs: Runs, colors: Mapping[str, str]) -> Axes:
+    """The training losses of two arms on an `ax` that is cleared first.
+
+    Unlike `plots.arms` the names never lie on each other, and the numbers are plain.
+    """
+    from matplotlib.ticker import LogFormatter
+
+    ax.clear()
+    for name, losses, at in zip(runs.arms, runs.losses, (1.0, 0.4), strict=True):
+        plots.seeds(ax, losses, label=name, color=colors[name], at=at)
+    ax.set(xlabel="step", ylabel="training loss", yscale="log", xlim=(1, 1.4 * runs.step + 1))
+    ax.yaxis.set_major_formatter(LogFormatter())
+    ax.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1.2, 0.5)))
+    return ax
+
+
 def when(ax: Axes, verdicts: Mapping[float, Verdict], *, x: str, y: str) -> Axes:
     """An effect with its interval at each value of a knob, in its verdict's colour, the margin."""
+    from matplotlib.ticker import LogFormatter
+
     told = set()
     for value, verdict in verdicts.items():
         effect, color = verdict.effect, plots.VERDICTS[verdict.verdict]
@@ -118,7 +149,7 @@ def when(ax: Axes, verdicts: Mapping[float, Verdict], *, x: str, y: str) -> Axes
         label = None if verdict.verdict in told else verdict.verdict.lower()
         ax.plot(value, effect.estimate, "o", color=color, markersize=8, label=label)
         told.add(verdict.verdict)
-        margin = verdict.claim.margin
+    margin = next(iter(verdicts.values())).claim.margin or 1.0
     ax.axhline(1, color=plots.QUIET, linewidth=0.8, linestyle=":")
     ax.axhline(margin, color="black", linewidth=1)
     ax.annotate(
@@ -132,6 +163,8 @@ def when(ax: Axes, verdicts: Mapping[float, Verdict], *, x: str, y: str) -> Axes
         fontsize=8,
     )
     ax.set(xlabel=x, ylabel=y, yscale="log")
+    ax.yaxis.set_major_formatter(LogFormatter())
+    ax.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1.2, 0.5)))
     ax.set_xticks(list(verdicts), [f"{value:g}" for value in verdicts])
     ax.legend(frameon=False, loc="lower left")
     return ax
@@ -168,7 +201,22 @@ def scales(
     ticks = [0.25, 0.5, 1, 2, 4]
     ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     ax.set_xticks([], minor=True)
-    ax.legend(frameon=False, loc="center left")
+    ax.legend(frameon=False, loc="lower center")
+    return ax
+
+
+def factors(ax: Axes, gains: Sequence[float], measured: Mapping[str, Sequence[float]]) -> Axes:
+    """By how much a layer multiplies the signal, against its gain; the line is ReLU's formula."""
+    line = [gain / math.sqrt(2) for gain in gains]
+    ax.plot(gains, line, color=plots.QUIET, label="gain / 1.41")
+    for (name, values), color in zip(measured.items(), (plots.TECHNIQUE, plots.BEST), strict=True):
+        ax.plot(gains, values, "o", color=color, label=f"{name}, measured")
+    ax.axhline(1, color=plots.QUIET, linestyle=":", linewidth=0.8)
+    ax.set(xscale="log", yscale="log", xlabel="gain", ylabel="factor on the signal, a layer")
+    ax.set_xticks([0.5, 1, math.sqrt(2), 2, 4], ["0.5", "1", "1.41", "2", "4"])
+    ax.set_yticks([0.5, 1, 2], ["0.5", "1", "2"])
+    ax.minorticks_off()
+    ax.legend(frameon=False)
     return ax
 
 
@@ -179,15 +227,12 @@ def shares(ax: Axes, reports: Mapping[str, Sequence[InitLayer]]) -> Axes:
     ):
         shown = [100 * (layer.varying_fraction or 0.0) for layer in layers]
         ax.plot(range(1, len(shown) + 1), shown, marker="o", markersize=3, color=color)
+        middle = (len(shown) / 2, shown[len(shown) // 2])
         ax.annotate(
-            name,
-            (len(shown) / 2, shown[len(shown) // 2]),
-            xytext=(4, 8),
-            textcoords="offset points",
-            color=color,
-            fontsize=9,
+            name, middle, xytext=(4, 10), textcoords="offset points", color=color, fontsize=9
         )
-    ax.set(xlabel="layer", ylabel="% of the signal that differs between samples", ylim=(0, 105))
+    ax.set(xlabel="layer", ylabel="% that differs between samples", ylim=(0, 105))
+    ax.set_xticks([1, 5, 10, 15, 20])
     return ax
 
 
