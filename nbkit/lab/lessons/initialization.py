@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -110,7 +110,7 @@ def signals(axes: Sequence[Axes], report: InitReport, *, label: str, color: str)
     edge.
     """
     names = ("forward_rms", "backward_rms")
-    titles = ("size of the signal (RMS)", "size of the gradient (RMS)")
+    titles = ("signal (RMS)", "gradient (RMS)")
     for ax, name, title in zip(axes, names, titles, strict=True):
         sizes = [_shown(getattr(layer, name)) for layer in report.layers]
         numbers = range(1, len(sizes) + 1)
@@ -123,23 +123,18 @@ def signals(axes: Sequence[Axes], report: InitReport, *, label: str, color: str)
 def race(ax: Axes, runs: Runs, colors: Mapping[str, str]) -> Axes:
     """The training losses of two arms on an `ax` that is cleared first.
 
-    Unlike `plots.arms` the names never lie on each other, and the numbers are plain.
+    Unlike `plots.arms` the two names stay apart where the curves meet, and the numbers are plain.
     """
-    from matplotlib.ticker import LogFormatter
-
-    ax.clear()
-    for name, losses, at in zip(runs.arms, runs.losses, (1.0, 0.4), strict=True):
-        plots.seeds(ax, losses, label=name, color=colors[name], at=at)
-    ax.set(xlabel="step", ylabel="training loss", yscale="log", xlim=(1, 1.4 * runs.step + 1))
-    ax.yaxis.set_major_formatter(LogFormatter())
-    ax.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1.2, 0.5)))
+    plots.arms(ax, runs, colors)
+    _plain_numbers(ax)
+    names: list[Any] = sorted(ax.texts, key=lambda name: -name.xy[1])  # type: ignore[attr-defined]
+    for name, up in zip(names, (4, -10), strict=False):
+        name.xyann = (6, up)
     return ax
 
 
 def when(ax: Axes, verdicts: Mapping[float, Verdict], *, x: str, y: str) -> Axes:
     """An effect with its interval at each value of a knob, in its verdict's colour, the margin."""
-    from matplotlib.ticker import LogFormatter
-
     told = set()
     for value, verdict in verdicts.items():
         effect, color = verdict.effect, plots.VERDICTS[verdict.verdict]
@@ -163,8 +158,7 @@ def when(ax: Axes, verdicts: Mapping[float, Verdict], *, x: str, y: str) -> Axes
         fontsize=8,
     )
     ax.set(xlabel=x, ylabel=y, yscale="log")
-    ax.yaxis.set_major_formatter(LogFormatter())
-    ax.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1.2, 0.5)))
+    _plain_numbers(ax)
     ax.set_xticks(list(verdicts), [f"{value:g}" for value in verdicts])
     ax.legend(frameon=False, loc="lower left")
     return ax
@@ -201,7 +195,7 @@ def scales(
     ticks = [0.25, 0.5, 1, 2, 4]
     ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     ax.set_xticks([], minor=True)
-    ax.legend(frameon=False, loc="lower center")
+    ax.legend(frameon=False, loc="lower center", fontsize=8, handletextpad=0.1)
     return ax
 
 
@@ -234,6 +228,20 @@ def shares(ax: Axes, reports: Mapping[str, Sequence[InitLayer]]) -> Axes:
     ax.set(xlabel="layer", ylabel="% that differs between samples", ylim=(0, 105))
     ax.set_xticks([1, 5, 10, 15, 20])
     return ax
+
+
+def _plain_numbers(ax: Axes) -> None:
+    """On a log scale 0.6 in place of 6 x 10^-1; between the decades only where there is room."""
+    from matplotlib.ticker import FuncFormatter, LogFormatter
+
+    between = LogFormatter(minor_thresholds=(1.2, 0.5))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.yaxis.set_minor_formatter(
+        FuncFormatter(lambda value, at: f"{value:g}" if between(value, at) else "")
+    )
+    between.set_axis(ax.yaxis)
+    low, high = ax.get_ylim()
+    between.set_locs(ax.yaxis.get_minorticklocs() if high < 1000 * low else [])
 
 
 def _shown(size: float | None) -> float:
