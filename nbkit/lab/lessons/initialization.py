@@ -19,11 +19,7 @@ from nbkit.lab.seeds import Runs
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {
-    "relu": nn.ReLU,
-    "tanh": nn.Tanh,
-    "sigmoid": nn.Sigmoid,
-}
+ACTIVATIONS: dict[str, Any] = {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}
 FLOOR, CEILING = 1e-12, 1e6  # what the pictures of signal and gradient can show
 
 
@@ -40,12 +36,8 @@ def centred_digits() -> Data:
     raw = digits()
     mean = raw.x_train.mean(0)
     spread = (raw.x_train - mean).std()
-    return Data(
-        (raw.x_train - mean) / spread,
-        raw.y_train,
-        (raw.x_test - mean) / spread,
-        raw.y_test,
-    )
+    x_train, x_test = ((x - mean) / spread for x in (raw.x_train, raw.x_test))
+    return Data(x_train, raw.y_train, x_test, raw.y_test)
 
 
 def authors(words: int = 200, length: int = 8, count: int = 2000) -> Data:
@@ -120,12 +112,14 @@ def signals(axes: Sequence[Axes], report: InitReport, *, label: str, color: str)
     return axes
 
 
-def race(ax: Axes, runs: Runs, colors: Mapping[str, str]) -> Axes:
+def race(ax: Axes, runs: Runs, colors: Mapping[str, str], *, room: float = 1.4) -> Axes:
     """The training losses of two arms on an `ax` that is cleared first.
 
-    Unlike `plots.arms` the two names stay apart where the curves meet, and the numbers are plain.
+    Unlike with `plots.arms` the two names stay apart where the curves meet, and the numbers are
+    plain. `room` is the axis's length over that of the curves: what is beyond is for the names.
     """
-    plots.arms(ax, runs, colors)
+    plots.arms(ax, runs, colors).set_xlim(1, room * runs.step + 1)
+    ax.margins(y=0.12)
     _plain_numbers(ax)
     names: list[Any] = sorted(ax.texts, key=lambda name: -name.xy[1])  # type: ignore[attr-defined]
     for name, up in zip(names, (4, -10), strict=False):
@@ -165,10 +159,7 @@ def when(ax: Axes, verdicts: Mapping[float, Verdict], *, x: str, y: str) -> Axes
 
 
 def scales(
-    ax: Axes,
-    scales: Sequence[float],
-    accuracies: torch.Tensor,
-    colors: Mapping[str, str],
+    ax: Axes, scales: Sequence[float], accuracies: torch.Tensor, colors: Mapping[str, str]
 ) -> Axes:
     """Test accuracy against the scale of the initial weights, a dot a run.
 
@@ -231,17 +222,19 @@ def shares(ax: Axes, reports: Mapping[str, Sequence[InitLayer]]) -> Axes:
 
 
 def _plain_numbers(ax: Axes) -> None:
-    """On a log scale 0.6 in place of 6 x 10^-1; between the decades only where there is room."""
+    """On a log scale 0.6 in place of 6 x 10^-1, unless the scale is long."""
     from matplotlib.ticker import FuncFormatter, LogFormatter
 
+    low, high = ax.get_ylim()
+    if high > 1e4 * low:
+        return
     between = LogFormatter(minor_thresholds=(1.2, 0.5))
+    between.set_axis(ax.yaxis)
+    between.set_locs(ax.yaxis.get_minorticklocs())
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     ax.yaxis.set_minor_formatter(
         FuncFormatter(lambda value, at: f"{value:g}" if between(value, at) else "")
     )
-    between.set_axis(ax.yaxis)
-    low, high = ax.get_ylim()
-    between.set_locs(ax.yaxis.get_minorticklocs() if high < 1000 * low else [])
 
 
 def _shown(size: float | None) -> float:
