@@ -226,7 +226,7 @@ def _plain_numbers(ax: Axes) -> None:
     from matplotlib.ticker import FuncFormatter, LogFormatter
 
     low, high = ax.get_ylim()
-    if high > 1e4 * low:
+    if high > 1e5 * low:
         return
     between = LogFormatter(minor_thresholds=(1.2, 0.5))
     between.set_axis(ax.yaxis)
