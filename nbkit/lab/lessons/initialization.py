@@ -112,7 +112,14 @@ def signals(axes: Sequence[Axes], report: InitReport, *, label: str, color: str)
     return axes
 
 
-def race(ax: Axes, runs: Runs, colors: Mapping[str, str], *, room: float = 1.4) -> Axes:
+def race(
+    ax: Axes,
+    runs: Runs,
+    colors: Mapping[str, str],
+    *,
+    room: float = 1.4,
+    ylim: tuple[float, float] | None = None,
+) -> Axes:
     """The training losses of two arms on an `ax` that is cleared first.
 
     Unlike with `plots.arms` the two names stay apart where the curves meet, and the numbers are
@@ -120,6 +127,8 @@ def race(ax: Axes, runs: Runs, colors: Mapping[str, str], *, room: float = 1.4) 
     """
     plots.arms(ax, runs, colors).set_xlim(1, room * runs.step + 1)
     ax.margins(y=0.12)
+    if ylim:
+        ax.set_ylim(ylim)
     _plain_numbers(ax)
     names: list[Any] = sorted(ax.texts, key=lambda name: -name.xy[1])  # type: ignore[attr-defined]
     for name, up in zip(names, (4, -10), strict=False):
@@ -170,16 +179,14 @@ def scales(
     """
     for (name, color), row in zip(colors.items(), accuracies.tolist(), strict=True):
         filled = "none" if color == plots.BASELINE else color
-        ax.plot(
-            scales,
-            row,
-            "o",
-            color=color,
-            markerfacecolor=filled,
-            markersize=5 if filled != "none" else 8,
-            alpha=0.8,
-            label=name,
-        )
+        size = 8 if filled == "none" else 5  # a ring around the dot that hits the same place
+        style: dict[str, Any] = {
+            "color": color,
+            "markerfacecolor": filled,
+            "markersize": size,
+            "alpha": 0.8,
+        }
+        ax.plot(scales, row, "o", label=name, **style)
     ax.axhline(0.5, color=plots.QUIET, linewidth=0.8, linestyle=":")
     ax.set(xscale="log", ylim=(0, 1), ylabel="test accuracy (300 digits)")
     ax.set_xlabel("scale of the initial weights (1 is Kaiming's)")
