@@ -1,0 +1,255 @@
+"""04_clipping: the adding problem and its recurrent network, a small transformer, three pictures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from nbkit.lab import plots
+from nbkit.lab.data import Data, digits
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+BY_VALUE, ADAPTIVE = "#CC79A7", "#56B4E9"  # with plots.TECHNIQUE for clipping by norm
+SAMPLES, TEST_SAMPLES, SEED = 2000, 500, 7
+
+
+def adding(length: int) -> Data:
+    """The adding problem: is the sum of the two marked numbers above zero?
+
+    A sample is (length, 3): at each time a number from -1 to 1, a marker, and a 1 that stands for
+    the bias. The marker is 1 twice, once in each half, and 0 elsewhere.
+
+    Raises:
+        ValueError: if length is less than 2.
+
+    Source: Hochreiter & Schmidhuber 1997, Long Short-Term Memory, where the answer is the sum.
+
+    >>> adding(5)
+    Data(2000 train and 500 test samples, 5x3 torch.float32, on cpu)
+    """
+    if length < 2:
+        raise ValueError(f"length must be at least 2, one number in each half, got {length}.")
+    generator = torch.Generator().manual_seed(SEED)
+    count, half = SAMPLES + TEST_SAMPLES, length // 2
+    numbers = 2 * torch.rand(count, length, generator=generator) - 1
+    early = torch.randint(half, (count,), generator=generator)
+    late = half + torch.randint(length - half, (count,), generator=generator)
+    markers = torch.zeros(count, length)
+    markers[torch.arange(count), early] = 1
+    markers[torch.arange(count), late] = 1
+    x = torch.stack([numbers, markers, torch.ones_like(numbers)], dim=-1)
+    y = ((numbers * markers).sum(1) > 0).long()
+    return Data(x[:SAMPLES], y[:SAMPLES], x[SAMPLES:], y[SAMPLES:])
+
+
+class Memory(nn.Module):
+    """A recurrent layer of ReLU units that starts by remembering: h_t = relu(W h_{t-1} + U x_t).
+
+    W starts as the identity, so that what is in h stays in h; the bias (the last column of U)
+    starts at zero.
+
+    Source: Le, Jaitly & Hinton 2015, A Simple Way to Initialize Recurrent Networks of Rectified
+    Linear Units.
+    """
+
+    def __init__(self, units: int) -> None:
+        super().__init__()
+        self.rnn = nn.RNN(3, units, nonlinearity="relu", bias=False, batch_first=True)
+        with torch.no_grad():
+            self.rnn.weight_hh_l0.copy_(torch.eye(units))
+            self.rnn.weight_ih_l0[:, -1] = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, length, 3) -> the last state, (batch, units)."""
+        return self.rnn(x)[0][:, -1]
+
+
+def adder(units: int = 16) -> nn.Sequential:
+    """The network for the adding problem: a memory, then a Linear with two answers."""
+    return nn.Sequential(Memory(units), nn.Linear(units, 2))
+
+
+def patches() -> Data:
+    """The digits as sequences: 16 patches of 4 pixels, row by row."""
+    whole = digits()
+    x_train, x_test = (x.unflatten(1, (16, 4)) for x in (whole.x_train, whole.x_test))
+    return Data(x_train, whole.y_train, x_test, whole.y_test)
+
+
+class Transformer(nn.Module):
+    """A vision transformer of one block, 16 wide: patches, places, attention, mean, ten digits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Linear(4, 16)
+        self.place = nn.Parameter(0.5 * torch.randn(16, 16))
+        self.block = nn.TransformerEncoderLayer(
+            16, 2, 32, dropout=0.0, batch_first=True, norm_first=True
+        )
+        self.norm = nn.LayerNorm(16)
+        self.head = nn.Linear(16, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, 16, 4) -> logits (batch, 10)."""
+        return self.head(self.norm(self.block(self.embed(x) + self.place)).mean(1))
+
+
+def lost(losses: Tensor, classes: int) -> Tensor:
+    """Which runs end no better than guessing: not 5 % below log(classes), or not finite.
+
+    >>> lost(torch.tensor([0.4, 0.69, math.inf]), classes=2)
+    tensor([False,  True,  True])
+    """
+    return ~(losses < 0.95 * math.log(classes))
+
+
+def back_in_time(
+    model: nn.Sequential, loss_fn: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor
+) -> list[float]:
+    """The norm of the loss's gradient with respect to the state at each time, the first first.
+
+    dL/dh_t = dL/dh_T * product over s = t+1 ... T of diag(h_s > 0) W
+    """
+    memory: nn.RNN = model[0].rnn  # type: ignore[assignment, union-attr]
+    inputs = x @ memory.weight_ih_l0.mT
+    state = x.new_zeros(len(x), memory.hidden_size)
+    states = []
+    for time in range(x.shape[1]):
+        state = torch.relu(inputs[:, time] + state @ memory.weight_hh_l0.mT)
+        states.append(state)
+    gradients = torch.autograd.grad(loss_fn(model[1](state), y), states)
+    return [float(gradient.norm()) for gradient in gradients]
+
+
+def downhill(
+    model: nn.Module,
+    loss_fn: Callable[[Tensor, Tensor], Tensor],
+    x: Tensor,
+    y: Tensor,
+    distances: Sequence[float],
+) -> list[float]:
+    """The loss at these distances from the weights, straight down the gradient.
+
+        loss(w - distance * g / |g|)
+
+    The model is not changed.
+    """
+    weights = dict(model.named_parameters())
+    gradients = torch.autograd.grad(loss_fn(model(x), y), list(weights.values()))
+    norm = torch.stack([gradient.norm() for gradient in gradients]).norm()
+    ways = dict(zip(weights, gradients, strict=True))
+    losses = []
+    with torch.no_grad():
+        for distance in distances:
+            moved = {name: w - distance / norm * ways[name] for name, w in weights.items()}
+            losses.append(float(loss_fn(torch.func.functional_call(model, moved, (x,)), y)))
+    return losses
+
+
+def strips(ax: Axes, rows: Mapping[str, Tensor], *, classes: Mapping[str, int]) -> Axes:
+    """Each arm a row, each seed a dot at its final loss as a share of guessing's; how many are lost.
+
+    Args:
+        rows: name -> (seeds,) final losses; names that end in "no clipping" are the baseline.
+        classes: how many answers the task of each row has.
+    """
+    right = 1.6  # where a run that ends above, or nowhere, is drawn
+    for place, (name, losses) in enumerate(rows.items()):
+        color = plots.BASELINE if name.endswith("no clipping") else plots.TECHNIQUE
+        share = losses.detach().cpu() / math.log(classes[name])
+        shown = share.nan_to_num(right, right).clamp(max=right).tolist()
+        spread = [place + 0.5 * (k / max(1, len(shown) - 1) - 0.5) for k in range(len(shown))]
+        ax.plot(shown, spread, "o", color=color, alpha=0.5, markersize=4, clip_on=False)
+        count = int(lost(losses, classes[name]).sum())
+        ax.text(right + 0.06, place, f"{count} of {len(shown)} lost", va="center", color=color)
+    ax.axvline(0.95, color=plots.QUIET, linestyle=":")
+    ax.set_yticks(range(len(rows)), list(rows))
+    ax.set(xlim=(0, right), ylim=(len(rows) - 0.5, -0.5))
+    ax.set_xlabel("final loss / loss of guessing (right of the dotted line: lost)")
+    return ax
+
+
+def kept(ax: Axes, before: Tensor, after: Mapping[str, Tensor], colors: Sequence[str]) -> Axes:
+    """What each rule makes of every element of one gradient: before, across; after, up."""
+    for (name, clipped), color in zip(after.items(), colors, strict=True):
+        ax.plot(before, clipped, "o", color=color, label=name, markersize=3, alpha=0.7)
+    ax.legend(frameon=False)
+    ax.set(xlabel="element of the gradient", ylabel="the same element after clipping")
+    return ax
+
+
+def curves(ax: Axes, losses: Tensor, colors: Mapping[str, str]) -> Axes:
+    """The losses (arms, seeds, steps), averaged over ten steps, on an `ax` that is cleared first."""
+    ax.clear()
+    steps = losses.shape[-1] // 10 * 10
+    means = losses[..., :steps].unflatten(-1, (-1, 10)).mean(-1)
+    for (name, color), values in zip(colors.items(), means, strict=True):
+        plots.seeds(ax, values, label=name, color=color, x=range(10, steps + 1, 10))
+    ax.set(xlabel="step", ylabel="training loss", xlim=(0, 1.35 * steps), ylim=(0.2, 1.0))
+    return ax
+
+
+def journey(ax: Axes, norms: Mapping[str, Sequence[float]]) -> Axes:
+    """The gradient's norm at each state, by how many numbers it has come back from the end."""
+    for (name, values), color in zip(norms.items(), (plots.QUIET, plots.BASELINE), strict=True):
+        back = values[::-1]
+        ax.plot(range(len(back)), back, "o-", color=color, markersize=3)
+        ax.annotate(
+            name,
+            (len(back) - 1, back[-1]),
+            xytext=(6, 0),
+            textcoords="offset points",
+            va="center",
+            color=color,
+            fontsize=9,
+        )
+    ax.set(yscale="log", xlabel="numbers back from the end", ylabel="norm of dL/dh")
+    ax.set_xlim(-0.5, 1.4 * len(back))
+    return ax
+
+
+def cliff(
+    ax: Axes,
+    model: nn.Module,
+    loss_fn: Callable[[Tensor, Tensor], Tensor],
+    x: Tensor,
+    y: Tensor,
+    *,
+    steps: Mapping[str, float],
+) -> Axes:
+    """The loss straight down the gradient, and where steps of these lengths end."""
+    reach = 2 * max(steps.values())
+    distances = [reach * 10 ** (k / 40) for k in range(-160, 1)]
+    ax.plot(distances, downhill(model, loss_fn, x, y, distances), color=plots.QUIET)
+    ends = downhill(model, loss_fn, x, y, list(steps.values()))
+    colors = (plots.TECHNIQUE, plots.BASELINE)
+    for (name, distance), loss, color in zip(steps.items(), ends, colors, strict=True):
+        ax.plot(distance, loss, "o", color=color, markersize=8)
+        ax.annotate(
+            name,
+            (distance, loss),
+            xytext=(-8, 8),
+            textcoords="offset points",
+            ha="right",
+            color=color,
+            fontsize=9,
+        )
+    ax.set(xscale="log", yscale="log", xlabel="distance down the gradient", ylabel="loss")
+    return ax
+
+
+def sweep(ax: Axes, thresholds: Sequence[float], losses: Tensor, rates: Sequence[float]) -> Axes:
+    """Final loss against the threshold, and over it the share of steps that were clipped."""
+    plots.ladder(ax, thresholds, losses, chance=math.log(2))
+    ax.set(yscale="linear", xlabel="max_norm", ylim=(0.2, 1.0))
+    above = ax.twinx()
+    above.plot(thresholds, rates, "s--", color=plots.BEST, markersize=4)
+    above.set(ylim=(-0.05, 1.05))
+    above.set_ylabel("clip-rate", color=plots.BEST)
+    return ax
