@@ -83,7 +83,8 @@ def one_without_a_gradient(attempt: Callable) -> str | None:
     parameters = with_gradients([3.0], None, [4.0])
     attempt(parameters, 1.0)
     if left_in(parameters) != [[0.6], [0.8]]:
-        return f"with one parameter whose grad is None expected [[0.6], [0.8]], got {left_in(parameters)}."
+        left = left_in(parameters)
+        return f"with one parameter whose grad is None expected [[0.6], [0.8]], got {left}."
     return None
 
 

@@ -1,14 +1,18 @@
-"""04_clipping: the adding problem and its recurrent network, a small transformer, three pictures."""
+"""04_clipping: the adding problem and its recurrent network, a small transformer, the pictures."""
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.functional import cross_entropy
 
+from nbkit.clipping import clip_gradients_
 from nbkit.lab import plots
 from nbkit.lab.data import Data, digits
 
@@ -60,10 +64,9 @@ class Memory(nn.Module):
 
     def __init__(self, units: int) -> None:
         super().__init__()
-        self.rnn = nn.RNN(3, units, nonlinearity="relu", bias=False, batch_first=True)
-        with torch.no_grad():
-            self.rnn.weight_hh_l0.copy_(torch.eye(units))
-            self.rnn.weight_ih_l0[:, -1] = 0
+        self.rnn = rnn = nn.RNN(3, units, nonlinearity="relu", bias=False, batch_first=True)
+        nn.init.eye_(cast(Tensor, rnn.weight_hh_l0))
+        nn.init.zeros_(cast(Tensor, rnn.weight_ih_l0)[:, -1])
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, length, 3) -> the last state, (batch, units)."""
@@ -100,6 +103,23 @@ class Transformer(nn.Module):
         return self.head(self.norm(self.block(self.embed(x) + self.place)).mean(1))
 
 
+def steepest(
+    data: Data, *, lr: float, momentum: float, max_norm: float, batch_size: int, steps: int = 150
+) -> tuple[nn.Module, Tensor, Tensor, float]:
+    """The moment of the longest gradient of a training with clipping: model, batch and norm."""
+    torch.manual_seed(0)
+    model, longest = adder(), 0.0
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=momentum)
+    for x, y in data.batches(batch_size, seed=0, steps=steps):
+        optimizer.zero_grad()
+        cross_entropy(model(x), y).backward()
+        norm = clip_gradients_(model, max_norm=max_norm).total_norm
+        if norm > longest:
+            longest, moment = norm, (copy.deepcopy(model), x, y)
+        optimizer.step()
+    return *moment, longest
+
+
 def lost(losses: Tensor, classes: int) -> Tensor:
     """Which runs end no better than guessing: not 5 % below log(classes), or not finite.
 
@@ -109,31 +129,23 @@ def lost(losses: Tensor, classes: int) -> Tensor:
     return ~(losses < 0.95 * math.log(classes))
 
 
-def back_in_time(
-    model: nn.Sequential, loss_fn: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor
-) -> list[float]:
+def back_in_time(model: nn.Sequential, x: Tensor, y: Tensor) -> list[float]:
     """The norm of the loss's gradient with respect to the state at each time, the first first.
 
     dL/dh_t = dL/dh_T * product over s = t+1 ... T of diag(h_s > 0) W
     """
-    memory: nn.RNN = model[0].rnn  # type: ignore[assignment, union-attr]
+    memory: Any = model[0].rnn
     inputs = x @ memory.weight_ih_l0.mT
     state = x.new_zeros(len(x), memory.hidden_size)
     states = []
     for time in range(x.shape[1]):
         state = torch.relu(inputs[:, time] + state @ memory.weight_hh_l0.mT)
         states.append(state)
-    gradients = torch.autograd.grad(loss_fn(model[1](state), y), states)
+    gradients = torch.autograd.grad(cross_entropy(model[1](state), y), states)
     return [float(gradient.norm()) for gradient in gradients]
 
 
-def downhill(
-    model: nn.Module,
-    loss_fn: Callable[[Tensor, Tensor], Tensor],
-    x: Tensor,
-    y: Tensor,
-    distances: Sequence[float],
-) -> list[float]:
+def downhill(model: nn.Module, x: Tensor, y: Tensor, distances: Sequence[float]) -> list[float]:
     """The loss at these distances from the weights, straight down the gradient.
 
         loss(w - distance * g / |g|)
@@ -141,19 +153,19 @@ def downhill(
     The model is not changed.
     """
     weights = dict(model.named_parameters())
-    gradients = torch.autograd.grad(loss_fn(model(x), y), list(weights.values()))
+    gradients = torch.autograd.grad(cross_entropy(model(x), y), list(weights.values()))
     norm = torch.stack([gradient.norm() for gradient in gradients]).norm()
     ways = dict(zip(weights, gradients, strict=True))
     losses = []
     with torch.no_grad():
         for distance in distances:
             moved = {name: w - distance / norm * ways[name] for name, w in weights.items()}
-            losses.append(float(loss_fn(torch.func.functional_call(model, moved, (x,)), y)))
+            losses.append(float(cross_entropy(functional_call(model, moved, (x,)), y)))
     return losses
 
 
 def strips(ax: Axes, rows: Mapping[str, Tensor], *, classes: Mapping[str, int]) -> Axes:
-    """Each arm a row, each seed a dot at its final loss as a share of guessing's; how many are lost.
+    """Each arm a row, each seed a dot at its final loss / that of guessing; how many are lost.
 
     Args:
         rows: name -> (seeds,) final losses; names that end in "no clipping" are the baseline.
@@ -184,14 +196,23 @@ def kept(ax: Axes, before: Tensor, after: Mapping[str, Tensor], colors: Sequence
     return ax
 
 
+def spike(ax: Axes, values: Sequence[Tensor], name: str) -> Axes:
+    """One number a step, on a logarithmic scale."""
+    ax.plot(range(1, len(values) + 1), values, color=plots.BASELINE)
+    ax.set(xlabel="step", ylabel=name, yscale="log")
+    return ax
+
+
 def curves(ax: Axes, losses: Tensor, colors: Mapping[str, str]) -> Axes:
-    """The losses (arms, seeds, steps), averaged over ten steps, on an `ax` that is cleared first."""
+    """The losses (arms, seeds, steps), each the mean of ten, on an `ax` that is cleared first."""
     ax.clear()
     steps = losses.shape[-1] // 10 * 10
     means = losses[..., :steps].unflatten(-1, (-1, 10)).mean(-1)
-    for (name, color), values in zip(colors.items(), means, strict=True):
-        plots.seeds(ax, values, label=name, color=color, x=range(10, steps + 1, 10))
-    ax.set(xlabel="step", ylabel="training loss", xlim=(0, 1.35 * steps), ylim=(0.2, 1.0))
+    for row, ((name, color), values) in enumerate(zip(colors.items(), means, strict=True)):
+        plots.seeds(ax, values, label="", color=color, x=range(10, steps + 1, 10))
+        ax.text(0.03, 0.03 + 0.09 * row, name, color=color, transform=ax.transAxes)
+    ax.axhline(math.log(2), color=plots.QUIET, linestyle=":", linewidth=0.8)
+    ax.set(xlabel="step", ylabel="training loss", xlim=(0, steps + 1), ylim=(0.2, 1.0))
     return ax
 
 
@@ -200,56 +221,36 @@ def journey(ax: Axes, norms: Mapping[str, Sequence[float]]) -> Axes:
     for (name, values), color in zip(norms.items(), (plots.QUIET, plots.BASELINE), strict=True):
         back = values[::-1]
         ax.plot(range(len(back)), back, "o-", color=color, markersize=3)
-        ax.annotate(
-            name,
-            (len(back) - 1, back[-1]),
-            xytext=(6, 0),
-            textcoords="offset points",
-            va="center",
-            color=color,
-            fontsize=9,
-        )
+        ax.text(len(back), back[-1], name, va="center", color=color)
     ax.set(yscale="log", xlabel="numbers back from the end", ylabel="norm of dL/dh")
-    ax.set_xlim(-0.5, 1.4 * len(back))
+    ax.set_xlim(-0.5, 1.45 * len(back))
     return ax
 
 
-def cliff(
-    ax: Axes,
-    model: nn.Module,
-    loss_fn: Callable[[Tensor, Tensor], Tensor],
-    x: Tensor,
-    y: Tensor,
-    *,
-    steps: Mapping[str, float],
-) -> Axes:
+def cliff(ax: Axes, model: nn.Module, x: Tensor, y: Tensor, *, steps: Mapping[str, float]) -> Axes:
     """The loss straight down the gradient, and where steps of these lengths end."""
     reach = 2 * max(steps.values())
     distances = [reach * 10 ** (k / 40) for k in range(-160, 1)]
-    ax.plot(distances, downhill(model, loss_fn, x, y, distances), color=plots.QUIET)
-    ends = downhill(model, loss_fn, x, y, list(steps.values()))
+    ax.plot(distances, downhill(model, x, y, distances), color=plots.QUIET)
+    ends = downhill(model, x, y, list(steps.values()))
     colors = (plots.TECHNIQUE, plots.BASELINE)
     for (name, distance), loss, color in zip(steps.items(), ends, colors, strict=True):
         ax.plot(distance, loss, "o", color=color, markersize=8)
-        ax.annotate(
-            name,
-            (distance, loss),
-            xytext=(-8, 8),
-            textcoords="offset points",
-            ha="right",
-            color=color,
-            fontsize=9,
-        )
+        ax.text(distance / 1.3, loss, name, ha="right", va="bottom", color=color)
     ax.set(xscale="log", yscale="log", xlabel="distance down the gradient", ylabel="loss")
     return ax
 
 
 def sweep(ax: Axes, thresholds: Sequence[float], losses: Tensor, rates: Sequence[float]) -> Axes:
     """Final loss against the threshold, and over it the share of steps that were clipped."""
-    plots.ladder(ax, thresholds, losses, chance=math.log(2))
-    ax.set(yscale="linear", xlabel="max_norm", ylim=(0.2, 1.0))
+    for limit, row in zip(thresholds, losses.clamp(max=1.0), strict=True):
+        ax.plot([limit] * len(row), row, "o", color=plots.TECHNIQUE, alpha=0.35, markersize=4)
+    ax.plot(thresholds, losses.median(dim=1).values, color=plots.TECHNIQUE, linewidth=2)
+    ax.axhline(math.log(2), color=plots.QUIET, linewidth=0.8, linestyle=":")
+    ax.set(xscale="log", xlabel="max_norm", ylabel="final training loss", ylim=(0.2, 1.0))
+    ax.yaxis.label.set_color(plots.TECHNIQUE)
     above = ax.twinx()
-    above.plot(thresholds, rates, "s--", color=plots.BEST, markersize=4)
-    above.set(ylim=(-0.05, 1.05))
-    above.set_ylabel("clip-rate", color=plots.BEST)
+    above.plot(thresholds, rates, "s--", color=plots.QUIET, markersize=4)
+    above.set(ylabel="clip-rate", ylim=(-0.05, 1.05))
+    above.yaxis.label.set_color(plots.QUIET)
     return ax
