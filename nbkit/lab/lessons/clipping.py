@@ -234,9 +234,10 @@ def cliff(ax: Axes, model: nn.Module, x: Tensor, y: Tensor, *, steps: Mapping[st
     ax.plot(distances, downhill(model, x, y, distances), color=plots.QUIET)
     ends = downhill(model, x, y, list(steps.values()))
     colors = (plots.TECHNIQUE, plots.BASELINE)
+    beside: Any = {"textcoords": "offset points", "ha": "right"}
     for (name, distance), loss, color in zip(steps.items(), ends, colors, strict=True):
         ax.plot(distance, loss, "o", color=color, markersize=8)
-        ax.text(distance / 1.3, loss, name, ha="right", va="bottom", color=color)
+        ax.annotate(name, (distance, loss), (-4, 20), color=color, **beside)
     ax.set(xscale="log", yscale="log", xlabel="distance down the gradient", ylabel="loss")
     return ax
 
