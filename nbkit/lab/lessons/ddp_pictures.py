@@ -43,8 +43,8 @@ def draw_race(ax: Axes, losses: Mapping[str, Tensor], seconds: Sequence[Seconds]
         end = (x[-1], float(rows[:, -1].nanmedian()))
         ax.plot(*end, "o", color=color, markersize=5)
         ax.annotate(name, end, xytext=(4, 9 * up), textcoords="offset points", color=color)
-    ax.set(xlabel="ms of training, at the measured pace", ylabel="training loss", yscale="log")
-    ax.set_xlim(0, 1.25 * ax.get_xlim()[1])
+    ax.set(xlabel="ms of training", ylabel="training loss", ylim=(0, 2.8))
+    ax.set_xlim(0, 1.3 * ax.get_xlim()[1])
     return ax
 
 
@@ -69,7 +69,7 @@ def draw_errors(ax: Axes, reports: Mapping[str, EquivalenceReport]) -> Axes:
     tolerance = max(report.tolerance for report in reports.values())
     ax.axvline(tolerance, color=plots.QUIET, linestyle=":")
     ax.set_yticks(range(len(reports)), list(reports))
-    ax.set(xscale="log", xlim=(1e-17, 1e3), ylim=(len(reports) - 0.4, -0.6))
+    ax.set(xscale="log", xlim=(1e-17, 1e2), ylim=(len(reports) - 0.4, -0.6))
     ax.set_xlabel("largest error of the gradient, relative; left of the dotted line it is rounding")
     return ax
 
@@ -82,7 +82,7 @@ def draw_lives(
     colors = (plots.BASELINE, plots.TECHNIQUE, plots.BEST)
     for k, (steps, losses) in enumerate(attempts):
         color = colors[min(k, len(colors) - 1)]
-        ax.plot(steps, losses, color=color, linewidth=1.8, label=f"attempt {k + 1}")
+        ax.plot(steps, losses, color=color, linewidth=4 - 2.5 * min(k, 1), label=f"attempt {k + 1}")
         if k < len(attempts) - 1:
             end = (steps[-1], losses[-1])
             ax.plot(*end, "X", color=color, markersize=11, zorder=5)

@@ -147,7 +147,7 @@ def losses_of(
     """
     key = (size, lr, tuple(seeds))
     if key not in _curves:
-        arm, steps = {"sgd": {"lr": lr}}, examples // size
+        arm, steps = {"sgd": {"lr": lr, "momentum": 0.9}}, examples // size
         make = partial(mlp, depth=3, width=128)
         for runs in train_runs(make, digits(), arm, seeds, steps=steps, batch_size=size):
             if runs.step == steps:
