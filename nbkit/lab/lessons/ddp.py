@@ -73,7 +73,7 @@ class Ranks:
         while not all(value.exists() for value in values):
             if not self._thread.is_alive():
                 raise self._error or RuntimeError("these two processes have been closed.")
-            time.sleep(0.002)
+            time.sleep(0.01)
         return [pickle.loads(value.read_bytes()) for value in values]
 
     def close(self) -> None:
