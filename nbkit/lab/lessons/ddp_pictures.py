@@ -44,7 +44,8 @@ def draw_race(ax: Axes, losses: Mapping[str, Tensor], seconds: Sequence[Seconds]
         plots.seeds(ax, rows, label="", color=color, x=x)
         ax.plot(x[-1], float(rows[:, -1].nanmedian()), "o", color=color, markersize=5)
         ax.text(0.97, height, name, transform=ax.transAxes, ha="right", va="center", color=color)
-    ax.set(xlabel="ms of training", ylabel="training loss", ylim=(0, 3.3))
+    told = f"ms of training, {len(next(iter(losses.values())))} seeds"
+    ax.set(xlabel=told, ylabel="training loss", ylim=(0, 3.3))
     ax.set_xlim(left=0)
     return ax
 
