@@ -219,7 +219,8 @@ def check_ddp_equivalence(
         build_model: makes the model, on each rank; all ranks then take rank 0's weights.
         loss_fn: called as `loss_fn(model(x), y)`.
         batch: a pair (x, y), divided over the ranks by rows as `shard` does.
-        nproc: how many processes; see `launch`.
+        nproc: how many processes; see `launch`. Inside a launched function the check runs in the
+            group that is there, and every rank has to call it: so one launch can check much.
     Returns:
         EquivalenceReport: the error, and the cause if it is more than rounding: BatchNorm, dropout,
         ragged shards, sum reduction, unused parameters, a mean of means.
@@ -227,10 +228,14 @@ def check_ddp_equivalence(
         ValueError: if the batch has fewer rows than `nproc`.
         LaunchError: as for `launch`.
     """
+    inside = "NBKIT_RANK" in os.environ
+    nproc = world_size() if inside else nproc
     if rows(batch) < nproc:
         raise ValueError(
             f"the batch has {rows(batch)} rows, fewer than nproc={nproc}: each rank needs one."
         )
+    if inside:
+        return _check_on_rank(build_model, loss_fn, batch)
     return launch(_check_on_rank, build_model, loss_fn, batch, nproc=nproc)[0]
 
 

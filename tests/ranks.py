@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from nbkit.accumulation import accumulate
-from nbkit.ddp import _check_on_rank, all_mean, is_main, rank, shard, world_size
+from nbkit.ddp import all_mean, check_ddp_equivalence, is_main, rank, shard, world_size
 
 # How long a start may take on a busy machine before it counts as a hang.
 PATIENCE = 120.0
@@ -213,7 +213,7 @@ def everything():
         "graphs": different_graphs(),
         "torch's crash": plainly_under_no_sync(),
         "checks": {
-            name: _check_on_rank(make, loss_fn, data(n))
+            name: check_ddp_equivalence(make, loss_fn, data(n))
             for name, (make, loss_fn, n) in CHECKS.items()
         },
     }

@@ -212,6 +212,13 @@ def test_what_was_measured_must_be_what_the_claim_is_about(kind, margin, measure
         judge(claim(kind, margin), measured)
 
 
+def test_where_launch_refuses_there_are_no_two_processes(monkeypatch):
+    needy = claim(needs=("two processes",))
+    assert needy.missing() == []
+    monkeypatch.setattr(claims.sys, "platform", "win32")
+    assert needy.missing() == ["two processes"]
+
+
 def test_what_the_machine_lacks_skips_the_claim(monkeypatch):
     monkeypatch.setitem(claims.NEEDS, "cuda", lambda: False)
     monkeypatch.setitem(claims.NEEDS, "two cores", lambda: False)

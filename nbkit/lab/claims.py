@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -38,7 +39,7 @@ KINDS |= {"equivalent": (0.0, math.inf), "exact": (math.nan, math.nan)}
 NEEDS: dict[str, Callable[[], bool]] = {
     "cuda": torch.cuda.is_available,
     "two gpus": lambda: torch.cuda.device_count() >= 2,
-    "two processes": torch.distributed.is_available,
+    "two processes": lambda: torch.distributed.is_available() and sys.platform != "win32",
     "two cores": lambda: (os.cpu_count() or 1) >= 2,
 }
 
