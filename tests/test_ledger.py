@@ -3,8 +3,7 @@
 import pytest
 from course_notebooks import write
 
-from nbkit.course import cli, ledger
-from nbkit.course import lesson_run
+from nbkit.course import cli, ledger, lesson_run
 from nbkit.course import run as course_run
 from nbkit.course.ledger import find_flips, keep, ledger_dir
 from nbkit.course.record import Record

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import platform
@@ -11,6 +12,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
+from jupyter_core.utils import ensure_event_loop
 from nbformat import NotebookNode
 
 import nbkit
@@ -74,7 +76,19 @@ def run_task(task: Task) -> Record:
             f"to be in a folder that all machines share."
         )
     warm.start([task.path], task.environment)
-    return _run(task, lambda cell, cells: None)
+    try:
+        return _run(task, lambda cell, cells: None)
+    finally:
+        _close_loop()
+
+
+def _close_loop() -> None:
+    """Close this thread's event loop: nbclient makes one in each thread, and leaves it open."""
+    loop = ensure_event_loop()
+    for left in (tasks := asyncio.all_tasks(loop)):
+        left.cancel()
+    loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+    loop.close()
 
 
 def with_profile(parameters: Mapping[str, object] | None, profile: str | None) -> dict[str, object]:

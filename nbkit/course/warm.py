@@ -15,6 +15,7 @@ import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from threading import Lock
 from time import sleep
 from typing import IO
 
@@ -26,6 +27,7 @@ from nbkit.course.headless import headless_environment
 MODULES = ("torch", "torch._dynamo", "scipy.stats", "matplotlib.figure")
 NEEDS_THEM = re.compile(r"^\s*(?:from|import)\s+(?:torch|nbkit)\b", re.MULTILINE)
 READY_SECONDS = 60
+ONE_AT_A_TIME = Lock()
 
 
 class ForkedKernel:
@@ -104,12 +106,16 @@ class Server:
         arguments = list(command)[list(command).index("ipykernel_launcher") + 1 :]
         request = json.dumps({"arguments": arguments, "env": dict(env), "cwd": cwd})
         ours, theirs = socket.socketpair()
-        with theirs:
-            socket.send_fds(self._line, [request.encode()], [theirs.fileno(), log.fileno()])
-        ours.settimeout(READY_SECONDS)
-        pid = ours.recv(64)
-        if not pid:
-            raise OSError("the process that kernels are forked from has ended")
+        try:
+            with theirs:
+                socket.send_fds(self._line, [request.encode()], [theirs.fileno(), log.fileno()])
+            ours.settimeout(READY_SECONDS)
+            pid = ours.recv(64)
+            if not pid:
+                raise OSError("the process that kernels are forked from has ended")
+        except OSError:
+            ours.close()
+            raise
         return ForkedKernel(int(pid), ours)
 
     def close(self) -> None:
@@ -129,17 +135,25 @@ def start(lessons: Iterable[Path], environment: Mapping[str, str]) -> None:
     """Begin to import what these lessons need; once for a process, and only on Linux."""
     global _server
     lessons = list(lessons)
-    if sys.platform != "linux" or server() is not None or not lessons:
+    if sys.platform != "linux" or not lessons:
         return
+    with ONE_AT_A_TIME:
+        if server() is None:
+            _server = Server(_modules(lessons), environment, lessons[0].parent)
+
+
+def _modules(lessons: Iterable[Path]) -> Sequence[str]:
+    """What to import: nothing where no lesson needs it."""
     texts = (path.read_text(encoding="utf-8") for path in lessons)
     needed = any(NEEDS_THEM.search(line) for text in texts for line in _source_lines(text))
-    _server = Server(MODULES if needed else (), environment, lessons[0].parent)
+    return MODULES if needed else ()
 
 
 def stop() -> None:
     """End the process that kernels are forked from, if there is one."""
     global _server
-    ours, _server = server(), None
+    with ONE_AT_A_TIME:
+        ours, _server = server(), None
     if ours is not None:
         ours.close()
 
