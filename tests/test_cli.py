@@ -121,7 +121,8 @@ def test_bad_usage_exits_with_2_before_anything_is_made(course, tmp_path, capsys
 
 @pytest.mark.parametrize(
     "words", [[], ["dance"], ["run", "--timeout", "0"], ["run", "--timeout", "x"],
-              ["run", "--jobs", "0"], ["run", "--per-gpu", "x"], ["run", "--profile", "long"], ["run", "-p", "lr"], ["lab", "--port", "1"]],
+              ["run", "--jobs", "0"], ["run", "--per-gpu", "x"], ["run", "--profile", "long"],
+              ["run", "-p", "lr"], ["lab", "--port", "1"]],
 )  # fmt: skip
 def test_what_cannot_be_read_exits_with_2(words, capsys):
     with pytest.raises(SystemExit) as stopped:

@@ -108,8 +108,10 @@ def _become_kernel(request: dict, log: int, parent: int) -> None:
             os.dup2(descriptor, standard)
         os.close(nothing)
         os.close(log)
-        if "numpy" in sys.modules:  # Python reseeds its own generator after a fork, numpy does not
+        if "numpy" in sys.modules:  # Python reseeds its own generator after a fork, these do not
             sys.modules["numpy"].random.seed()
+        if "torch" in sys.modules:
+            sys.modules["torch"].default_generator.seed()
         sys.argv = ["ipykernel_launcher", *request["arguments"]]
 
         from ipykernel.kernelapp import launch_new_instance
