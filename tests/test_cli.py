@@ -101,6 +101,13 @@ def test_a_lesson_that_fails_makes_the_exit_status_1(course, tmp_path, capsys):
         (["1", "-p", "lr", "1", "-p", "lr", "2"], "each parameter can be given once"),
         (["1", "-p", "profile", "full", "--profile", "smoke"], "the profile is given twice"),
         (["1", "--out", "notebooks"], "is not a run's and would be lost"),
+        (["1", "--grid", "lr=0.1,100"], "01_a: lr must be a float from 0.0001 to 10, got '100'"),
+        (["--grid", "lrr=1"], "01_a: unknown parameter 'lrr'. Did you mean 'lr'?"),
+        (["--grid", "lr"], "a grid is NAME=V1,V2,..., got 'lr'"),
+        (["1", "--grid", "lr=1,2", "-p", "lr", "1"], "as a parameter and in the grid: choose one"),
+        (["1", "--grid", "lr=1,2", "--record"], "record without a grid"),
+        (["1", "--resume"], "there is nothing to resume under runs/: name the folder"),
+        (["1", "--executor", "moon"], "dask:ADDRESS or module:callable, got 'moon'"),
         (["1", "--", "--port", "1"], "nothing is expected after `--`, got --port 1"),
     ],
 )
@@ -114,7 +121,8 @@ def test_bad_usage_exits_with_2_before_anything_is_made(course, tmp_path, capsys
 
 @pytest.mark.parametrize(
     "words", [[], ["dance"], ["run", "--timeout", "0"], ["run", "--timeout", "x"],
-              ["run", "--profile", "long"], ["run", "-p", "lr"], ["lab", "--port", "1"]],
+              ["run", "--jobs", "0"], ["run", "--per-gpu", "x"], ["run", "--profile", "long"],
+              ["run", "-p", "lr"], ["lab", "--port", "1"]],
 )  # fmt: skip
 def test_what_cannot_be_read_exits_with_2(words, capsys):
     with pytest.raises(SystemExit) as stopped:
@@ -126,6 +134,20 @@ def test_the_time_limit_is_passed_on(course, capsys):
     write(course / "02_b.ipynb", "import time; time.sleep(60)")
     assert main(["run", "2", "--timeout", "1"]) == 1
     assert "more than its 1 s" in capsys.readouterr().out
+
+
+def test_a_grid_over_jobs_and_what_is_left_of_it_again(course, tmp_path, capsys):
+    words = ["run", "1", "--grid", "lr=0.1,1", "--grid", "quick=true,false", "--jobs", "2"]
+    assert main(words) == 0
+    (out,) = (tmp_path / "runs").iterdir()
+    names = sorted(path.stem for path in out.glob("*.json"))
+    assert names[:2] == ["01_a--lr=0.1--quick=False", "01_a--lr=0.1--quick=True"]
+    (out / "01_a--lr=1--quick=True.json").unlink()
+    capsys.readouterr()
+    assert main([*words, "--resume"]) == 0
+    kept = "01_a--lr=0.1--quick=True, 01_a--lr=0.1--quick=False, 01_a--lr=1--quick=False"
+    assert f"done before, and kept: {kept}\n" in capsys.readouterr().out
+    assert len(list((tmp_path / "runs").iterdir())) == 1
 
 
 def test_two_runs_in_one_second_get_two_folders(tmp_path, monkeypatch):

@@ -7,6 +7,8 @@ import pytest
 from nbkit.course import progress as course_progress
 from nbkit.course.progress import Progress
 from nbkit.course.record import Record
+from nbkit.course.remaining import Expected
+from nbkit.course.tasks import Task
 
 
 class Terminal(io.StringIO):
@@ -43,28 +45,63 @@ def visible(text):
     return lines
 
 
-def test_a_terminal_shows_one_line_that_is_written_over(clock):
+def running(cell=None, cells=27, lesson="01_a"):
+    return {lesson: record(lesson, status="running", cell=cell, cell_count=cells)}
+
+
+@pytest.fixture
+def wide(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+
+
+def test_a_terminal_shows_one_line_that_is_written_over(clock, wide):
     stream = Terminal()
     with Progress(2, stream) as progress:
-        progress.start("01_a")
-        progress.cell(1, 27)
+        progress.show(running(1), ["02_b"])
         clock.now = 14
-        progress.cell(12, 27)
-        assert visible(stream.getvalue()) == ["lesson 1 of 2  01_a  cell 12 of 27  14 s"]
+        progress.show(running(12), ["02_b"])
+        assert visible(stream.getvalue()) == [
+            "0 of 2 done  01_a cell 12 of 27, 14 s, about 20 s left"
+        ]
         progress.finish(record("01_a", status="ok"))
-        progress.start("02_b")
+        progress.show(running(3, 5, "02_b"), [])
+        assert "02_b cell 3 of 5" in visible(stream.getvalue())[1]
         progress.finish(record("02_b", reason="KeyError: 'x'"))
     assert visible(stream.getvalue()) == [
-        "lesson 1 of 2  01_a  14.2 s",
-        "lesson 2 of 2  02_b  14.2 s  FAILED: KeyError: 'x'",
+        "1 of 2 done  01_a  14.2 s",
+        "2 of 2 done  02_b  14.2 s  FAILED: KeyError: 'x'",
         "",
     ]
+
+
+def test_what_took_its_time_before_tells_what_is_left(clock, wide):
+    expected = {"01_a": Expected(30.0, (10.0, 10.0, 10.0)), "02_b": Expected(60.0)}
+    progress = Progress(3, Terminal(), jobs=2, expected=expected)
+    progress.show(running(2, 3), ["02_b"])
+    clock.now = 4
+    assert progress.line() == (
+        "0 of 3 done, about 60 s left  01_a cell 2 of 3, 4 s, about 16 s left"
+    )
+
+
+def test_lessons_beside_each_other_are_all_shown(clock, wide):
+    progress = Progress(2, Terminal(), jobs=2)
+    progress.show({**running(2, 3), **running(None, lesson="02_b")}, [])
+    assert progress.line() == "0 of 2 done  01_a cell 2 of 3, 0 s, about 0 s left  02_b, 0 s"
+
+
+def test_a_terminal_gets_no_line_that_is_longer_than_it(clock, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "20")
+    stream = Terminal()
+    with Progress(2, stream) as progress:
+        progress.show(running(1), [])
+        assert [len(line) for line in visible(stream.getvalue())] == [19]
 
 
 def test_a_run_that_breaks_off_leaves_a_clean_line(clock):
     stream = Terminal()
     with pytest.raises(KeyboardInterrupt), Progress(1, stream) as progress:
-        progress.start("01_a")
+        progress.show(running(1), [])
         raise KeyboardInterrupt
     assert visible(stream.getvalue()) == [""]
 
@@ -72,32 +109,35 @@ def test_a_run_that_breaks_off_leaves_a_clean_line(clock):
 def test_a_log_gets_whole_lines_only(clock):
     stream = io.StringIO()
     with Progress(1, stream) as progress:
-        progress.start("01_a")
-        for cell in range(27):
-            progress.cell(cell, 27)
-        progress.finish(record("01_a", status="ok"))
+        for cell in range(1, 28):
+            progress.show(running(cell), [])
+        progress.finish(record("01_a", status="ok", attempts=[{}]))
     assert stream.getvalue().splitlines() == [
-        "lesson 1 of 1  01_a  0 s",
-        "lesson 1 of 1  01_a  14.2 s",
+        "0 of 1 done  01_a begins",
+        "1 of 1 done  01_a  14.2 s  (attempts cut off before this one: 1)",
     ]
 
 
-def test_a_long_cell_is_seen_to_go_on(clock, monkeypatch):
+def test_a_long_cell_is_seen_to_go_on(clock):
     stream = io.StringIO()
-    waits = []
-
-    def wait(seconds):
-        waits.append(seconds)
-        clock.now += seconds
-        return len(waits) > 2
-
     progress = Progress(1, stream)
-    monkeypatch.setattr(progress._done, "wait", wait)
-    progress.start("01_a")
-    progress.cell(3, 27)
-    progress._tick()
+    for clock.now in range(25):
+        progress.show(running(1), [])
     assert stream.getvalue().splitlines()[1:] == [
-        "lesson 1 of 1  01_a  cell 3 of 27  10 s",
-        "lesson 1 of 1  01_a  cell 3 of 27  20 s",
+        "0 of 1 done  01_a cell 1 of 27, 10 s",
+        "0 of 1 done  01_a cell 1 of 27, 20 s",
     ]
-    assert waits == [10, 10, 10]
+
+
+def test_the_records_on_disk_are_read_once_a_second(clock, tmp_path):
+    task = Task(tmp_path / "01_a.ipynb", tmp_path, "01_a")
+    stream = io.StringIO()
+    progress = Progress(1, stream)
+    progress.look([task])
+    record("01_a", status="running", cell=1, cell_count=2).save(task.account)
+    clock.now = 0.9
+    progress.look([task])
+    assert stream.getvalue() == ""
+    clock.now = 1
+    progress.look([task])
+    assert stream.getvalue() == "0 of 1 done  01_a begins\n"

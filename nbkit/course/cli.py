@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -55,17 +56,24 @@ def run(options: argparse.Namespace) -> int:
     """Execute lessons headless."""
     from nbkit.course.lessons import LessonError, find_lessons
     from nbkit.course.run import run as run_lessons
+    from nbkit.course.tasks import read_grid
     from nbkit.lab.data import lessons_dir
     from nbkit.lab.knobs import KnobError
 
     parameters = dict(options.parameter)
     if len(parameters) < len(options.parameter):
         raise UsageError("each parameter can be given once.")
-    out = options.out or _new_folder()
+    out = options.out or (_newest_folder() if options.resume else _new_folder())
+    signal.signal(signal.SIGTERM, _like_ctrl_c)  # what Slurm and Kubernetes send
     try:
-        lessons = find_lessons(options.lessons, lessons_dir())
         records = run_lessons(
-            lessons, out, parameters, options.profile, options.timeout, options.record
+            *(find_lessons(options.lessons, lessons_dir()), out, parameters),
+            *(options.profile, options.timeout, options.record),
+            grid=read_grid(options.grid),
+            jobs=options.jobs,
+            resume=options.resume,
+            executor=options.executor,
+            per_gpu=options.per_gpu,
         )
     except (LessonError, KnobError) as error:
         raise UsageError(error) from error
@@ -126,19 +134,35 @@ def _parser() -> argparse.ArgumentParser:
         *("-p", "--parameter"), nargs=2, action="append", default=[], metavar=("NAME", "VALUE")
     )
     run.add_argument(
+        *("--grid",), action="append", default=[], metavar="NAME=V1,V2,...",
+        help="run at each of these values; of several grids, at each combination",
+    )  # fmt: skip
+    run.add_argument(
         "--profile", choices=("smoke", "lesson", "full"), help="seconds, a minute, more"
     )
+    run.add_argument(
+        "--jobs", type=_count, default=1, metavar="N", help="lessons at a time; %(default)s"
+    )
+    run.add_argument(
+        *("--timeout",), type=_seconds, default=600, metavar="S",
+        help="seconds for one cell; %(default)s",
+    )  # fmt: skip
     run.add_argument("--out", type=Path, metavar="DIR", help="for what they leave; runs/<time>")
     run.add_argument(
-        "--timeout",
-        type=_seconds,
-        default=600,
-        metavar="S",
-        help="seconds for one cell; %(default)s",
-    )
+        *("--resume",), action="store_true",
+        help="in DIR, or the newest under runs/, run only what is not done",
+    )  # fmt: skip
     run.add_argument(
         "--record", action="store_true", help="keep the verdicts: later runs are held against them"
     )
+    run.add_argument(
+        *("--executor",), default="local", metavar="NAME",
+        help="local; dask:ADDRESS of a scheduler; module:callable, which takes the jobs",
+    )  # fmt: skip
+    run.add_argument(
+        *("--per-gpu",), type=_count, default=1, metavar="N",
+        help="lessons that may share a GPU; %(default)s",
+    )  # fmt: skip
 
     text = "copy the lessons to a folder of yours and open JupyterLab there"
     lab = commands.add_parser(
@@ -162,6 +186,25 @@ def _seconds(text: str) -> float:
     if not 0 < seconds < float("inf"):
         raise ValueError
     return seconds
+
+
+def _count(text: str) -> int:
+    count = int(text)
+    if count < 1:
+        raise ValueError
+    return count
+
+
+def _like_ctrl_c(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _newest_folder() -> Path:
+    """The folder under runs/ that was made last."""
+    folders = [folder for folder in Path("runs").glob("*") if folder.is_dir()]
+    if not folders:
+        raise UsageError("there is nothing to resume under runs/: name the folder with --out.")
+    return max(folders, key=lambda folder: (folder.stat().st_mtime, folder.name))
 
 
 def _new_folder() -> Path:

@@ -8,7 +8,8 @@ reports it and exits with an error.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from queue import Empty
 from tempfile import TemporaryDirectory
@@ -26,12 +27,17 @@ from papermill.engines import Engine
 from papermill.log import logger
 from traitlets import Float, Type
 
+from nbkit.course import warm
 from nbkit.course.headless import headless_environment
 
 CELL_SECONDS = 600  # a cell's time limit where the caller names none
 POLL_SECONDS = 0.5  # what a lost wake-up costs
 GRACE_SECONDS = 5  # for an interrupted cell to say where it was
 SKIP_TAG = "skip-execution"
+
+
+class Stopped(Exception):
+    """The run that a lesson is part of has been stopped."""
 
 
 class PollingChannel(AsyncZMQSocketChannel):
@@ -43,12 +49,20 @@ class PollingChannel(AsyncZMQSocketChannel):
     Source: jupyter/nbclient issue 312.
     """
 
+    stopped: Callable[[], bool] = staticmethod(lambda: False)
+
     async def get_msg(  # type: ignore[override]
         self, timeout: float | None = None
     ) -> dict[str, Any]:
-        """The next message; `queue.Empty` when none has come within `timeout` seconds."""
+        """The next message; `queue.Empty` when none has come within `timeout` seconds.
+
+        Raises:
+            Stopped: if the run has been stopped meanwhile.
+        """
         end = monotonic() + (float("inf") if timeout is None else timeout)
         while True:
+            if self.stopped():
+                raise Stopped
             try:
                 return await super().get_msg(max(0.0, min(POLL_SECONDS, end - monotonic())))
             except Empty:
@@ -63,9 +77,24 @@ class PollingClient(AsyncKernelClient):
 
 
 class PollingManager(AsyncKernelManager):
-    """A kernel's manager whose client polls."""
+    """A kernel's manager whose client polls, and whose kernel is forked where that can be."""
 
     client_factory = Type(PollingClient)
+
+    async def _async_launch_kernel(self, kernel_cmd: list[str], **kw: Any) -> None:
+        """Take a kernel that has torch imported; the ordinary way where there is none."""
+        server = warm.server()
+        if server is not None and "ipykernel_launcher" in kernel_cmd:
+            try:
+                process = server.fork(kernel_cmd, kw["env"], kw.get("cwd"), kw["stderr"])
+            except OSError:
+                warm.stop()
+            else:
+                provisioner: Any = self.provisioner
+                provisioner.process = process
+                provisioner.pid = provisioner.pgid = process.pid  # it leads a session of its own
+                return
+        await super()._async_launch_kernel(kernel_cmd, **kw)
 
 
 class NbkitClient(PapermillNotebookClient):
@@ -74,16 +103,26 @@ class NbkitClient(PapermillNotebookClient):
     Args:
         nb_man: papermill's account of the notebook: statuses, times, saving.
         progress: called with `(cell, cells)` before each of the cells that run.
+        stopped: asked again and again whether to stop.
+        environment: variables for the kernel on top of the headless ones.
         options: nbclient's; seconds may be fractions here.
     """
 
     timeout = Float(None, allow_none=True)
 
     def __init__(
-        self, nb_man: Any, *, progress: Callable[[int, int], None] | None = None, **options: Any
+        self,
+        nb_man: Any,
+        *,
+        progress: Callable[[int, int], None] | None = None,
+        stopped: Callable[[], bool] | None = None,
+        environment: Mapping[str, str] | None = None,
+        **options: Any,
     ) -> None:
         super().__init__(nb_man, kernel_manager_class=PollingManager, **options)
         self.progress = progress or (lambda cell, cells: None)
+        self.stopped = stopped or (lambda: False)
+        self.environment = environment or {}
 
     def execute(self, **kwargs: Any) -> NotebookNode:
         """Start a kernel, run the cells, and stop the kernel whatever happened."""
@@ -91,11 +130,15 @@ class NbkitClient(PapermillNotebookClient):
         with TemporaryDirectory(prefix="nbkit-", ignore_cleanup_errors=True) as folder:
             self.kernel_log = Path(folder, "kernel.log")
             with self.kernel_log.open("w") as log:
-                kwargs = {"env": headless_environment(folder), "stderr": log, **kwargs}
-                with self.setup_kernel(**kwargs):
+                env = headless_environment(folder) | dict(self.environment)
+                with self.setup_kernel(**{"env": env, "stderr": log, **kwargs}):
+                    self.kc.shell_channel.stopped = self.stopped
                     info = self.wait_for_reply(self.kc.kernel_info())
                     self.nb.metadata["language_info"] = info["content"]["language_info"]
-                    self.papermill_execute_cells()
+                    try:
+                        self.papermill_execute_cells()
+                    finally:
+                        self._note_memory()
         return self.nb
 
     def papermill_execute_cells(self) -> None:
@@ -125,6 +168,9 @@ class NbkitClient(PapermillNotebookClient):
             add_error(cell, "CellTimeoutError", " ".join(str(error).split("\n", 2)[:2]))
         except DeadKernelError:
             add_error(cell, "DeadKernelError", *self._cause_of_death())
+        except Stopped:
+            add_error(cell, "KeyboardInterrupt", "the run was stopped here")
+            raise
         except BaseException as error:  # Ctrl-C as well: the notebook says where it was
             add_error(cell, type(error).__name__, str(error) or "the run was stopped here")
             raise
@@ -152,6 +198,17 @@ class NbkitClient(PapermillNotebookClient):
             raise CellTimeoutError(f"{message}, and did not stop when interrupted") from None
         add_error(cell, "CellTimeoutError", message)
         return reply
+
+    def _note_memory(self) -> None:
+        """Note the most memory that the kernel itself has held, where Linux tells."""
+        process = getattr(self.km.provisioner, "process", None) if self.km else None
+        status = Path(f"/proc/{process.pid}/status") if process else Path()
+        try:
+            peak = re.search(r"^VmHWM:\s*(\d+) kB", status.read_text(), re.MULTILINE)
+        except OSError:
+            return
+        if peak:
+            self.nb.metadata.papermill["peak_bytes"] = int(peak.group(1)) * 1024
 
     def _cause_of_death(self) -> tuple[str, list[str]]:
         """How the kernel ended, and the last lines it wrote."""

@@ -6,6 +6,7 @@ import logging
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from threading import Lock
 
 import nbformat
 import papermill
@@ -13,12 +14,13 @@ from nbformat import NotebookNode
 from papermill.engines import papermill_engines
 from papermill.log import logger
 
-from nbkit.course.client import CELL_SECONDS, find_error, runnable_cells
+from nbkit.course.client import CELL_SECONDS, Stopped, find_error, runnable_cells
 from nbkit.course.engine import NbkitEngine
 from nbkit.course.record import find_nonfinite, finite, write_whole
 from nbkit.lab.knobs import Value
 
 SILENT = logging.NullHandler()
+ONE_AT_A_TIME = Lock()  # the filters of warnings belong to all threads
 
 
 def execute(
@@ -28,6 +30,8 @@ def execute(
     *,
     timeout: float = CELL_SECONDS,
     progress: Callable[[int, int], None] | None = None,
+    stopped: Callable[[], bool] | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> NotebookNode:
     """Execute a notebook; one that fails comes back too, with the error in the cell it happened in.
 
@@ -37,7 +41,10 @@ def execute(
         parameters: checked values, put in the place of the parameters cell's.
         timeout: seconds that one cell may take.
         progress: called with `(cell, cells)` before each of the cells that run.
+        stopped: asked twice a second whether to stop.
+        environment: variables for the kernel on top of the headless ones.
     Raises:
+        Stopped: if it was stopped; the notebook so far is in `executed`.
         Exception: papermill's own, if no notebook came of it that says what is wrong.
     """
     papermill_engines.register("nbkit", NbkitEngine)  # in a checkout nobody has installed us
@@ -52,15 +59,25 @@ def execute(
             progress_bar=False,
             execution_timeout=timeout,
             progress=progress,
+            stopped=stopped,
+            environment=environment,
             resources={"metadata": {"path": str(path.parent)}},
         )
+    except Stopped:
+        raise
     except Exception:
-        if not executed.exists():
-            raise
-        nb = nbformat.read(executed, as_version=4)
-        if find_fault(nb) is None:
+        nb = read_left(executed)
+        if nb is None or find_fault(nb) is None:
             raise
         return nb
+
+
+def read_left(path: Path) -> NotebookNode | None:
+    """What a run has left; None if that is nothing, or half a file."""
+    try:
+        return nbformat.read(path, as_version=4)
+    except Exception:  # nbformat raises several kinds
+        return None
 
 
 def find_fault(nb: NotebookNode) -> tuple[str, int | None] | None:
@@ -90,7 +107,7 @@ def as_html(nb: NotebookNode) -> str:
     from nbconvert import HTMLExporter
 
     exporter = HTMLExporter(template_name="lab", require_js_url="", jquery_url="")
-    with warnings.catch_warnings():
+    with ONE_AT_A_TIME, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about pictures without alternative text, and the like
         return exporter.from_notebook_node(nb)[0]
 

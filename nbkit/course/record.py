@@ -9,26 +9,39 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-OK, FAILED = "ok", "failed"
+WAITING, RUNNING, OK, FAILED = "waiting", "running", "ok", "failed"
 
 
 @dataclass
 class Record:
-    """One lesson's run. Seconds are wall time; `cell` is the number in `In [ ]` where it failed."""
+    """One lesson's run; seconds are wall time.
 
-    lesson: str
-    parameters: dict[str, Any]
-    nbkit: str
-    notebook_sha256: str
+    It is on disk from the start of the run on: `waiting`, then `running` and in which cell, then
+    `ok` or `failed`. So one that says `running` when no run is there any more was broken off.
+    """
+
+    lesson: str  # the stem of the lesson's notebook
+    parameters: dict[str, Any]  # those that were given
+    nbkit: str  # its version
+    notebook_sha256: str  # of the lesson as it was run
     started: str  # UTC
-    machine: dict[str, Any]
+    machine: dict[str, Any]  # lab.machine; empty before it has begun somewhere
     seconds: float = 0.0
     status: str = FAILED
-    reason: str | None = None
-    cell: int | None = None
-    cells: list[dict[str, Any]] = field(default_factory=list)
+    reason: str | None = None  # why it failed, None if it did not
+    cell: int | None = None  # the number in `In [ ]`: where it is, or where it failed
+    cells: list[dict[str, Any]] = field(default_factory=list)  # number, status, seconds of each
     verdicts: list[dict[str, Any]] = field(default_factory=list)
     flips: list[dict[str, Any]] = field(default_factory=list)  # against the ledger
+    name: str = ""  # the stem of its files: the lesson's, or a grid point's
+    code_sha256: str = ""  # of nbkit's own source
+    cell_count: int | None = None  # how many cells there are to run
+    worker: dict[str, Any] = field(default_factory=dict)  # host and pid of who drives the kernel
+    attempts: list[dict[str, Any]] = field(default_factory=list)  # earlier ones, cut off: see below
+    peak_bytes: int | None = None  # the most memory that the kernel itself held
+
+    def __post_init__(self) -> None:
+        self.name = self.name or self.lesson
 
     @property
     def ok(self) -> bool:
@@ -40,6 +53,16 @@ class Record:
         self.status = OK if reason is None else FAILED
         self.reason, self.cell = reason, cell
 
+    def cut_off(self) -> list[dict[str, Any]]:
+        """The attempts that came to nothing, with this one if nobody has closed it.
+
+        Each has the `started`, `worker` and `cell` of the record that it left.
+        """
+        if self.status != RUNNING:
+            return self.attempts
+        left = {"started": self.started, "worker": self.worker, "cell": self.cell}
+        return [*self.attempts, left]
+
     def save(self, path: Path) -> None:
         """Write the record to a file; a number that JSON does not have becomes null."""
         text = json.dumps(finite(asdict(self)), indent=1, ensure_ascii=False, allow_nan=False)
@@ -49,6 +72,14 @@ class Record:
     def load(cls, path: Path) -> Record:
         """The record in a file."""
         return cls(**json.loads(path.read_text(encoding="utf-8")))
+
+    @classmethod
+    def find(cls, path: Path) -> Record | None:
+        """The record in a file; None where there is no file, or it is no record."""
+        try:
+            return cls.load(path)
+        except (OSError, ValueError, TypeError):
+            return None
 
 
 def write_whole(path: Path, text: str) -> None:

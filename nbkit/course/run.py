@@ -1,30 +1,30 @@
-"""Run lessons headless, one after another; one that fails does not stop the next.
+"""Run lessons headless; one that fails does not stop the next.
 
 Each leaves three files: the executed notebook, the same as HTML, and a record for programs.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from time import monotonic
-from typing import Any
 
-from nbformat import NotebookNode
-
-import nbkit
-from nbkit.course.client import CELL_SECONDS, runnable_cells
-from nbkit.course.execute import as_html, execute, find_fault, save_notebook
-from nbkit.course.headless import headless_environment
+from nbkit.course import warm
+from nbkit.course.claim import claim
+from nbkit.course.client import CELL_SECONDS
+from nbkit.course.drive import drive
+from nbkit.course.executors import LOCAL, open_executor
+from nbkit.course.headless import share_threads
 from nbkit.course.ledger import find_flips, keep, ledger_dir
-from nbkit.course.lessons import LessonError, check_parameters, read_notebook
+from nbkit.course.lesson_run import run_lesson, with_profile
+from nbkit.course.lessons import LessonError
 from nbkit.course.progress import Progress
-from nbkit.course.record import Record, write_whole
+from nbkit.course.record import Record
+from nbkit.course.remaining import Expected, expect
 from nbkit.course.report import table, write_page
-from nbkit.lab.knobs import KnobError, Value
-from nbkit.lab.machine import machine
+from nbkit.course.tasks import Task, plan
+
+__all__ = ["run", "run_lesson"]
 
 PAGE = "index.html"
 
@@ -36,6 +36,12 @@ def run(
     profile: str | None = None,
     timeout: float = CELL_SECONDS,
     to_ledger: bool = False,
+    *,
+    grid: Mapping[str, Sequence[object]] | None = None,
+    jobs: int = 1,
+    resume: bool = False,
+    executor: str = LOCAL,
+    per_gpu: int = 1,
 ) -> list[Record]:
     """Run the lessons, showing progress; print the table, write the page.
 
@@ -46,144 +52,94 @@ def run(
         profile: `smoke`, `lesson` or `full`: short for the parameter of that name.
         timeout: seconds that one cell may take.
         to_ledger: write the record of each lesson that ran into the ledger too.
+        grid: values by parameter: each lesson runs at each combination.
+        jobs: how many run at a time; they share the cores.
+        resume: keep what an earlier run in this folder has done: same parameters, lesson and nbkit.
+        executor: where: `local`, `dask:ADDRESS`, or `module:callable`.
+        per_gpu: how many may share a GPU; 0 leaves the GPUs to all of them.
+    Returns:
+        the records, in the order of the lessons and points.
     Raises:
         KnobError: if a lesson does not take one of the parameters; none has been started.
-        LessonError: if two lessons, or a lesson and somebody's notebook, would share a file.
+        LessonError: if two lessons, or a lesson and somebody's notebook, would share a file, or
+            another run is at work in the folder.
     """
-    checked = _check(lessons, out, _with_profile(parameters, profile))
-
-    out.mkdir(parents=True, exist_ok=True)
-    records: list[Record] = []
+    if to_ledger and grid:
+        raise LessonError("the ledger holds one run of a lesson: record without a grid.")
+    environment = share_threads(jobs) if executor == LOCAL else {}
+    tasks = plan(
+        *(lessons, out, with_profile(parameters, profile), grid, timeout),
+        environment=environment,
+        per_gpu=per_gpu,
+    )
+    if executor == LOCAL:
+        warm.start([task.path for task in tasks], environment)  # meanwhile the rest is got ready
     try:
-        with Progress(len(lessons)) as progress:
-            for path, values in zip(lessons, checked, strict=True):
-                progress.start(path.stem)
-                record = run_lesson(path, out, values, timeout=timeout, progress=progress.cell)
-                progress.finish(record)
-                records.append(record)
-                if to_ledger and record.ok:
-                    keep(record, ledger_dir())
+        with open_executor(executor, jobs) as pool, claim(out) as token:
+            tasks = [replace(task, token=token) for task in tasks]
+            return _run(tasks, pool, out, jobs, resume, to_ledger)
+    finally:
+        warm.stop()
+
+
+def _run(
+    tasks: list[Task], pool: object, out: Path, jobs: int, resume: bool, to_ledger: bool
+) -> list[Record]:
+    kept = {task.name: done for task in tasks if resume and (done := task.done())}
+    for record in kept.values():
+        record.flips = find_flips(record, ledger_dir())  # it may have been recorded since
+    missing = [task for task in tasks if task.name not in kept]
+    expected = {task.name: expect(task) for task in tasks}
+    for task in missing:
+        _wait(task)
+
+    def finished(record: Record) -> None:
+        if to_ledger and record.ok:
+            keep(record, ledger_dir())
+
+    for record in kept.values():
+        finished(record)
+    try:
+        with Progress(len(missing), jobs=jobs, expected=expected) as progress:
+            drive(_longest_first(missing, expected, jobs), pool, progress, finished)
     finally:  # what has run is reported after Ctrl-C too
-        print(table(records))
-        write_page(records, out / PAGE)
-        print(f"\nEverything on one page: {out / PAGE}")
+        if kept:
+            print(f"done before, and kept: {', '.join(kept)}")
+        records = [kept.get(task.name) or _stands(task) for task in tasks]
+        _report(records, out)
     return records
 
 
-def run_lesson(
-    path: Path,
-    out: Path,
-    parameters: Mapping[str, object] | None = None,
-    profile: str | None = None,
-    timeout: float = CELL_SECONDS,
-    progress: Callable[[int, int], None] | None = None,
-) -> Record:
-    """Run one lesson and write `<lesson>.ipynb`, `.html` and `.json` into the folder `out`.
-
-    Args:
-        path: the notebook.
-        out: an existing folder; the lesson's files of an earlier run are removed first.
-        parameters: values by name; text is read by the declared type.
-        profile: short for the parameter of that name.
-        timeout: seconds that one cell may take.
-        progress: called with `(cell, cells)` before each of the cells that run.
-    Returns:
-        the record: a lesson that fails is a record that says so, not an exception.
-    Raises:
-        KnobError: if the lesson does not take one of the parameters; it has not been started.
-        LessonError: if a notebook that is of no run is in the way.
-    """
-    values = check_parameters(path, _with_profile(parameters, profile))
-    _check_place(path, out)
-
-    notebook, page, account = (out / f"{path.stem}{end}" for end in (".ipynb", ".html", ".json"))
-    for earlier in (notebook, page, account):
-        earlier.unlink(missing_ok=True)
-    record = _open_record(path, values)
-    began = monotonic()
+def _wait(task: Task) -> None:
+    """Put a record there that says that it has not begun, and remove what earlier runs left."""
+    record = task.record()
+    task.clear()
     try:
-        nb = execute(path, notebook, values, timeout=timeout, progress=progress)
-        record.cells, record.verdicts = _cells(nb), _verdicts(nb)
-        record.flips = find_flips(record, ledger_dir())
-        fault = find_fault(nb)
-        save_notebook(nb, notebook)
-        write_whole(page, as_html(nb))
-        record.close(*fault or ())
-    except KeyboardInterrupt:
-        record.close("stopped by Ctrl-C")
-        raise
-    except Exception as error:  # whatever it is, the lessons after this one still run
-        record.close(f"{type(error).__name__}: {error}")
-    finally:
-        record.seconds = round(monotonic() - began, 3)
-        _save(record, account)
-    return record
-
-
-def _check(
-    lessons: Sequence[Path], out: Path, given: Mapping[str, object]
-) -> list[dict[str, Value]]:
-    """Everything that can be known to fail before the first kernel starts."""
-    names = [path.stem for path in lessons]
-    for path in lessons:
-        _check_place(path, out)
-        if names.count(path.stem) > 1:
-            raise LessonError(f"two lessons are called {path.stem}: run them one after the other.")
-    if out.exists() and not out.is_dir():
-        raise LessonError(f"{out} is a file: choose a folder for the outputs.")
-    return [check_parameters(path, given) for path in lessons]
-
-
-def _check_place(path: Path, out: Path) -> None:
-    """Refuse to write over a notebook that no run has made: it is a lesson, or somebody's work."""
-    there = out / f"{path.stem}.ipynb"
-    if not there.exists():
-        return
-    if there.samefile(path) or "papermill" not in read_notebook(there).metadata:
-        raise LessonError(f"{there} is not a run's and would be lost: choose another folder.")
-
-
-def _save(record: Record, path: Path) -> None:
-    """Write the record; a full disk fails this lesson, and the next one is tried."""
-    try:
-        record.save(path)
+        record.save(task.account)
     except OSError as error:
-        record.close(f"{type(error).__name__}: {error}")
+        raise LessonError(f"{task.account} cannot be written: {error.strerror}.") from error
 
 
-def _with_profile(
-    parameters: Mapping[str, object] | None, profile: str | None
-) -> dict[str, object]:
-    given = dict(parameters or {})
-    if profile is not None and given.setdefault("profile", profile) != profile:
-        raise KnobError(f"the profile is given twice: {given['profile']!r} and {profile!r}.")
-    return given
+def _longest_first(
+    tasks: list[Task], expected: Mapping[str, Expected | None], jobs: int
+) -> list[Task]:
+    """In an order in which no long lesson is left to run alone at the end."""
+    if jobs == 1:
+        return tasks
+    seconds = {name: times.seconds if times else float("inf") for name, times in expected.items()}
+    return sorted(tasks, key=lambda task: -seconds[task.name])
 
 
-def _open_record(path: Path, values: dict[str, Value]) -> Record:
-    threads = headless_environment("")["OMP_NUM_THREADS"]
-    return Record(
-        lesson=path.stem,
-        parameters=dict(values),
-        nbkit=nbkit.__version__,
-        notebook_sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
-        started=datetime.now(UTC).isoformat(timespec="seconds"),
-        machine=machine()
-        | {"threads": int(threads.split(",")[0])},  # the kernel's, not this process's
-    )
+def _stands(task: Task) -> Record:
+    """The record as it is on disk."""
+    return Record.find(task.account) or task.record(status="failed", reason="its record is gone")
 
 
-def _cells(nb: NotebookNode) -> list[dict[str, Any]]:
-    """What became of each cell that was to run, and its seconds."""
-    accounts = [nb.cells[index].metadata.papermill for index in runnable_cells(nb)]
-    return [
-        {"cell": number, "status": account.status, "seconds": account.duration}
-        for number, account in enumerate(accounts, start=1)
-    ]
-
-
-def _verdicts(nb: NotebookNode) -> list[dict[str, Any]]:
-    """The verdicts that ride in the metadata of the outputs."""
-    outputs = [output for cell in nb.cells for output in cell.get("outputs", [])]
-    carried = [output.get("metadata", {}).get("nbkit", {}) for output in outputs]
-    return [dict(numbers) for numbers in carried if numbers.get("kind") == "verdict"]
+def _report(records: Sequence[Record], out: Path) -> None:
+    print(table(records))
+    try:
+        write_page(records, out / PAGE)
+    except OSError as error:
+        print(f"\n{out / PAGE} cannot be written: {error.strerror}.")
+        return
+    print(f"\nEverything on one page: {out / PAGE}")

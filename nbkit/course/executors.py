@@ -1,0 +1,66 @@
+"""Where lessons run: threads that each drive a kernel here, or any executor, by name."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
+from typing import Any
+
+from nbkit.course.lessons import LessonError
+
+LOCAL = "local"
+DASK = "dask:"
+CONNECT_SECONDS = 30
+
+
+@contextlib.contextmanager
+def open_executor(name: str, jobs: int) -> Iterator[Any]:
+    """The executor of that name; what it has not begun is dropped at the end.
+
+    Args:
+        name: `local`; `dask:ADDRESS` of a scheduler; `module:callable` for any other, called with
+            the number of jobs. What comes back has `submit`, whose futures have `done`, `result`
+            and `cancel`; `shutdown` is called if it is there.
+        jobs: how many lessons at a time.
+    Raises:
+        LessonError: if there is no such executor, or no scheduler answers.
+    """
+    executor, close = _make(name, jobs)
+    try:
+        yield executor
+    finally:
+        close()
+
+
+def _make(name: str, jobs: int) -> tuple[Any, Callable[[], object]]:
+    if name == LOCAL:
+        threads = ThreadPoolExecutor(jobs, "lesson")
+        return threads, lambda: threads.shutdown(cancel_futures=True)
+    if name.startswith(DASK):
+        return _dask(name.removeprefix(DASK))
+    module, colon, attribute = name.partition(":")
+    if not (module and colon and attribute):
+        raise LessonError(f"the executor is local, dask:ADDRESS or module:callable, got {name!r}.")
+    try:
+        make = getattr(import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise LessonError(f"there is no executor {name}: {error}.") from error
+    executor = make(jobs)
+    return executor, getattr(executor, "shutdown", lambda: None)
+
+
+def _dask(address: str) -> tuple[Any, Callable[[], object]]:
+    try:
+        from distributed import Client
+    except ImportError as error:
+        raise LessonError('dask is not installed. Get it with: pip install "nbkit[cluster]"') from (
+            error
+        )
+    try:
+        client = Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
+    except (OSError, ValueError) as error:
+        raise LessonError(f"no dask scheduler answers at {address!r}: {error}") from error
+    # What runs is never taken for what has run: pure=True would hand out old results.
+    return client.get_executor(pure=False), client.close
