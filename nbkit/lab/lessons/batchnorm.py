@@ -137,15 +137,27 @@ class SideBySide:
         """The same samples for each network."""
         return x.expand(len(self.seeds), *x.shape)
 
-    def train(self, data: Data, *, lr: float, steps: int, batch_size: int) -> Iterator[int]:
-        """Train all of them, each on the batches of its seed; yields the number of steps so far."""
-        optimizer = torch.optim.SGD(self.model.parameters(), lr=lr, momentum=0.9)
+    def batches(
+        self, data: Data, *, steps: int, batch_size: int
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches of the training set, each network's in the order of its seed."""
         orders = [data.batches(batch_size, seed=seed, steps=steps) for seed in self.seeds]
-        for count, batches in enumerate(zip(*orders, strict=True), start=1):
+        for batches in zip(*orders, strict=True):
             x, y = (torch.stack(parts) for parts in zip(*batches, strict=True))
-            losses = cross_entropy(self.model(x).mT, y, reduction="none")
+            yield x, y
+
+    def loss(self, x: Tensor, y: Tensor) -> Tensor:
+        """The sum of the networks' cross-entropies: each gets the gradient of its own."""
+        return cross_entropy(self.model(x).mT, y, reduction="none").mean(1).sum()
+
+    def train(self, data: Data, *, lr: float, steps: int, batch_size: int) -> Iterator[int]:
+        """Train all of them; yields the number of steps so far."""
+        optimizer = torch.optim.SGD(self.model.parameters(), lr=lr, momentum=0.9)
+        batches = self.batches(data, steps=steps, batch_size=batch_size)
+        for count, (x, y) in enumerate(batches, start=1):
+            loss = self.loss(x, y)
             optimizer.zero_grad()
-            losses.mean(1).sum().backward()
+            loss.backward()
             optimizer.step()
             yield count
 
@@ -164,6 +176,25 @@ class SideBySide:
         """`reestimate_bn_` of all networks on these samples, a hundred at a time."""
         return reestimate_bn_(self.model, [self.spread(part) for part in x.split(100)])
 
+    @torch.no_grad()
+    def gap(self, x: Tensor) -> Tensor:
+        """How far each network's running statistics are from those of these samples.
+
+            mean over layers of  sqrt(mean_gap^2 + var_gap^2)
+
+        with the two gaps of `bn_gap`, root mean squares over the network's own channels.
+        """
+        layers = [m for m in self.model.modules() if isinstance(m, nn.BatchNorm1d)]
+        with preserve_state(self.model):
+            before = [_statistics(layer) for layer in layers]
+            self.reestimate(x)
+            after = [_statistics(layer) for layer in layers]
+        sizes = []
+        for (mean, var), (true_mean, true_var) in zip(before, after, strict=True):
+            squares = (mean - true_mean).square() / true_var + (var / true_var).log().square()
+            sizes.append(squares.view(len(self.seeds), -1).mean(1).sqrt())
+        return torch.stack(sizes).mean(0)
+
     def three_ways(self, data: Data, test_batch: int) -> tuple[list[Tensor], BNReport]:
         """Test accuracy with the running statistics, with re-estimated ones, with the batch's own.
 
@@ -180,11 +211,8 @@ class SideBySide:
         return [running, again, own], report
 
 
-def gap(report: BNReport) -> float:
-    """One number for a report: the mean over its layers of the two gaps, added as squares."""
-    known = [(x.mean_gap, x.var_gap) for x in report.layers]
-    sizes = [math.hypot(a, b) for a, b in known if a is not None and b is not None]
-    return sum(sizes) / len(sizes)
+def _statistics(layer: Any) -> tuple[Tensor, Tensor]:
+    return layer.running_mean.clone(), layer.running_var + layer.eps
 
 
 @torch.no_grad()
@@ -248,7 +276,7 @@ def dots(
     *,
     at: float,
 ) -> Axes:
-    """A dot for each seed at each x, their medians joined, the name beside one of the medians.
+    """A dot for each seed at each x on a logarithmic axis, their medians joined and named.
 
     Args:
         at: where along the line the name stands, from 0 to 1.
@@ -259,7 +287,7 @@ def dots(
     medians = rows.median(dim=1).values
     ax.plot(x, medians, color=color, linewidth=2.2)
     point = round(at * (len(x) - 1))
-    ax.annotate(
+    name = ax.annotate(
         label,
         (x[point], float(medians[point])),
         xytext=(6, -12),
@@ -267,6 +295,10 @@ def dots(
         color=color,
         fontsize=9,
     )
+    name.set_bbox({"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1})
+    ax.set_xscale("log")
+    ax.set_xticks(x, [f"{place:g}" for place in x])
+    ax.minorticks_off()
     return ax
 
 
