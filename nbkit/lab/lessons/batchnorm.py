@@ -239,7 +239,7 @@ def gaps(ax: Axes, reports: Mapping[str, BNReport]) -> Axes:
     ax.axvline(0.15, color=plots.QUIET, linestyle=":")
     middles = [k + 0.4 for k in range(len(widths))]
     ax.set_yticks(middles, [f"BatchNorm {k + 1}" for k in range(len(widths))])
-    ax.set(xlim=(0, 1.1 * widest), xlabel="gap / standard deviation")
+    ax.set(xlim=(0, 1.1 * widest), xlabel="gap, in std. dev.")
     ax.invert_yaxis()
     if len(reports) > 1:
         ax.legend(frameon=False)
