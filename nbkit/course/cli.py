@@ -39,7 +39,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             return lab(options.folder, for_jupyter)
         if for_jupyter:
             raise UsageError(f"nothing is expected after `--`, got {' '.join(for_jupyter)}.")
-        return run(options)
+        if options.command == "copy":
+            return copy(options.folder, not options.without_solutions)
+        if options.command == "report":
+            return report(options.runs, options.out)
+        return doctor() if options.command == "doctor" else run(options)
     except ModuleNotFoundError as missing:
         if (missing.name or "").partition(".")[0] == "nbkit":
             raise
@@ -87,37 +91,46 @@ def lab(folder: Path, for_jupyter: Sequence[str] = ()) -> int:
     """Copy the lessons to a folder, where nothing is overwritten, and open JupyterLab there."""
     if importlib.util.find_spec("jupyterlab") is None:
         raise ModuleNotFoundError(name="jupyterlab")
-    from nbkit.lab.data import lessons_dir
-
-    copied, kept = copy_lessons(lessons_dir(), folder)
-    print(f"{folder}: lessons copied: {len(copied)}")
-    if kept:
-        print(f"{folder}: kept as they were: {', '.join(kept)}")
+    copy(folder, solutions=True)
     root = f"--ServerApp.root_dir={folder.resolve()}"
     return subprocess.call([sys.executable, "-m", "jupyterlab", root, *for_jupyter])
 
 
-def copy_lessons(source: Path, folder: Path) -> tuple[list[str], list[str]]:
-    """Copy notebooks into a folder; one that is there already is somebody's work, and stays.
+def copy(folder: Path, solutions: bool) -> int:
+    """Copy the lessons to a folder to work in."""
+    from nbkit.course.copy import copy_lessons
+    from nbkit.lab.data import lessons_dir
 
-    Returns:
-        the names of those copied and of those kept.
-    Raises:
-        UsageError: if the folder cannot be made.
-    """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        copied, kept = copy_lessons(lessons_dir(), folder, solutions=solutions)
     except OSError as error:
-        raise UsageError(f"{folder} cannot be made: {error.strerror}.") from error
-    copied, kept = [], []
-    for path in sorted(source.glob("*.ipynb")):
-        try:
-            with (folder / path.name).open("xb") as file:  # x: only where there is none
-                file.write(path.read_bytes())
-            copied.append(path.name)
-        except FileExistsError:
-            kept.append(path.name)
-    return copied, kept
+        raise UsageError(f"{error.filename or folder}: {error.strerror}.") from error
+    print(f"{folder}: lessons copied: {len(copied)}")
+    if kept:
+        print(f"{folder}: kept as they were: {', '.join(kept)}")
+    return OK
+
+
+def report(runs: Sequence[Path], out: Path | None) -> int:
+    """Put runs side by side, as a page, Markdown and JSON."""
+    from nbkit.course.report import PAGE
+    from nbkit.course.report import report as write_report
+
+    out = out or (runs[0] if len(runs) == 1 else _new_folder())
+    try:
+        told = write_report(runs, out)
+    except (ValueError, OSError) as error:
+        raise UsageError(error) from error
+    print(f"{told.title}\n\nEverything on one page: {out / PAGE}")
+    return OK
+
+
+def doctor() -> int:
+    """What this machine can do."""
+    from nbkit.lab.doctor import examine
+
+    print(examine())
+    return OK
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -164,6 +177,24 @@ def _parser() -> argparse.ArgumentParser:
         help="lessons that may share a GPU; %(default)s",
     )  # fmt: skip
 
+    text = "one page, Markdown and JSON from one or several runs, side by side"
+    report = commands.add_parser("report", help=text, description=text)
+    report.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="the folder of a run")
+    report.add_argument(
+        "--out", type=Path, metavar="DIR", help="of one run: its folder; of several: runs/<time>"
+    )
+
+    text = "what this machine can do, what is skipped on it and why, what installs the rest"
+    commands.add_parser("doctor", help=text, description=text)
+
+    text = "copy the lessons to a folder to work in; what is there already is kept"
+    copy = commands.add_parser("copy", help=text, description=text)
+    copy.add_argument("folder", type=Path, metavar="DIR")
+    copy.add_argument(
+        *("--without-solutions",), action="store_true",
+        help="for students: stubs, no solutions, no outputs; marked for nbgrader",
+    )  # fmt: skip
+
     text = "copy the lessons to a folder of yours and open JupyterLab there"
     lab = commands.add_parser(
         "lab", help=text, description=text, epilog="What follows `--` goes to JupyterLab."
@@ -201,7 +232,7 @@ def _like_ctrl_c(*_: object) -> None:
 
 def _newest_folder() -> Path:
     """The folder under runs/ that was made last."""
-    folders = [folder for folder in Path("runs").glob("*") if folder.is_dir()]
+    folders = [folder for folder in Path("runs").glob("*") if any(folder.glob("*.json"))]
     if not folders:
         raise UsageError("there is nothing to resume under runs/: name the folder with --out.")
     return max(folders, key=lambda folder: (folder.stat().st_mtime, folder.name))

@@ -34,7 +34,7 @@ def keep(record: Record, ledger: Path) -> Path:
         raise ValueError(f"{record.lesson} failed, so it is not recorded.")
     path = _path(record, ledger)
     path.parent.mkdir(parents=True, exist_ok=True)
-    replace(record, cells=[], flips=[]).save(path)
+    replace(record, cells=[], flips=[], worker={}, attempts=[]).save(path)
     return path
 
 

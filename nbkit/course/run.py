@@ -21,13 +21,10 @@ from nbkit.course.lessons import LessonError
 from nbkit.course.progress import Progress
 from nbkit.course.record import Record
 from nbkit.course.remaining import Expected, expect
-from nbkit.course.report import table, write_page
+from nbkit.course.report import PAGE, table, write_reports
 from nbkit.course.tasks import Task, plan
 
 __all__ = ["run", "run_lesson"]
-
-PAGE = "index.html"
-
 
 def run(
     lessons: Sequence[Path],
@@ -138,7 +135,7 @@ def _stands(task: Task) -> Record:
 def _report(records: Sequence[Record], out: Path) -> None:
     print(table(records))
     try:
-        write_page(records, out / PAGE)
+        write_reports(records, out)
     except OSError as error:
         print(f"\n{out / PAGE} cannot be written: {error.strerror}.")
         return
