@@ -1,0 +1,226 @@
+"""05_amp: a task whose gradients are small, the pictures of the formats, the recorded verdicts."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from nbkit.amp import Amp
+from nbkit.lab import data as shipped
+from nbkit.lab import plots
+from nbkit.lab.data import Data
+from nbkit.lab.intervals import Interval
+from nbkit.lab.measure import Timing, time_it
+from nbkit.lab.training import one_thread
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Powers of two: below the first a number rounds to zero, from the second on it has all its digits,
+# from the third on it is infinite.
+RANGES = {"fp32": (-150, -126, 128), "bf16": (-134, -126, 128), "fp16": (-25, -14, 16)}
+LOST, SHORT, KEPT = plots.TECHNIQUE, "#E69F00", plots.BEST
+BETTER, WORSE, EITHER = plots.BEST, plots.TECHNIQUE, plots.QUIET
+
+
+def centres(data: Data, pixel: float) -> Data:
+    """Digits with a position to predict: the centre of the ink, in metres from the middle.
+
+    Args:
+        data: 8x8 digits, flattened.
+        pixel: the side of a pixel, in metres.
+
+    >>> from nbkit.lab.data import digits
+    >>> centres(digits(), pixel=0.003).y_train.shape
+    torch.Size([1497, 2])
+    """
+    y_train, y_test = (pixel * _centre(x) for x in (data.x_train, data.x_test))
+    return replace(data, y_train=y_train, y_test=y_test)
+
+
+def _centre(x: Tensor) -> Tensor:
+    """The mean row and column of the ink, in pixels from the middle."""
+    ink = x.view(-1, 8, 8)
+    place = torch.arange(8.0, device=x.device) - 3.5
+    return torch.stack([(ink.sum(2) * place).sum(1), (ink.sum(1) * place).sum(1)], 1) / ink.sum(
+        (1, 2)
+    ).unsqueeze(1)
+
+
+class Mixed(nn.Module):
+    """A model whose forward pass is an Amp's, for whoever calls it without a context."""
+
+    def __init__(self, model: nn.Module, amp: Amp) -> None:
+        super().__init__()
+        self.model, self.amp = model, amp
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The model's output, in float32, as a loss under autocast would read it."""
+        with self.amp.autocast():
+            return self.model(x).float()
+
+
+def time_steps(
+    arms: Mapping[str, Callable[[], object]], device: str, *, repeats: int, max_warmup: int = 20
+) -> Timing:
+    """`time_it` for training steps: on a GPU by the wall clock, else on one thread, by its time.
+
+    The time of the thread leaves out what other programs on the machine take.
+    """
+    if device != "cpu":
+        return time_it(arms, repeats, max_warmup=max_warmup)
+    with one_thread():
+        return time_it(arms, repeats, max_warmup=max_warmup, clock=time.process_time)
+
+
+def gradients(model: nn.Module) -> Tensor:
+    """Every gradient that is at hand and not zero, in one row."""
+    rows = [p.grad.detach().float().flatten() for p in model.parameters() if p.grad is not None]
+    row = torch.cat(rows).cpu()
+    return row[row != 0]
+
+
+def shares(values: Tensor, precision: str, scale: float = 1.0) -> dict[str, float]:
+    """What becomes of these numbers, times the scale: the shares that are lost, short, kept, inf.
+
+    >>> shares(torch.tensor([1e-9, 1e-6, 1.0, 1e6]), "fp16")
+    {'zero': 0.25, 'short': 0.25, 'kept': 0.25, 'infinite': 0.25}
+    """
+    zero, short, top = RANGES[precision]
+    power = values.double().abs().log2() + math.log2(scale)
+    counts = {
+        "zero": power <= zero,
+        "short": (power > zero) & (power < short),
+        "kept": (power >= short) & (power < top),
+        "infinite": power >= top,
+    }
+    return {name: float(each.double().mean()) for name, each in counts.items()}
+
+
+def histogram(ax: Axes, values: Tensor, precision: str, scale: float = 1.0) -> Axes:
+    """How large the numbers are, times the scale, against what the format can hold."""
+    ax.clear()
+    zero, short, top = RANGES[precision]
+    left, right = -64, 48
+    power = (values.double().abs().log2() + math.log2(scale)).clamp(left, right)
+    counts, edges = torch.histogram(power, bins=(right - left) // 2, range=(left, right))
+    heights = 100 * counts / len(power)
+    for height, edge in zip(heights.tolist(), edges.tolist(), strict=False):
+        color = LOST if edge < zero or edge >= top else SHORT if edge < short else KEPT
+        ax.bar(edge, height, width=1.8, align="edge", color=color)
+    highest = 1.35 * float(heights.max())
+    for low, high, color in ((left, zero, LOST), (zero, short, SHORT), (top, right, LOST)):
+        if low < high and high > left and low < right:
+            ax.axvspan(max(low, left), min(high, right), color=color, alpha=0.12, linewidth=0)
+    found = shares(values, precision, scale)
+    said = {"zero": "become 0", "short": "lose digits", "kept": "kept", "infinite": "infinite"}
+    lines = [f"{100 * found[name]:.0f} % {word}" for name, word in said.items() if found[name]]
+    ax.text(0.98, 0.95, "\n".join(lines), transform=ax.transAxes, ha="right", va="top", fontsize=9)
+    ax.set_xticks(range(-60, 49, 20), [f"$2^{{{k}}}$" for k in range(-60, 49, 20)])
+    ax.set(xlim=(left, right), ylim=(0, highest))
+    ax.set(xlabel="size of a gradient, times the loss scale", ylabel="gradients (%)")
+    ax.set_title(f"{precision}, loss scale $2^{{{math.log2(scale):.0f}}}$", fontsize=10)
+    return ax
+
+
+def formats(ax: Axes, values: Tensor) -> Axes:
+    """Each format's range a bar on one axis; where the values lie, between guides."""
+    for row, (name, (zero, short, top)) in enumerate(RANGES.items()):
+        ax.barh(row, top - short, left=short, color=KEPT, height=0.5)
+        ax.barh(row, short - zero, left=zero, color=SHORT, height=0.5)
+    power = values.double().abs().log2()
+    low, high = (float(power.quantile(q)) for q in (0.01, 0.99))
+    ax.axvspan(low, high, color=plots.BASELINE, alpha=0.25, linewidth=0)
+    ax.text((low + high) / 2, -0.75, "our gradients", color=plots.BASELINE, ha="center", fontsize=9)
+    ax.text(60, 2, "green: all digits   orange: fewer", va="center", fontsize=8)
+    ax.set_yticks(range(len(RANGES)), list(RANGES))
+    ax.set_xticks(range(-150, 151, 50), [f"$2^{{{k}}}$" for k in range(-150, 151, 50)])
+    ax.set(xlabel="size of a number (each mark is 50 doublings)", ylim=(2.5, -1.1))
+    return ax
+
+
+def difference(ax: Axes, differences: Sequence[float], mean: Interval, one: Interval) -> Axes:
+    """Two kinds of noise under one scale: of the seeds, and of the digits that are tested on.
+
+    Args:
+        differences: of each seed, accuracy with the technique - without.
+        mean: of these, over the seeds.
+        one: the accuracy of a single model, over the test examples.
+    """
+    rows = ("test digits: one model", "seeds: mean difference", "each seed")
+    low, high = 100 * (one.low - one.estimate), 100 * (one.high - one.estimate)
+    ax.plot([low, high], [0, 0], color=plots.QUIET, linewidth=4, solid_capstyle="butt")
+    ends = [100 * mean.low, 100 * mean.high]
+    ax.plot(ends, [1, 1], color=plots.TECHNIQUE, linewidth=4, solid_capstyle="butt")
+    ax.plot(100 * mean.estimate, 1, "o", color=plots.TECHNIQUE)
+    spread = [2 + 0.3 * (k / max(1, len(differences) - 1) - 0.5) for k in range(len(differences))]
+    points = [100 * difference for difference in differences]
+    ax.plot(points, spread, "o", color=plots.TECHNIQUE, alpha=0.5, markersize=4)
+    ax.axvline(0, color=plots.QUIET, linewidth=0.8)
+    ax.set_yticks(range(3), rows)
+    ax.set(ylim=(-0.6, 2.6), xlabel="accuracy, bf16 - fp32 (points)")
+    return ax
+
+
+def ratios(ax: Axes, found: Mapping[tuple[int, int], Interval], *, better: str, title: str) -> Axes:
+    """A ratio a cell over width and batch: green where the technique wins, orange where it loses.
+
+    Args:
+        found: (width, batch) -> the ratio; where its interval holds 1, the cell is grey.
+        better: "above" if a ratio above 1 is good, "below" if one below 1 is.
+    """
+    widths, batches = (sorted({key[i] for key in found}) for i in (0, 1))
+    for (width, batch), ratio in found.items():
+        i, j = widths.index(width), batches.index(batch)
+        up, down = (BETTER, WORSE) if better == "above" else (WORSE, BETTER)
+        color = up if ratio.low > 1 else down if ratio.high < 1 else EITHER
+        ax.fill([i - 0.48, i + 0.48, i + 0.48, i - 0.48], [j - 0.48] * 2 + [j + 0.48] * 2, color)
+        ax.text(i, j, f"{ratio.estimate:.2f}", ha="center", va="center", color="white")
+    ax.set_xticks(range(len(widths)), [str(width) for width in widths])
+    ax.set_yticks(range(len(batches)), [str(batch) for batch in batches])
+    ax.set(xlabel="width of the layers", ylabel="batch size")
+    ax.set_title(title, fontsize=10)
+    return ax
+
+
+def recorded(lesson: str, ledger: Path | None = None) -> str:
+    """The verdicts that were recorded of this lesson on GPUs, as a table in Markdown.
+
+    Args:
+        lesson: the notebook's name without its ending.
+        ledger: the folder of the ledger; by default the one that ships with the kit.
+
+    It reads `<ledger>/<hardware>/<lesson>.json`. Where no such file is of a machine with a GPU, it
+    says so in a sentence.
+    """
+    folder = ledger or shipped.file("claims.toml").parent / "ledger"
+    records = [json.loads(path.read_text()) for path in sorted(folder.glob(f"*/{lesson}.json"))]
+    rows = [
+        f"| `{one['claim']}` | {one['verdict']} | {_effect(one)} | {record['machine']['gpu']} | "
+        f"{record['started'][:10]} |"
+        for record in records
+        if record["machine"]["gpu"]
+        for one in record["verdicts"]
+    ]
+    if not rows:
+        return (
+            "**No run of this lesson on a GPU has been recorded yet.** What it says of speed and "
+            "memory on a GPU is not measured: where a claim needs CUDA, this page only has SKIPPED."
+        )
+    head = "| claim | verdict | effect | GPU | recorded |\n| --- | --- | --- | --- | --- |\n"
+    return "Recorded on GPUs:\n\n" + head + "\n".join(rows)
+
+
+def _effect(verdict: Mapping) -> str:
+    if verdict["effect"] is None:
+        return verdict["reason"]
+    low, high = ("∞" if end is None else f"{end:.3g}" for end in verdict["interval"])
+    return f"{verdict['effect']:.3g} [{low}, {high}], n = {verdict['n']} {verdict['over']}"
