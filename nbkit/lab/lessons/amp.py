@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from nbkit.amp import Amp
+from nbkit._precision import DTYPES
+from nbkit.amp import Amp, StepReport
 from nbkit.lab import data as shipped
 from nbkit.lab import plots
 from nbkit.lab.data import Data
 from nbkit.lab.intervals import Interval
-from nbkit.lab.measure import Timing, time_it
+from nbkit.lab.measure import Timing, memory_report, time_it
+from nbkit.lab.models import mlp
 from nbkit.lab.training import one_thread
 
 if TYPE_CHECKING:
@@ -28,7 +30,8 @@ if TYPE_CHECKING:
 # from the third on it is infinite.
 RANGES = {"fp32": (-150, -126, 128), "bf16": (-134, -126, 128), "fp16": (-25, -14, 16)}
 LOST, SHORT, KEPT = plots.TECHNIQUE, "#E69F00", plots.BEST
-BETTER, WORSE, EITHER = plots.BEST, plots.TECHNIQUE, plots.QUIET
+COLORS = {"float32": plots.BASELINE, "bf16": plots.BEST, "yours": plots.TECHNIQUE}
+COLORS |= {"fp16, no scale": plots.QUIET, "fp16, scaled": plots.TECHNIQUE}
 
 
 def centres(data: Data, pixel: float) -> Data:
@@ -81,6 +84,16 @@ def time_steps(
         return time_it(arms, repeats, max_warmup=max_warmup, clock=time.process_time)
 
 
+def step_bytes(precision: str, width: int, size: int, device: str, seed: int = 0) -> int:
+    """The memory of one training step of a perceptron: on a GPU its peak, elsewhere all parts."""
+    torch.manual_seed(seed)
+    model = mlp(3, width, inputs=width).to(device)
+    batch = torch.randn(size, width), torch.randint(10, (size,))
+    mixed, adam = Mixed(model, Amp(precision, device)), torch.optim.Adam(model.parameters())
+    report = memory_report(mixed, batch, nn.functional.cross_entropy, adam)
+    return report.peak or report.total
+
+
 def gradients(model: nn.Module) -> Tensor:
     """Every gradient that is at hand and not zero, in one row."""
     rows = [p.grad.detach().float().flatten() for p in model.parameters() if p.grad is not None]
@@ -94,14 +107,12 @@ def shares(values: Tensor, precision: str, scale: float = 1.0) -> dict[str, floa
     >>> shares(torch.tensor([1e-9, 1e-6, 1.0, 1e6]), "fp16")
     {'zero': 0.25, 'short': 0.25, 'kept': 0.25, 'infinite': 0.25}
     """
-    zero, short, top = RANGES[precision]
-    power = values.double().abs().log2() + math.log2(scale)
-    counts = {
-        "zero": power <= zero,
-        "short": (power > zero) & (power < short),
-        "kept": (power >= short) & (power < top),
-        "infinite": power >= top,
-    }
+    dtype = DTYPES[precision] or torch.float32
+    rounded = (values * scale).to(dtype).abs()
+    zero, infinite = rounded == 0, rounded.isinf()
+    short = (rounded < torch.finfo(dtype).tiny) & ~zero
+    counts = {"zero": zero, "short": short, "kept": ~(zero | short | infinite)}
+    counts["infinite"] = infinite
     return {name: float(each.double().mean()) for name, each in counts.items()}
 
 
@@ -122,7 +133,9 @@ def histogram(ax: Axes, values: Tensor, precision: str, scale: float = 1.0) -> A
             ax.axvspan(max(low, left), min(high, right), color=color, alpha=0.12, linewidth=0)
     found = shares(values, precision, scale)
     said = {"zero": "become 0", "short": "lose digits", "kept": "kept", "infinite": "infinite"}
-    lines = [f"{100 * found[name]:.0f} % {word}" for name, word in said.items() if found[name]]
+    lines = [
+        f"{100 * found[name]:.0f} % {word}" for name, word in said.items() if found[name] >= 0.005
+    ]
     ax.text(0.98, 0.95, "\n".join(lines), transform=ax.transAxes, ha="right", va="top", fontsize=9)
     ax.set_xticks(range(-60, 49, 20), [f"$2^{{{k}}}$" for k in range(-60, 49, 20)])
     ax.set(xlim=(left, right), ylim=(0, highest))
@@ -133,7 +146,7 @@ def histogram(ax: Axes, values: Tensor, precision: str, scale: float = 1.0) -> A
 
 def formats(ax: Axes, values: Tensor) -> Axes:
     """Each format's range a bar on one axis; where the values lie, between guides."""
-    for row, (name, (zero, short, top)) in enumerate(RANGES.items()):
+    for row, (zero, short, top) in enumerate(RANGES.values()):
         ax.barh(row, top - short, left=short, color=KEPT, height=0.5)
         ax.barh(row, short - zero, left=zero, color=SHORT, height=0.5)
     power = values.double().abs().log2()
@@ -147,13 +160,16 @@ def formats(ax: Axes, values: Tensor) -> Axes:
     return ax
 
 
-def difference(ax: Axes, differences: Sequence[float], mean: Interval, one: Interval) -> Axes:
+def difference(
+    ax: Axes, differences: Sequence[float], mean: Interval, one: Interval, *, margin: float
+) -> Axes:
     """Two kinds of noise under one scale: of the seeds, and of the digits that are tested on.
 
     Args:
         differences: of each seed, accuracy with the technique - without.
         mean: of these, over the seeds.
         one: the accuracy of a single model, over the test examples.
+        margin: how far from zero still counts as the same.
     """
     rows = ("test digits: one model", "seeds: mean difference", "each seed")
     low, high = 100 * (one.low - one.estimate), 100 * (one.high - one.estimate)
@@ -164,26 +180,82 @@ def difference(ax: Axes, differences: Sequence[float], mean: Interval, one: Inte
     spread = [2 + 0.3 * (k / max(1, len(differences) - 1) - 0.5) for k in range(len(differences))]
     points = [100 * difference for difference in differences]
     ax.plot(points, spread, "o", color=plots.TECHNIQUE, alpha=0.5, markersize=4)
-    ax.axvline(0, color=plots.QUIET, linewidth=0.8)
+    for end in (-margin, margin):
+        ax.axvline(100 * end, color="black", linewidth=1)
+    ax.axvline(0, color=plots.QUIET, linewidth=0.8, linestyle=":")
     ax.set_yticks(range(3), rows)
     ax.set(ylim=(-0.6, 2.6), xlabel="accuracy, bf16 - fp32 (points)")
     return ax
 
 
-def ratios(ax: Axes, found: Mapping[tuple[int, int], Interval], *, better: str, title: str) -> Axes:
+def curves(ax: Axes, arms: Mapping[str, Sequence[Tensor]]) -> Axes:
+    """The losses of each arm's trainings, 1 being as good as guessing; redrawn each time."""
+    ax.clear()
+    for k, (name, losses) in enumerate(arms.items()):
+        at = 0.25 + 0.6 * k / len(arms)
+        plots.seeds(ax, torch.stack(list(losses)), label=name, color=COLORS[name], at=at)
+    ax.axhline(1, color="black", linewidth=0.8, linestyle=":")
+    ax.set(xlabel="step", ylabel="training loss / guessing", yscale="log")
+    return ax
+
+
+def skips(ax: Axes, reports: Sequence[StepReport]) -> Axes:
+    """The loss scale of each step, and which steps were skipped."""
+    for made, color, word in ((False, LOST, "skipped"), (True, KEPT, "made")):
+        steps = [k for k, report in enumerate(reports, 1) if report.stepped is made]
+        scales = [reports[k - 1].scale for k in steps]
+        ax.plot(steps, scales, "o", color=color, markersize=4)
+        if steps:
+            last = (steps[-1], scales[-1]) if made else (steps[0], scales[0])
+            ax.annotate(word, last, xytext=(0, 9), textcoords="offset points", color=color)
+    ax.set_yscale("log", base=2)
+    ax.margins(y=0.25)
+    ax.set(xlabel="step", ylabel="loss scale")
+    return ax
+
+
+def against_scale(
+    ax: Axes,
+    scales: Sequence[float],
+    arms: Mapping[str, Sequence[Sequence[float]]],
+    *,
+    ylabel: str,
+    level: float | None = None,
+) -> Axes:
+    """What becomes of something as the loss scale grows: an arm a colour, each row a thin line.
+
+    Args:
+        level: what float32 has, as a dotted line.
+    """
+    for k, (name, rows) in enumerate(arms.items()):
+        color = (plots.TECHNIQUE, plots.BASELINE)[k]
+        plots.seeds(ax, torch.tensor(rows), label=name, color=color, x=scales, at=0.2)
+    if level is not None:
+        ax.axhline(level, color=plots.BASELINE, linestyle=":")
+        ax.text(scales[-1], level, "float32", color=plots.BASELINE, ha="right", va="bottom")
+    ax.set_xscale("log", base=2)
+    ax.set(xlabel="loss scale", ylabel=ylabel, ylim=(0, None))
+    return ax
+
+
+def ratios(
+    ax: Axes, found: Mapping[tuple[int, int], Interval | float], *, better: str, title: str
+) -> Axes:
     """A ratio a cell over width and batch: green where the technique wins, orange where it loses.
 
     Args:
-        found: (width, batch) -> the ratio; where its interval holds 1, the cell is grey.
+        found: (width, batch) -> the ratio; a cell whose interval holds 1 is grey, as is 1 itself.
         better: "above" if a ratio above 1 is good, "below" if one below 1 is.
     """
     widths, batches = (sorted({key[i] for key in found}) for i in (0, 1))
     for (width, batch), ratio in found.items():
+        value = ratio.estimate if isinstance(ratio, Interval) else ratio
+        low, high = (ratio.low, ratio.high) if isinstance(ratio, Interval) else (ratio, ratio)
+        up, down = (KEPT, LOST) if better == "above" else (LOST, KEPT)
+        color = up if low > 1 else down if high < 1 else plots.QUIET
         i, j = widths.index(width), batches.index(batch)
-        up, down = (BETTER, WORSE) if better == "above" else (WORSE, BETTER)
-        color = up if ratio.low > 1 else down if ratio.high < 1 else EITHER
         ax.fill([i - 0.48, i + 0.48, i + 0.48, i - 0.48], [j - 0.48] * 2 + [j + 0.48] * 2, color)
-        ax.text(i, j, f"{ratio.estimate:.2f}", ha="center", va="center", color="white")
+        ax.text(i, j, f"{value:.2f}", ha="center", va="center", color="white")
     ax.set_xticks(range(len(widths)), [str(width) for width in widths])
     ax.set_yticks(range(len(batches)), [str(batch) for batch in batches])
     ax.set(xlabel="width of the layers", ylabel="batch size")
