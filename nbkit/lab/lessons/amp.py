@@ -153,7 +153,7 @@ def formats(ax: Axes, values: Tensor) -> Axes:
     low, high = (float(power.quantile(q)) for q in (0.01, 0.99))
     ax.axvspan(low, high, color=plots.BASELINE, alpha=0.25, linewidth=0)
     ax.text((low + high) / 2, -0.75, "our gradients", color=plots.BASELINE, ha="center", fontsize=9)
-    ax.text(60, 2, "green: all digits   orange: fewer", va="center", fontsize=8)
+    ax.text(24, 2, "green: with all its digits\nyellow: with fewer", va="center", fontsize=9)
     ax.set_yticks(range(len(RANGES)), list(RANGES))
     ax.set_xticks(range(-150, 151, 50), [f"$2^{{{k}}}$" for k in range(-150, 151, 50)])
     ax.set(xlabel="size of a number (each mark is 50 doublings)", ylim=(2.5, -1.1))
@@ -182,6 +182,7 @@ def difference(
     ax.plot(points, spread, "o", color=plots.TECHNIQUE, alpha=0.5, markersize=4)
     for end in (-margin, margin):
         ax.axvline(100 * end, color="black", linewidth=1)
+    ax.text(100 * margin, -0.55, " margin", fontsize=8)
     ax.axvline(0, color=plots.QUIET, linewidth=0.8, linestyle=":")
     ax.set_yticks(range(3), rows)
     ax.set(ylim=(-0.6, 2.6), xlabel="accuracy, bf16 - fp32 (points)")
@@ -191,48 +192,43 @@ def difference(
 def curves(ax: Axes, arms: Mapping[str, Sequence[Tensor]]) -> Axes:
     """The losses of each arm's trainings, 1 being as good as guessing; redrawn each time."""
     ax.clear()
-    for k, (name, losses) in enumerate(arms.items()):
-        at = 0.25 + 0.6 * k / len(arms)
-        plots.seeds(ax, torch.stack(list(losses)), label=name, color=COLORS[name], at=at)
+    for name, losses in arms.items():
+        plots.seeds(ax, torch.stack(list(losses)), label="", color=COLORS[name])
+        ax.lines[-1].set_label(name)  # a legend: arms that end alike would write over each other
     ax.axhline(1, color="black", linewidth=0.8, linestyle=":")
+    ax.legend(loc="lower left", frameon=False, fontsize=8)
     ax.set(xlabel="step", ylabel="training loss / guessing", yscale="log")
     return ax
 
 
 def skips(ax: Axes, reports: Sequence[StepReport]) -> Axes:
     """The loss scale of each step, and which steps were skipped."""
-    for made, color, word in ((False, LOST, "skipped"), (True, KEPT, "made")):
-        steps = [k for k, report in enumerate(reports, 1) if report.stepped is made]
+    for stepped, color, word in ((False, LOST, "skipped"), (True, KEPT, "made")):
+        steps = [k for k, report in enumerate(reports, 1) if report.stepped is stepped]
         scales = [reports[k - 1].scale for k in steps]
         ax.plot(steps, scales, "o", color=color, markersize=4)
         if steps:
-            last = (steps[-1], scales[-1]) if made else (steps[0], scales[0])
-            ax.annotate(word, last, xytext=(0, 9), textcoords="offset points", color=color)
+            first = (steps[0], scales[0])
+            ax.annotate(word, first, xytext=(8, 6), textcoords="offset points", color=color)
     ax.set_yscale("log", base=2)
-    ax.margins(y=0.25)
+    ax.margins(y=0.2)
     ax.set(xlabel="step", ylabel="loss scale")
     return ax
 
 
 def against_scale(
-    ax: Axes,
-    scales: Sequence[float],
-    arms: Mapping[str, Sequence[Sequence[float]]],
-    *,
-    ylabel: str,
-    level: float | None = None,
+    ax: Axes, scales: Sequence[float], arms: Mapping[str, Sequence], *, ylabel: str
 ) -> Axes:
-    """What becomes of something as the loss scale grows: an arm a colour, each row a thin line.
+    """How something falls as the loss scale grows: each seed a thin line, their median thick.
 
     Args:
-        level: what float32 has, as a dotted line.
+        arms: name -> a value a scale; or such a row for each seed.
     """
-    for k, (name, rows) in enumerate(arms.items()):
-        color = (plots.TECHNIQUE, plots.BASELINE)[k]
-        plots.seeds(ax, torch.tensor(rows), label=name, color=color, x=scales, at=0.2)
-    if level is not None:
-        ax.axhline(level, color=plots.BASELINE, linestyle=":")
-        ax.text(scales[-1], level, "float32", color=plots.BASELINE, ha="right", va="bottom")
+    for color, (name, rows) in zip((plots.TECHNIQUE, plots.BASELINE), arms.items(), strict=False):
+        values = torch.tensor(rows).reshape(-1, len(scales))
+        plots.seeds(ax, values, label="", color=color, x=scales)
+        ax.lines[-1].set_label(name)
+    ax.legend(frameon=False)
     ax.set_xscale("log", base=2)
     ax.set(xlabel="loss scale", ylabel=ylabel, ylim=(0, None))
     return ax
@@ -244,15 +240,15 @@ def ratios(
     """A ratio a cell over width and batch: green where the technique wins, orange where it loses.
 
     Args:
-        found: (width, batch) -> the ratio; a cell whose interval holds 1 is grey, as is 1 itself.
+        found: (width, batch) -> the ratio; grey where its interval reaches 1.00.
         better: "above" if a ratio above 1 is good, "below" if one below 1 is.
     """
     widths, batches = (sorted({key[i] for key in found}) for i in (0, 1))
     for (width, batch), ratio in found.items():
         value = ratio.estimate if isinstance(ratio, Interval) else ratio
-        low, high = (ratio.low, ratio.high) if isinstance(ratio, Interval) else (ratio, ratio)
+        low, high = (ratio.low, ratio.high) if isinstance(ratio, Interval) else (value, value)
         up, down = (KEPT, LOST) if better == "above" else (LOST, KEPT)
-        color = up if low > 1 else down if high < 1 else plots.QUIET
+        color = up if low > 1.005 else down if high < 0.995 else plots.QUIET
         i, j = widths.index(width), batches.index(batch)
         ax.fill([i - 0.48, i + 0.48, i + 0.48, i - 0.48], [j - 0.48] * 2 + [j + 0.48] * 2, color)
         ax.text(i, j, f"{value:.2f}", ha="center", va="center", color="white")
