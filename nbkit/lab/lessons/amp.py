@@ -122,11 +122,12 @@ def histogram(ax: Axes, values: Tensor, precision: str, scale: float = 1.0) -> A
     zero, short, top = RANGES[precision]
     left, right = -64, 48
     power = (values.double().abs().log2() + math.log2(scale)).clamp(left, right)
-    counts, edges = torch.histogram(power, bins=(right - left) // 2, range=(left, right))
+    counts, edges = torch.histogram(power, bins=right - left, range=(left, right))
     heights = 100 * counts / len(power)
-    for height, edge in zip(heights.tolist(), edges.tolist(), strict=False):
+    for bin_ in heights.nonzero().flatten().tolist():
+        height, edge = float(heights[bin_]), float(edges[bin_])
         color = LOST if edge < zero or edge >= top else SHORT if edge < short else KEPT
-        ax.bar(edge, height, width=1.8, align="edge", color=color)
+        ax.bar(edge, height, width=0.9, align="edge", color=color)
     highest = 1.35 * float(heights.max())
     for low, high, color in ((left, zero, LOST), (zero, short, SHORT), (top, right, LOST)):
         if low < high and high > left and low < right:
