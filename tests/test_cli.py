@@ -11,7 +11,9 @@ from course_notebooks import write
 
 import nbkit
 from nbkit.course import cli
-from nbkit.course.cli import copy_lessons, main
+from nbkit.course.cli import _newest_folder, main
+from nbkit.course.copy import copy_lessons
+from nbkit.course.record import Record
 
 ROOT = Path(nbkit.__file__).parents[1]
 
@@ -203,5 +205,44 @@ def test_only_notebooks_are_copied(course, tmp_path):
 def test_a_file_where_the_folder_should_be_is_said(course, tmp_path, started, capsys):
     (tmp_path / "mine").write_text("")
     assert main(["lab", "mine"]) == 2
-    assert "nbkit lab: mine cannot be made: File exists." in capsys.readouterr().err
+    assert "nbkit lab: mine: File exists." in capsys.readouterr().err
     assert started == []
+
+
+def test_copy_keeps_what_is_there(course, tmp_path, capsys):
+    assert main(["copy", "mine"]) == 0
+    (tmp_path / "mine" / "02_b.ipynb").unlink()
+    assert main(["copy", "mine"]) == 0
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        "mine: lessons copied: 1",
+        "mine: kept as they were: 01_a.ipynb",
+    ]
+
+
+def test_doctor_says_what_the_machine_can_do(capsys):
+    assert main(["doctor"]) == 0
+    assert "claims of the lessons are skipped on this machine" in capsys.readouterr().out
+
+
+def test_report_puts_runs_side_by_side(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        Record("01_x", {}, "0", "0", "2026", {}, status="ok").save(tmp_path / name / "01_x.json")
+    assert main(["report", "one"]) == 0
+    assert {"index.html", "report.md", "report.json"} <= set(os.listdir("one"))
+    assert main(["report", "one", "two", "--out", "both"]) == 0
+    assert "Everything on one page: both/index.html" in capsys.readouterr().out
+    assert {"index.html", "report.md", "report.json"} == set(os.listdir("both"))
+    assert main(["report", "nowhere"]) == 2
+    assert "nbkit report:" in capsys.readouterr().err
+
+
+def test_resume_takes_the_newest_folder_of_a_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("first", "second", "docs"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+    (tmp_path / "runs" / "first" / "01_x.json").write_text("{}")
+    (tmp_path / "runs" / "second" / "01_x.json").write_text("{}")
+    os.utime(tmp_path / "runs" / "first", (1, 1))
+    assert _newest_folder() == Path("runs/second")  # docs is newer still, and no run

@@ -99,10 +99,8 @@ def read_entry(path: Path) -> Entry:
 
 def memory_mib(told: Mapping[str, Any]) -> float | None:
     """The most memory that a lesson held, where its record says so."""
-    if isinstance(peak := told.get("peak_bytes"), int | float):
-        return peak / 2**20
-    mib = told.get("memory_mib")
-    return float(mib) if isinstance(mib, int | float) else None
+    peak = told.get("peak_bytes")
+    return peak / 2**20 if isinstance(peak, int | float) else None
 
 
 def _required(field: Any) -> bool:
