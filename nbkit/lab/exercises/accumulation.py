@@ -15,8 +15,6 @@ Batch = tuple[Tensor, Tensor]
 
 def stub(model, loss_fn, optimizer, batches: list[Batch], steps: int) -> None:
     """What the learner starts from."""
-    for start in range(0, len(batches), steps):
-        batches[start : start + steps]
 
 
 def reference(model, loss_fn, optimizer, batches: list[Batch], steps: int) -> None:
@@ -39,7 +37,7 @@ class Recorder(torch.optim.SGD):
         self.model = model
         self.taken: list[Tensor] = []
 
-    def step(self, closure=None) -> None:
+    def step(self, closure=None) -> None:  # type: ignore[override]
         """Keep the gradient."""
         self.taken.append(_gradient(self.model))
 

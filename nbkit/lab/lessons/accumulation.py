@@ -1,9 +1,9 @@
-"""What 06_accumulation needs of its own: networks, gradients of many micro-batches, pictures."""
+"""What 06_accumulation needs of its own: networks, their memory, and gradients in bulk."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,20 +12,50 @@ from torch.func import functional_call, grad, vmap
 from torch.nn.functional import cross_entropy
 
 from nbkit import initialize_
+from nbkit.equivalence import compare, gradients, taken
 from nbkit.lab import plots
+from nbkit.lab.data import Data
+from nbkit.lab.lessons._accumulation_pictures import (
+    by_examples,
+    by_window,
+    mistakes,
+    search,
+    smoothness,
+    step_worth,
+)
 from nbkit.lab.measure import MemoryReport, memory_report
 from nbkit.lab.models import mlp
-from nbkit.lab.seeds import Runs
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+__all__ = [
+    "agree",
+    "batchnorm_net",
+    "by_examples",
+    "by_window",
+    "conv_net",
+    "fresh",
+    "loader",
+    "mean_decrease",
+    "memory_bars",
+    "memory_curve",
+    "micro_gradients",
+    "mistakes",
+    "net",
+    "random_conv_net",
+    "search",
+    "smoothness",
+    "step_memory",
+    "step_worth",
+    "try_out",
+    "window_steps",
+]
 KIB = 1024
-LOSSES = [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10]  # where an axis of losses has its ticks
 
 
 def net(width: int = 64) -> nn.Module:
-    """The lesson's network: two hidden layers, their weights drawn as Kaiming initialisation has it."""
+    """The lesson's network: two hidden layers, with Kaiming initialisation."""
     model = mlp(2, width)
     initialize_(model, "kaiming_normal")
     return model
@@ -34,6 +64,70 @@ def net(width: int = 64) -> nn.Module:
 def batchnorm_net() -> nn.Module:
     """One hidden layer, normalised by the batch."""
     return nn.Sequential(nn.Linear(64, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Linear(64, 10))
+
+
+def fresh(seed: int, lr: float = 0.1) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """The lesson's network and its optimizer: the same seed, the same weights."""
+    torch.manual_seed(seed)
+    model = net()
+    return model, torch.optim.SGD(model.parameters(), lr=lr)
+
+
+def loader(data: Data, size: int, seed: int) -> list[tuple[Tensor, Tensor]]:
+    """One shuffled epoch in batches of this size; the last one holds what is left."""
+    order = torch.randperm(len(data.x_train), generator=torch.Generator().manual_seed(seed))
+    return [(data.x_train[rows], data.y_train[rows]) for rows in order.split(size)]
+
+
+def agree(model: nn.Module, other: nn.Module) -> bool:
+    """Whether two networks have the same weights, but for rounding."""
+    pairs = zip(model.parameters(), other.parameters(), strict=True)
+    return all(torch.allclose(one, two, rtol=1e-4, atol=1e-5) for one, two in pairs)
+
+
+def window_steps(
+    model: nn.Module,
+    window: tuple[Tensor, Tensor],
+    sizes: Sequence[int],
+    weights: Sequence[float],
+    step_after: Sequence[int],
+) -> Iterator[None]:
+    """Accumulate over a window's micro-batches of these sizes; yields where a step is to be taken.
+
+    Args:
+        weights: of each micro-batch's mean loss.
+        step_after: which micro-batches, counted from 1, a step follows.
+    """
+    parts = zip(*(tensor.split(list(sizes)) for tensor in window), strict=True)
+    for number, ((x, y), weight) in enumerate(zip(parts, weights, strict=True), start=1):
+        (cross_entropy(model(x), y) * weight).backward()
+        if number in step_after:
+            yield
+
+
+def try_out(
+    model: nn.Module,
+    windows: Sequence[tuple[Tensor, Tensor]],
+    sizes: Sequence[int],
+    weights: Sequence[float],
+    step_after: Sequence[int],
+) -> float:
+    """Train a model on these windows, in that way, which may be a wrong one.
+
+    Returns:
+        The error of its first step's gradient against the gradient of that window as one batch.
+    """
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    reference = gradients(model, cross_entropy, windows[0])
+    errors: list[float] = []
+    optimizer.zero_grad()
+    for window in windows:
+        for _ in window_steps(model, window, sizes, weights, step_after):
+            if not errors:
+                errors.append(compare(reference, taken(model)).error)
+            optimizer.step()
+            optimizer.zero_grad()
+    return errors[0]
 
 
 def conv_net(width: int, depth: int) -> nn.Module:
@@ -82,47 +176,31 @@ def micro_gradients(model: nn.Module, x: Tensor, y: Tensor, size: int) -> Tensor
     return torch.cat([gradients[name].flatten(1) for name in weights], dim=1)
 
 
-def by_window(runs: Runs, group: int) -> Tensor:
-    """The first arm's mean loss of each window of `group` steps so far: (seeds, windows)."""
-    losses = runs.losses[0]
-    windows = losses.shape[1] // group
-    return losses[:, : windows * group].unflatten(1, (windows, group)).mean(-1)
-
-
-def loss_axis(ax: Axes, low: float = 0.01) -> Axes:
-    """A logarithmic axis of losses with ticks that can be read; it ends at `low` at the latest."""
-    from matplotlib.ticker import FixedLocator, NullLocator
-
-    ax.set_yscale("log")
-    ax.yaxis.set_major_locator(FixedLocator(LOSSES))
-    ax.yaxis.set_minor_locator(NullLocator())
-    ax.yaxis.set_major_formatter("{x:g}")
-    bottom, top = ax.get_ylim()
-    ax.set_ylim(max(low, min(bottom, 0.4)), max(top, 3.0))
-    return ax
-
-
-def by_examples(
-    ax: Axes, curves: Mapping[str, Tensor], window: int, colors: Mapping[str, str]
-) -> Axes:
-    """Training losses over the examples seen, in place of what the axes showed.
+@torch.no_grad()
+def mean_decrease(
+    model: nn.Module, gradients: Tensor, x: Tensor, y: Tensor, lrs: Sequence[float]
+) -> Tensor:
+    """What a step along one of these gradients takes off the loss on x and y, on average: (lrs,).
 
     Args:
-        curves: name -> losses (seeds, windows).
-        window: examples in each.
+        gradients: (steps, parameters), as `micro_gradients` gives them.
     """
-    ax.clear()
-    for name, losses in curves.items():
-        x = [window * (k + 1) for k in range(losses.shape[1])]
-        plots.seeds(ax, losses, label=name, color=colors[name], x=x)
-    longest = max(losses.shape[1] for losses in curves.values())
-    ax.set(xlabel="examples seen", ylabel="training loss", xlim=(0, 1.45 * window * longest))
-    return loss_axis(ax)
+    weights = {name: p.detach() for name, p in model.named_parameters()}
+    columns = gradients.split([w.numel() for w in weights.values()], dim=1)
+    along = {
+        name: column.unflatten(1, w.shape)
+        for (name, w), column in zip(weights.items(), columns, strict=True)
+    }
+
+    def loss(direction, lr):
+        moved = {name: w - lr * direction[name] for name, w in weights.items()}
+        return cross_entropy(functional_call(model, moved, (x,)), y)
+
+    after = [vmap(loss, in_dims=(0, None))(along, lr).mean() for lr in lrs]
+    return cross_entropy(model(x), y) - torch.stack(after)
 
 
-def memory_bars(
-    ax: Axes, model: nn.Module, x: Tensor, y: Tensor, size: int, colors: Sequence[str]
-) -> Axes:
+def memory_bars(ax: Axes, model: nn.Module, x: Tensor, y: Tensor, size: int) -> Axes:
     """What a step on these samples holds, as one batch and in micro-batches of `size`."""
     pieces = f"{-(-len(x) // size)} of {size}"
     for row, (name, each) in enumerate([(f"one batch of {len(x)}", len(x)), (pieces, size)]):
@@ -130,30 +208,13 @@ def memory_bars(
         growing = report.activations / KIB
         fixed = report.total / KIB - growing
         ax.barh(row, fixed, color=plots.QUIET, alpha=0.5, height=0.5)
-        ax.barh(row, growing, left=fixed, color=colors[row], height=0.5)
+        color = plots.TECHNIQUE if row else plots.BEST
+        ax.barh(row, growing, left=fixed, color=color, height=0.5)
         ax.text(0, row - 0.3, f"{name}: {fixed + growing:,.0f} KiB", va="bottom", fontsize=8)
-    ax.text(0, 1.3, "grey: weights, gradients, momentum, samples", va="top", fontsize=6.5)
-    ax.text(0, 1.52, "colour: activations", va="top", fontsize=6.5)
+    told = "grey: weights, gradients,\nmomentum, samples\ncolour: activations"
+    ax.text(0, 1.32, told, va="top", fontsize=7)
     ax.set_yticks([])
-    ax.set(xlabel="KiB held by a step", ylim=(1.8, -0.7))
-    return ax
-
-
-def smoothness(ax: Axes, counts: Sequence[int], arms: Mapping[str, tuple[Tensor, str]]) -> Axes:
-    """Variance of the gradient, relative to one micro-batch's, against the micro-batches in a step.
-
-    Args:
-        arms: name -> variances (seeds, counts), and the colour.
-    """
-    ax.plot(counts, [1 / count for count in counts], color=plots.QUIET, linestyle=":")
-    for name, (variances, color) in arms.items():
-        plots.seeds(ax, variances / variances[:, :1], label=name, color=color, x=counts)
-    ax.text(counts[2], 0.8 / counts[2], "1 / count ", color=plots.QUIET, ha="right", va="top")
-    ax.set(xscale="log", yscale="log", xlim=(0.9, 2.5 * counts[-1]))
-    ax.set(xlabel="micro-batches of 8 in a step", ylabel="variance, relative to one micro-batch's")
-    ax.set_xticks(counts, [str(count) for count in counts])
-    ax.xaxis.minorticks_off()
-    ax.yaxis.set_major_formatter("{x:g}")
+    ax.set(xlabel="KiB held by a step", ylim=(2.1, -0.7))
     return ax
 
 
@@ -171,59 +232,4 @@ def memory_curve(ax: Axes, model: nn.Module, x: Tensor, y: Tensor, sizes: Sequen
     ax.set(xlabel=f"samples in a micro-batch (a step has {len(x)})", ylabel="KiB held by a step")
     ax.set(ylim=(0, None), xlim=(0, None))
     ax.set_xticks([size for size in sizes if size >= 8])
-    return ax
-
-
-def search(
-    axes: Sequence[Axes],
-    grid: Sequence[float],
-    searched: Mapping[str, Tensor],
-    best: Mapping[str, Tensor],
-    sizes: Mapping[str, int],
-    colors: Mapping[str, str],
-) -> Sequence[Axes]:
-    """Three pictures: the last loss at each lr, and the best lr's losses by examples and by steps.
-
-    Args:
-        searched: name -> losses (lrs, seeds, points), a point every 512 examples.
-        best: name -> losses (seeds, points).
-        sizes: name -> samples in a step.
-    """
-    for name, size in sizes.items():
-        when = [512 * (k + 1) for k in range(best[name].shape[1])]
-        look = {"label": name, "color": colors[name]}
-        plots.seeds(axes[0], searched[name][..., -1].T, x=grid, at=0.0, label="", color=look["color"])
-        plots.seeds(axes[1], best[name], x=when, **look)
-        plots.seeds(axes[2], best[name], x=[n / size for n in when], **look)
-    axes[0].set(xscale="log", xlabel="learning rate", ylabel=f"loss after {when[-1]:,} examples")
-    axes[1].set(xlabel="examples seen", xlim=(0, 1.5 * when[-1]))
-    axes[1].set(ylabel="loss of the training set, at the best lr")
-    axes[2].set(xscale="log", xlabel="steps taken", xlim=(6, 10 * when[-1] / min(sizes.values())))
-    for ax in axes:
-        loss_axis(ax)
-    return axes
-
-
-def dots(ax: Axes, rows: Mapping[str, Sequence[float]], *, good: str, form: str = ".0%") -> Axes:
-    """A row for each way to do it, a dot for each seed, the median written beside it."""
-    for row, (name, values) in enumerate(rows.items()):
-        median = float(torch.tensor(values).median())
-        color = plots.TECHNIQUE if name == good else plots.BASELINE
-        ax.plot(values, [row] * len(values), "o", color=color, alpha=0.5, markersize=5)
-        text = f"{median:.0e}" if median < 1e-3 else f"{median:{form}}"
-        ax.text(1.02, row, text, transform=ax.get_yaxis_transform(), va="center", fontsize=9)
-    ax.set_yticks(range(len(rows)), list(rows))
-    ax.set(xscale="log", ylim=(len(rows) - 0.4, -0.9))
-    return ax
-
-
-def noise_scales(ax: Axes, examples: Sequence[int], scales: Tensor) -> Axes:
-    """The noise scale while the network trains, beside the two sizes of a step."""
-    plots.seeds(ax, scales, label="noise scale", color=plots.BEST, x=examples)
-    for size, color in ((8, plots.BASELINE), (64, plots.TECHNIQUE)):
-        ax.axhline(size, color=color, linestyle="--", linewidth=1)
-        ax.text(0, size, f"a step of {size}", color=color, va="bottom", fontsize=9)
-    ax.set(xlabel="examples seen", ylabel="samples", yscale="log")
-    ax.set_xlim(-0.02 * examples[-1], 1.25 * examples[-1])
-    ax.yaxis.set_major_formatter("{x:g}")
     return ax
