@@ -26,18 +26,16 @@ def by_window(runs: Runs, group: int) -> Tensor:
     return losses[:, : windows * group].unflatten(1, (windows, group)).mean(-1)
 
 
-def loss_axis(ax: Axes, which: str = "y") -> Axes:
+def loss_axis(ax: Axes) -> Axes:
     """A logarithmic axis of losses with ticks that can be read; never more than down to 0.01."""
     from matplotlib.ticker import FixedLocator, NullLocator
 
-    ax.set(**{f"{which}scale": "log"})
-    axis = ax.yaxis if which == "y" else ax.xaxis
-    low, high = axis.get_view_interval()
-    axis.set_major_locator(FixedLocator(LOSSES))
-    axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter("{x:g}")
-    ends = {f"{which}lim": (max(0.01, min(low, 0.4)), max(high, 3.0 if which == "y" else 0.6))}
-    ax.set(**ends)
+    ax.set_yscale("log")
+    low, high = ax.get_ylim()
+    ax.yaxis.set_major_locator(FixedLocator(LOSSES))
+    ax.yaxis.set_minor_locator(NullLocator())
+    ax.yaxis.set_major_formatter("{x:g}")
+    ax.set_ylim(max(0.01, min(low, 0.4)), max(high, 3.0))
     return ax
 
 
@@ -139,10 +137,9 @@ def mistakes(
             text = f"{median:.0e}" if median < 1e-3 else f"{median:{form}}"
             ax.text(1.02, row, text, transform=ax.get_yaxis_transform(), va="center", fontsize=9)
         ax.set_yticks(range(len(rows)), list(rows))
-        ax.set(xscale="log", ylim=(len(rows) - 0.4, -0.6))
-    axes[0].set_xlabel("error of the gradient, as a share of its largest entry")
+        ax.set(ylim=(len(rows) - 0.4, -0.6))
+    axes[0].set(xscale="log", xlabel="error of the gradient, as a share of its largest entry")
     axes[1].set_xlabel("training loss at the end")
-    loss_axis(axes[1], which="x")
     return axes
 
 
@@ -150,17 +147,18 @@ def step_worth(
     ax: Axes, rates: Sequence[float], brings: Mapping[str, Sequence[Tensor]], *, needed: float
 ) -> Axes:
     """What one step takes off the loss against its lr, beside what it would have to take off."""
-    colors, shifts = (plots.BASELINE, plots.TECHNIQUE), (-18, 14)
-    for (name, rows), color, shift in zip(brings.items(), colors, shifts, strict=True):
-        values = torch.stack(list(rows))
-        plots.seeds(ax, values, label="", color=color, x=rates)
-        typical = values.median(0).values
-        best = int(typical.argmax())
-        ax.annotate(name, (rates[best], float(typical[best])), xytext=(0, shift), ha="center",
-                    textcoords="offset points", color=color, fontsize=9)  # fmt: skip
+    for (name, rows), color in zip(brings.items(), (plots.BASELINE, plots.TECHNIQUE), strict=True):
+        plots.seeds(ax, torch.stack(list(rows)), label="", color=color, x=rates)
+        height = -0.5 if color == plots.BASELINE else 3.6  # left of its fall, or above its rise
+        ax.text(rates[0], height, name, color=color, va="center", fontsize=9)
     ax.axhline(needed, color=plots.QUIET, linestyle=":")
     ax.axhline(0, color=plots.QUIET, linewidth=0.8)
     told = f"needed: {needed:g} times the best step from one"
     ax.text(rates[0], needed - 0.15, told, color=plots.QUIET, va="top", fontsize=9)
-    ax.set(xscale="log", xlabel="learning rate", ylabel="what a step brings", ylim=(-1.5, 9))
+    ax.set(
+        xscale="log",
+        xlabel="learning rate",
+        ylabel="what a step brings\n(1: the best from one)",
+        ylim=(-1.5, 9),
+    )
     return ax
