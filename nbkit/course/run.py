@@ -26,6 +26,7 @@ from nbkit.course.tasks import Task, plan
 
 __all__ = ["run", "run_lesson"]
 
+
 def run(
     lessons: Sequence[Path],
     out: Path,

@@ -9,7 +9,9 @@ from xml.etree import ElementTree
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
-from nbval_strict import ROOT, Text
+from nbval_strict import ROOT, Text, without_timings
+
+from nbkit.lab.claims import Verdict, all_claims
 
 SCRIPT = Path(__file__).with_name("nbval_strict.py")
 KILL = "import os; os.kill(os.getpid(), 9)"
@@ -154,3 +156,19 @@ def test_a_cell_over_its_time_stops_the_notebook(tmp_path):
     assert done.returncode == 1
     assert "Timeout of 1 seconds exceeded" in done.stdout
     assert "1 failed, 1 skipped" in done.stdout
+
+
+def test_a_verdict_over_timings_is_not_compared_but_has_to_be_there():
+    claim = all_claims()["ddp-speed"]
+    words = ("SUPPORTED", "REFUTED", "INCONCLUSIVE", "SKIPPED")
+    assert {without_timings(f"ddp-speed  {word}") for word in words} == {"ddp-speed  JUDGED"}
+    told = {without_timings(f"- {Verdict(claim, word, '').takeaway()}") for word in words}
+    assert told == {"- TAKEAWAY OF ddp-speed"}
+    scores = ("side right at 80 % confidence", "INCONCLUSIVE, so there is nothing to score")
+    assert {without_timings(f"ddp-speed: {score}") for score in scores} == {"ddp-speed: SCORED"}
+    assert without_timings("ddp-speed: an error") == "ddp-speed: an error"
+
+
+def test_a_verdict_over_seeds_is_compared():
+    for text in ("init-kaiming-relu  REFUTED", "init-kaiming-relu: side right at 80 %"):
+        assert without_timings(text) == text
