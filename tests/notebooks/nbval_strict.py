@@ -31,8 +31,8 @@ OPTIONS = [
     *("--nbval-sanitize-with", str(HERE / "sanitize.cfg")),
 ]
 
-# The verdict on a claim over timings belongs to the machine and its load: the ledger watches it, and
-# here only that it is there. These are its words in each case.
+# The verdict on a claim over timings belongs to the machine and its load: the ledger watches it,
+# and here only that it is there. These are its words in each case.
 WORDS = ("SUPPORTED", "REFUTED", "INCONCLUSIVE", "SKIPPED")
 TIMED = [claim for claim in all_claims().values() if claim.over == "timings"]
 TAKEAWAYS = {Verdict(claim, word, "").takeaway(): claim.id for claim in TIMED for word in WORDS}
