@@ -220,7 +220,7 @@ def test_each_point_of_a_grid_has_its_own_files_and_lessons_run_beside_each_othe
         said = f"{record.parameters['lr']} {record.parameters['quick']}\n"
         assert nb.cells[4].outputs[0].text == said
     files = {path.suffix for path in (tmp_path / "out").iterdir()}
-    assert files == {".ipynb", ".html", ".json"}  # nothing half made, nothing hidden
+    assert files == {".ipynb", ".html", ".json", ".md"}  # nothing half made, nothing hidden
 
 
 def test_a_grid_is_not_for_the_ledger(tmp_path):

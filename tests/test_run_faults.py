@@ -25,8 +25,19 @@ def start(*words, **options):
     command = [sys.executable, "-m", "nbkit.course.cli", "run", *map(str, words)]
     pipe = subprocess.PIPE
     return subprocess.Popen(
-        command, env=ENVIRONMENT, stdout=pipe, stderr=pipe, text=True, **options
+        command,
+        env=ENVIRONMENT,
+        stdout=pipe,
+        stderr=pipe,
+        text=True,
+        preexec_fn=heed_ctrl_c,
+        **options,
     )
+
+
+def heed_ctrl_c():
+    """A shell starts what it puts in the background with SIGINT ignored, and that is inherited."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def long_cell(pids, then="time.sleep(100)"):
@@ -132,7 +143,7 @@ def test_a_runner_that_is_killed_leaves_records_that_tell_and_no_process(broken)
     assert records(broken.out)[0] == done
     assert all(record.ok for record in records(broken.out))
     assert sorted(os.listdir(broken.out)) == sorted(
-        ["index.html", *(f"{n}.{end}" for n in ("01_a", "02_b", "03_c")
+        ["index.html", "report.json", "report.md", *(f"{n}.{end}" for n in ("01_a", "02_b", "03_c")
                          for end in ("ipynb", "html", "json"))]
     )  # fmt: skip
 
