@@ -1,10 +1,14 @@
 """The README stays true: what it names is there (its examples run in test_docstrings)."""
 
+import json
 import re
+import shlex
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from nbkit.course.cli import _parser
 from nbkit.lab.claims import load_claims
 
 ROOT = Path(__file__).parents[1]
@@ -41,3 +45,35 @@ def test_every_lesson_is_in_the_table():
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
         assert f"(notebooks/{path.name})" in README
         assert load_claims(path.stem)
+
+
+ROWS = re.findall(r"^\| \[(\d\d) (\w+)\]\(.*?\) \| .+ \| (\d+) \| .+ \| (.+) \|$", README, re.M)
+
+
+def test_the_table_says_the_minutes_and_the_recorded_verdicts():
+    assert len(ROWS) == len(list((ROOT / "notebooks").glob("*.ipynb")))
+    for number, name, minutes, verdicts in ROWS:
+        lesson = f"{number}_{name}"
+        first = json.loads((ROOT / "notebooks" / f"{lesson}.ipynb").read_text())["cells"][0]
+        assert f"*{minutes} minutes ·" in "".join(first["source"]), lesson
+        record = json.loads((ROOT / "data/ledger/cpu" / f"{lesson}.json").read_text())
+        counts = Counter(verdict["verdict"] for verdict in record["verdicts"])
+        words = ("SUPPORTED", "REFUTED", "INCONCLUSIVE", "SKIPPED")
+        told = ", ".join(f"{counts[word]} {word.lower()}" for word in words if counts[word])
+        assert verdicts == told, lesson
+
+
+COMMANDS = re.findall(r"^nbkit ([a-z]+.*?)(?: +#.*)?$", README, re.M)
+COMMANDS += re.findall(r"`nbkit ([a-z]+[^`]*)`", README)
+
+
+@pytest.mark.parametrize("words", [w for w in COMMANDS if "..." not in w])
+def test_each_command_can_be_read(words):
+    if words.split()[0] not in ("report", "run", "copy", "lab", "doctor"):
+        pytest.fail(f"nbkit has no command {words.split()[0]}")
+    if len(words.split()) > 1 or words not in ("report", "copy"):  # these two are also named alone
+        _parser().parse_args(shlex.split(words.replace('"', "")))
+
+
+def test_there_are_commands():
+    assert len(COMMANDS) > 10
