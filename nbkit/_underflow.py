@@ -74,7 +74,7 @@ class UnderflowReport(Report):
             ax.plot(self.scales, layer.fp16.zero, marker=".", label=layer.name)
         ax.set_xscale("log", base=2)
         ax.set(xlabel="loss scale", ylabel="share of gradients that are zero in fp16", ylim=(0, 1))
-        ax.legend()
+        ax.legend(title="layer")
         return ax
 
 
