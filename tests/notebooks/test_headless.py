@@ -42,6 +42,17 @@ def test_plain_papermill_is_stopped_by_the_guard(tmp_path, name, value, said):
     assert len(ran) == 4  # opened, declared, injected, refused
 
 
+@pytest.mark.parametrize("path", sorted(lessons_dir().glob("*.ipynb")), ids=lambda p: p.stem)
+def test_every_lesson_has_a_guard_that_stops_plain_papermill(tmp_path, path):
+    out = tmp_path / "out.ipynb"
+    words = ["papermill", str(path), str(out), "-p", "profil", "smoke", "--no-progress-bar"]
+    ended = subprocess.run([sys.executable, "-m", *words], capture_output=True, text=True)
+    assert ended.returncode != 0
+    assert "unknown parameter 'profil'. Did you mean 'profile'?" in ended.stderr
+    ran = [c for c in nbformat.read(out, 4).cells if c.get("execution_count")]
+    assert len(ran) == 4 and "lesson.knobs(" in ran[-1].source
+
+
 def test_an_error_under_a_slider_turns_the_run_red(tmp_path):
     """The stops are run through the function that the sliders call."""
     lesson = nbformat.read(LESSON, 4)
