@@ -30,8 +30,7 @@ def start(*words, **options):
         stdout=pipe,
         stderr=pipe,
         text=True,
-        preexec_fn=heed_ctrl_c,
-        **options,
+        **{"preexec_fn": heed_ctrl_c, **options},
     )
 
 
