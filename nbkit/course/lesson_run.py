@@ -23,6 +23,7 @@ from nbkit.course.gpu import lease
 from nbkit.course.headless import headless_environment
 from nbkit.course.ledger import find_flips, ledger_dir
 from nbkit.course.lessons import LessonError, check_parameters
+from nbkit.course.quiet import company, needs_quiet
 from nbkit.course.record import RUNNING, Record, write_whole
 from nbkit.course.tasks import Task, check_place
 from nbkit.lab.knobs import KnobError
@@ -105,8 +106,8 @@ def with_profile(parameters: Mapping[str, object] | None, profile: str | None) -
 
 def _run(task: Task, progress: Callable[[int, int], None]) -> Record:
     """Run a task and keep its record up to date on disk, from before the first cell on."""
-    record = _open_record(task)
     task.clear()
+    record = task.record()
     began = monotonic()
 
     def note(cell: int, cells: int) -> None:
@@ -118,8 +119,10 @@ def _run(task: Task, progress: Callable[[int, int], None]) -> Record:
     interrupt = None
     nb, fault = None, None
     try:
-        record.save(task.account)
-        with lease(task.per_gpu, task.stopped) as gpu:
+        alone = needs_quiet(task.path.stem)
+        with company(alone, task.stopped), lease(task.per_gpu, task.stopped) as gpu:
+            record, began = _open_record(task), monotonic()  # waiting is not running
+            record.save(task.account)
             nb = execute(
                 task.path,
                 task.part,
@@ -131,7 +134,8 @@ def _run(task: Task, progress: Callable[[int, int], None]) -> Record:
             )
         fault = find_fault(nb)
     except Stopped:
-        nb, fault = read_left(task.part), (STOPPED, record.cell)
+        waited = "" if record.status == RUNNING else "not begun: "
+        nb, fault = read_left(task.part), (f"{waited}{STOPPED}", record.cell)
     except KeyboardInterrupt as error:
         nb, fault, interrupt = read_left(task.part), (STOPPED, record.cell), error
     except Exception as error:  # whatever it is, the lessons after this one still run

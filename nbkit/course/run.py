@@ -19,6 +19,7 @@ from nbkit.course.ledger import find_flips, keep, ledger_dir
 from nbkit.course.lesson_run import run_lesson, with_profile
 from nbkit.course.lessons import LessonError
 from nbkit.course.progress import Progress
+from nbkit.course.quiet import needs_quiet
 from nbkit.course.record import Record
 from nbkit.course.remaining import Expected, expect
 from nbkit.course.report import PAGE, table, write_reports
@@ -99,7 +100,7 @@ def _run(
         finished(record)
     try:
         with Progress(len(missing), jobs=jobs, expected=expected) as progress:
-            drive(_longest_first(missing, expected, jobs), pool, progress, finished)
+            drive(_in_order(missing, expected, jobs), pool, progress, finished)
     finally:  # what has run is reported after Ctrl-C too
         if kept:
             print(f"done before, and kept: {', '.join(kept)}")
@@ -118,14 +119,16 @@ def _wait(task: Task) -> None:
         raise LessonError(f"{task.account} cannot be written: {error.strerror}.") from error
 
 
-def _longest_first(
-    tasks: list[Task], expected: Mapping[str, Expected | None], jobs: int
-) -> list[Task]:
-    """In an order in which no long lesson is left to run alone at the end."""
+def _in_order(tasks: list[Task], expected: Mapping[str, Expected | None], jobs: int) -> list[Task]:
+    """In an order that leaves no core idle for long: the lessons that run alone go first.
+
+    After them the longest, so that none of these is left over at the end.
+    """
     if jobs == 1:
         return tasks
     seconds = {name: times.seconds if times else float("inf") for name, times in expected.items()}
-    return sorted(tasks, key=lambda task: -seconds[task.name])
+    shared = {task.name: not needs_quiet(task.path.stem) for task in tasks}
+    return sorted(tasks, key=lambda task: (shared[task.name], -seconds[task.name]))
 
 
 def _stands(task: Task) -> Record:
