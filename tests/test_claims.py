@@ -168,6 +168,40 @@ def test_each_kind_is_judged_on_its_side(kind, margin, low, high, verdict, reaso
     assert reason in got.reason
 
 
+@pytest.mark.parametrize("kind", ["equivalent", "difference_below", "difference_above"])
+def test_a_difference_of_just_the_margin_is_never_decided_by_rounding(kind):
+    """3 of 300 digits are 0.01 on paper; in floats they are a little more or less."""
+    stated = claim(kind, 0.01)
+    for k in range(298):
+        difference = (k + 3) / 300 - k / 300
+        assert stated.side(difference, difference) == "INCONCLUSIVE"
+        assert stated.side(-difference, difference) == "INCONCLUSIVE"
+
+
+@pytest.mark.parametrize("kind", ["ratio_below", "ratio_above"])
+@pytest.mark.parametrize("margin", [0.1, 1.25, 8.0])
+def test_a_ratio_of_just_the_margin_is_never_decided_by_rounding(kind, margin):
+    for base in (0.1, 0.3, 0.7, 1.1, 3.0):
+        ratio = paired_ratio([base * margin] * 8, [base] * 8)
+        assert claim(kind, margin).side(ratio.low, ratio.high) == "INCONCLUSIVE"
+
+
+@pytest.mark.parametrize(
+    ("kind", "margin", "bound", "verdict"),
+    [
+        ("difference_below", 0.01, 0.01 - 1e-8, "SUPPORTED"),
+        ("difference_above", -0.01, -0.01 + 1e-8, "SUPPORTED"),
+        ("equivalent", 0.01, 0.01 + 1e-8, "REFUTED"),
+        ("equivalent", 0.01, -0.01 - 1e-8, "REFUTED"),
+        ("equivalent", 0.01, -0.01 + 1e-8, "SUPPORTED"),
+        ("ratio_above", 1e6, 1e6 + 1e-4, "INCONCLUSIVE"),
+        ("ratio_above", 1e6, 1e6 + 1e-2, "SUPPORTED"),
+    ],
+)
+def test_what_misses_the_margin_by_more_than_rounding_is_decided(kind, margin, bound, verdict):
+    assert claim(kind, margin).side(bound, bound) == verdict
+
+
 def test_equivalence_is_judged_at_90_percent_and_the_others_at_95():
     values, zeros = [0.1, -0.1, 0.2, 0.0, -0.2, 0.1, 0.0, -0.1], [0.0] * 8
     same = judge(claim("equivalent", 0.2), paired_difference(values, zeros))

@@ -24,6 +24,7 @@ from nbkit.lab.machine import machine
 from nbkit.lab.proportions import exact_p
 
 SUPPORTED, REFUTED, INCONCLUSIVE, SKIPPED = "SUPPORTED", "REFUTED", "INCONCLUSIVE", "SKIPPED"
+ROUNDING = 1e-9  # of the margin, where that is above 1: a bound as near as this lies on it
 NO_LESSON = "NO LESSON YET"  # what a report says of a claim that no lesson measures
 
 # What is measured, and between which bounds its margin must lie.
@@ -116,15 +117,19 @@ class Claim:
         return self.side(effect.low, effect.high)
 
     def side(self, low: float, high: float) -> str:
-        """What follows if the effect lies somewhere from low to high."""
+        """What follows if the effect lies somewhere from low to high.
+
+        A bound that misses the margin by no more than rounding lies on it: it decides nothing.
+        """
         assert self.margin is not None
-        margin = self.margin
+        near = ROUNDING * max(1.0, abs(self.margin))
+        under, over = self.margin - near, self.margin + near
         if self.kind == "equivalent":
-            inside, outside = -margin < low and high < margin, high < -margin or margin < low
+            inside, outside = -under < low and high < under, high < -over or over < low
         elif self.kind.endswith("below"):
-            inside, outside = high < margin, low > margin
+            inside, outside = high < under, low > over
         else:
-            inside, outside = low > margin, high < margin
+            inside, outside = low > over, high < under
         return SUPPORTED if inside else REFUTED if outside else INCONCLUSIVE
 
     def missing(self) -> list[str]:
