@@ -5,6 +5,7 @@ import math
 import re
 
 import pytest
+import torch
 from scipy.stats import ttest_1samp
 
 from nbkit.lab import claims
@@ -41,6 +42,8 @@ def test_a_ratio_is_judged_by_its_whole_interval(low, high, verdict, takeaway):
         ([True] * 8, "SUPPORTED", "8 of 8 pairs are equal"),
         ([True] * 7 + [False], "REFUTED", "7 of 8 pairs are equal"),
         ([False] * 8, "REFUTED", "0 of 8 pairs are equal"),
+        ([True] * 7 + [math.nan], "REFUTED", "7 of 8 pairs are equal"),
+        ([torch.tensor(True)] * 8, "SUPPORTED", "8 of 8 pairs are equal"),
     ],
 )
 def test_an_exact_claim_needs_every_pair(pairs, verdict, reason):
@@ -136,6 +139,14 @@ def test_a_claim_that_cannot_be_judged_is_refused(kind, margin, message):
         ({"needs": ("cuda", "luck")}, "needs must be among cuda, .*, got 'luck'"),
         ({"over": "digits"}, "over must be among seeds, test examples, timings, got 'digits'"),
         ({"n": 0}, "n must be at least 1, got 0"),
+        (
+            {"kind": "proportion_above", "margin": 0.5, "deterministic": True},
+            "deterministic belongs to a ratio or a difference, not to 'proportion_above'",
+        ),
+        (
+            {"kind": "exact", "margin": None, "deterministic": True},
+            "deterministic belongs to a ratio or a difference, not to 'exact'",
+        ),
     ],
 )
 def test_a_claim_with_an_unknown_word_is_refused(more, message):
@@ -200,6 +211,58 @@ def test_a_ratio_of_just_the_margin_is_never_decided_by_rounding(kind, margin):
 )
 def test_what_misses_the_margin_by_more_than_rounding_is_decided(kind, margin, bound, verdict):
     assert claim(kind, margin).side(bound, bound) == verdict
+
+
+ALIKE = [
+    ("ratio_below", 0.5, paired_ratio([0.1] * 8, [1.0] * 8), "ratios"),
+    ("ratio_above", 0.5, paired_ratio([0.1] * 8, [1.0] * 8), "ratios"),
+    ("difference_above", 0.01, paired_difference([0.95] * 8, [0.9] * 8), "differences"),
+    ("difference_below", 0.01, paired_difference([0.95] * 8, [0.9] * 8), "differences"),
+    ("equivalent", 0.01, paired_difference([0.9, 0.95] * 4, [0.9, 0.95] * 4), "differences"),
+]
+
+
+@pytest.mark.parametrize(("kind", "margin", "measured", "what"), ALIKE)
+def test_copies_of_one_number_decide_nothing(kind, margin, measured, what):
+    got = judge(claim(kind, margin), measured)
+    assert (got.verdict, got.p_value > 0.49) == ("INCONCLUSIVE", True)
+    assert got.reason.startswith(f"the 8 {what} are all the same: without any spread they are one")
+    assert got.to_dict()["interval"] == [measured.estimate, measured.estimate]
+
+
+@pytest.mark.parametrize(("kind", "margin", "measured", "what"), ALIKE)
+def test_what_is_counted_may_be_the_same_each_time(kind, margin, measured, what):
+    got = judge(claim(kind, margin, deterministic=True), measured)
+    wanted = "SUPPORTED" if got.claim.holds(measured.estimate) else "REFUTED"
+    assert (got.verdict, got.reason.startswith("the whole interval lies")) == (wanted, True)
+
+
+def test_what_is_counted_and_differs_all_the_same_is_judged_by_its_interval():
+    """Bytes of networks that the seed draws: each is exact, and which networks came is chance."""
+    counted = claim("ratio_below", 0.5, deterministic=True)
+    far = judge(counted, paired_ratio([0.2, 0.25] * 4, [1.0] * 8))
+    near = judge(counted, paired_ratio([0.2, 0.9] * 4, [1.0] * 8))
+    assert (far.verdict, near.verdict) == ("SUPPORTED", "INCONCLUSIVE")
+
+
+def test_accuracies_in_float32_have_no_spread_by_rounding():
+    """3 more of 300 digits right with each seed: in float32 the differences vary by 6e-8."""
+    right = torch.arange(240, 256)
+    more, fewer = (((right + extra) / 300).tolist() for extra in (3, 0))
+    assert len({a - b for a, b in zip(more, fewer, strict=True)}) > 1
+    got = judge(claim("difference_above", 0.005), paired_difference(more, fewer))
+    assert got.reason.startswith("the 16 differences are all the same")
+
+
+@pytest.mark.parametrize(("kind", "verdict"), [("ratio_below", "REFUTED"), ("ratio_above", "SUPP")])
+def test_runs_that_all_diverged_were_counted_and_decide(kind, verdict):
+    got = judge(claim(kind, 1.25), paired_ratio([math.inf] * 8, [1.0] * 8))
+    assert got.verdict.startswith(verdict)
+
+
+def test_the_register_says_what_is_counted():
+    counted = {name for name, entry in all_claims().items() if entry.deterministic}
+    assert counted == {"accumulation-halves-memory"}  # a measured peak, as amp-memory's, is not
 
 
 def test_equivalence_is_judged_at_90_percent_and_the_others_at_95():
@@ -292,7 +355,7 @@ def test_a_claim_tells_its_bound_and_its_side(kind, margin, bound, inside, outsi
 
 
 def test_a_verdict_names_the_versions_and_the_noise():
-    told = judge(claim(), paired_ratio([1.0] * 8, [2.0] * 8)).to_dict()
+    told = judge(claim(), paired_ratio([1.0, 1.0001] * 4, [2.0] * 8)).to_dict()
     assert set(told["versions"]) == {"nbkit", "torch", "numpy", "scipy"}
     assert told["hardware"] == told["machine"]["hardware"]
     assert (told["over"], told["bound"], told["p_value"] < 1e-8) == ("seeds", "below 1.25", True)

@@ -146,6 +146,10 @@ def test_a_difference_is_paired_and_signed():
 def test_differences_that_are_equal_but_for_rounding_have_no_width():
     interval = paired_difference([0.93, 0.95, 0.91], [0.90, 0.92, 0.88])
     assert interval.low == interval.high == pytest.approx(0.03)
+    ratio = paired_ratio([0.1 * 3, 0.3, 1.1], [0.1, 0.1, 1.1 / 3])
+    assert ratio.low == ratio.high == pytest.approx(3)
+    small = paired_difference([1.0, 1.0 + 1e-6, 1.0], [1.0] * 3)  # more than rounding
+    assert small.low < small.high
 
 
 @pytest.mark.parametrize("make", [mean_interval, lambda x, **k: paired_ratio(x, [1.0] * 4, **k)])
@@ -212,8 +216,10 @@ def test_the_interval_and_the_p_value_of_equivalence_agree(shift, alpha):
 
 
 def test_equivalence_without_spread():
-    assert equivalence([1.0, 2.0], [1.0, 2.0], margin=0.1).p_value == 0
-    assert equivalence([1.0, 2.0], [0.5, 1.5], margin=0.1).p_value == 1
+    """Two equal differences are one, wherever they lie: nothing is shown."""
+    for others in ([1.0, 2.0], [0.5, 1.5]):
+        told = equivalence([1.0, 2.0], others, margin=0.1)
+        assert (told.equivalent, told.p_value) == (False, 1)
     assert str(equivalence([1.0, 2.0], [0.5, 1.5], margin=0.1)).startswith("not shown to be equiv")
 
 

@@ -54,7 +54,8 @@ class Claim:
     (the difference lies within -margin and margin) or "exact" (every pair is equal, bit for bit).
     `n` is the number of `over` (seeds, test examples, timings) that the claim needs to be judged;
     it is sized for a `spread`: the standard deviation, from one of them to the next, of the
-    difference or of the ratio's logarithm. `needs` are names of NEEDS.
+    difference or of the ratio's logarithm. `needs` are names of NEEDS. `deterministic`: what is
+    measured is counted and has no noise of its own, as bytes; equal values are then its result.
     """
 
     id: str
@@ -71,6 +72,7 @@ class Claim:
     needs: tuple[str, ...] = ()
     over: str = "seeds"
     spread: float | None = None
+    deterministic: bool = False
 
     def __post_init__(self) -> None:
         if problem := self._problem():
@@ -87,6 +89,8 @@ class Claim:
             return "a margin belongs to every kind but 'exact', and not to that."
         if self.margin is not None and not low < self.margin < high:
             return f"the margin of {self.kind!r} lies between {low} and {high}, got {self.margin}."
+        if self.deterministic and self.kind.startswith(("proportion", "exact")):
+            return f"deterministic belongs to a ratio or a difference, not to {self.kind!r}."
         return None if self.n >= 1 else f"n must be at least 1, got {self.n}."
 
     @property
@@ -109,12 +113,23 @@ class Claim:
     def decide(self, effect: Interval) -> str:
         """SUPPORTED if the whole interval lies where the claim says, REFUTED if it lies beyond.
 
-        Wilson's interval of a share errs too often near 0 and 1: the exact test must agree.
+        Wilson's interval of a share errs too often near 0 and 1: the exact test must agree. Values
+        without any spread decide nothing: n copies of one number are not n measurements.
         """
+        if self.lacks_spread(effect):
+            return INCONCLUSIVE
         share = self.kind in ("proportion_below", "proportion_above")
         if share and exact_p(effect, self.margin or 0.0) > 1 - effect.confidence:
             return INCONCLUSIVE
         return self.side(effect.low, effect.high)
+
+    def lacks_spread(self, effect: Interval) -> bool:
+        """Whether all values were one number, though they are a sample of something noisy.
+
+        A ratio of 0 or infinity is none: those runs have diverged, and were counted.
+        """
+        lost = self.kind.startswith("ratio") and effect.low in (0.0, math.inf)
+        return effect.low == effect.high and not (self.deterministic or lost)
 
     def side(self, low: float, high: float) -> str:
         """What follows if the effect lies somewhere from low to high.
@@ -208,7 +223,8 @@ def all_claims(register: Path | None = None) -> dict[str, Claim]:
         ValueError: if an entry has a wrong or missing field.
     """
     register = data.file("claims.toml") if register is None else register
-    optional = {"margin", "needs", "over", "spread", "supported", "refuted", "inconclusive"}
+    optional = {"margin", "needs", "over", "spread", "deterministic"}
+    optional |= {"supported", "refuted", "inconclusive"}
     fields = set(Claim.__dataclass_fields__) - {"id"}
     claims = {}
     for identifier, entry in tomllib.loads(register.read_text(encoding="utf-8")).items():
@@ -280,7 +296,8 @@ def _effect(claim: Claim, measured: Interval | Sequence[bool] | None) -> Interva
         wanted = "pairs that are equal or not" if claim.kind == "exact" else "an Interval"
         raise ValueError(f"{claim.id} is {claim.kind!r}: it needs {wanted}, got {measured!r}.")
     if not isinstance(measured, Interval):
-        share = sum(map(bool, measured)) / max(1, len(measured))
+        equal = sum(bool(same and same == same) for same in measured)  # NaN is nothing's equal
+        share = equal / max(1, len(measured))
         return Interval(share, share, share, len(measured), over=claim.over)
     if measured.over != claim.over:
         raise ValueError(
@@ -296,6 +313,10 @@ def _effect(claim: Claim, measured: Interval | Sequence[bool] | None) -> Interva
 
 def _reason(claim: Claim, effect: Interval) -> str:
     assert claim.margin is not None
+    if claim.lacks_spread(effect):
+        what = "ratios" if claim.kind.startswith("ratio") else "differences"
+        alike = f"the {effect.n} {what} are all the same"
+        return f"{alike}: without any spread they are one measurement, not {effect.n}"
     side = claim.side(effect.low, effect.high)
     if side == INCONCLUSIVE:
         return "the margin lies inside the interval"

@@ -13,6 +13,7 @@ from functools import partial
 
 from nbkit.lab.intervals import Bounds, Interval, make_interval
 
+ROUNDING = 2**-22  # of the larger of a pair: what two float32 numbers and their difference may lose
 BCA_NEEDS = 50  # values; with fewer, a BCa interval holds the truth less often than t's does
 
 
@@ -37,6 +38,11 @@ def mean_interval(
     seen. It is no remedy for few values: over 2,000 simulated experiments the 95 % intervals (t,
     BCa) held the truth for 8 log-normal values 84 and 81 % of the time, for 50 of them 90 and
     92 %; for 8 normal values 95 and 88 %.
+
+    What is rare defeats it: if one seed in 33 collapses, 8 seeds miss it 78 % of the time (0.97^8),
+    and the interval is then narrow about the mean of the others. Count such runs, with
+    `nbkit.lab.proportions.proportion`. Where all values are the same the interval is that point:
+    n copies of one number are one measurement, and no claim is decided by them.
 
     Source: Student 1908, The Probable Error of a Mean; Efron 1987, Better Bootstrap Confidence
     Intervals; both through scipy.stats.
@@ -87,6 +93,7 @@ def paired_difference(
     """
     _check_pairs(values, others)
     differences = [float(a) - float(b) for a, b in zip(values, others, strict=True)]
+    differences = _settled(differences, max(map(abs, [*values, *others]), default=0.0))
     return mean_interval(differences, confidence=confidence, method=method, over=over)
 
 
@@ -131,7 +138,7 @@ def paired_ratio(
     if not all(math.isfinite(ratio) for ratio in ratios):
         median = sorted(ratios)[len(ratios) // 2]
         return make_interval(median, _above_median(ratios), len(ratios), confidence, over)
-    logs = [math.log(ratio) for ratio in ratios]
+    logs = _settled([math.log(ratio) for ratio in ratios], 1.0)
     log = mean_interval(logs, confidence=confidence, method=method, over=over)
 
     def bounds(confidence: float) -> tuple[float, float]:
@@ -153,7 +160,9 @@ class Equivalence:
 
     @property
     def equivalent(self) -> bool:
-        """Whether the whole interval lies between -margin and margin."""
+        """Whether the whole interval lies between -margin and margin; never without any spread."""
+        if self.interval.low == self.interval.high:
+            return False
         return -self.margin < self.interval.low and self.interval.high < self.margin
 
     def __str__(self) -> str:
@@ -173,7 +182,8 @@ def equivalence(
     Raises:
         ValueError: if the margin is not positive, alpha out of range, or the pairs are refused.
 
-    A difference that is "not significant" shows nothing; this can.
+    A difference that is "not significant" shows nothing; this can. Differences that are all the
+    same show nothing either: n copies of one number are one measurement.
 
     Source: Schuirmann 1987, A Comparison of the Two One-Sided Tests Procedure and the Power
     Approach; the tests are scipy.stats.ttest_1samp.
@@ -188,7 +198,7 @@ def equivalence(
     interval = paired_difference(values, others, confidence=1 - 2 * alpha)
 
     if interval.low == interval.high:  # no spread: nothing to test
-        p = float(not abs(interval.estimate) < margin)
+        p = 1.0
     else:
         from scipy.stats import ttest_1samp
 
@@ -237,6 +247,16 @@ def _check_pairs(values: Sequence[float], others: Sequence[float]) -> None:
         raise ValueError(
             f"pairs need the same seeds on both sides, got {len(values)} and {len(others)}."
         )
+
+
+def _settled(values: list[float], size: float) -> list[float]:
+    """The values; their mean in each place where they differ by no more than rounding.
+
+    The values were computed from numbers of that size.
+    """
+    if values and max(values) - min(values) <= ROUNDING * size:
+        return [math.fsum(values) / len(values)] * len(values)
+    return values
 
 
 def _student(values: list[float]) -> Bounds:
