@@ -11,7 +11,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from scipy.stats import binom, binomtest
+from scipy.stats import t as student
 
+from nbkit.course.ledger import ledger_dir
+from nbkit.course.record import Record
 from nbkit.lab.claims import Claim, all_claims, judge
 from nbkit.lab.proportions import proportion, proportion_difference
 from nbkit.lab.stats import mean_interval, paired_difference, paired_ratio
@@ -140,10 +143,10 @@ def test_the_interval_of_an_accuracy_on_300_digits_holds_the_truth():
 
 
 def twice_the_margin(claim):
-    """Counted from no effect; where the margin is no effect, one and a half spreads from it."""
+    """Counted from no effect; where the margin is no effect, a half or the double."""
     if claim.kind.startswith("ratio"):
-        away = -1.5 if claim.kind.endswith("below") else 1.5
-        return claim.margin**2 if claim.margin != 1 else math.exp(away * claim.spread)
+        far = 0.5 if claim.kind.endswith("below") else 2.0
+        return claim.margin**2 if claim.margin != 1 else far
     if claim.kind.startswith("proportion"):
         return max(-1.0, min(2 * claim.margin, 1.0))
     return 2 * claim.margin
@@ -167,6 +170,30 @@ def test_twice_the_margin_is_found_with_the_n_that_the_claim_states(claim):
 @pytest.mark.parametrize("claim", REGISTER, ids=lambda claim: claim.id)
 def test_a_claim_of_pairs_states_the_spread_that_its_n_is_sized_for(claim):
     assert (claim.spread is None) == claim.kind.startswith("proportion")
+
+
+def recorded():
+    """Each verdict in the ledger of a claim with a spread, and the spread that its interval tells.
+
+    The interval is t's: mean ± t s / √n, of the logarithm where it is a ratio.
+    """
+    for path in sorted(ledger_dir().glob("*/*.json")):
+        for told in Record.load(path).verdicts:
+            claim = all_claims()[told["claim"]]
+            if claim.spread is None or None in (told["interval"] or [None]):
+                continue  # there is none, it was skipped, or runs diverged
+            low, high = (
+                np.log(told["interval"]) if claim.kind.startswith("ratio") else told["interval"]
+            )
+            quantile = student.ppf((1 + told["confidence"]) / 2, told["n"] - 1)
+            yield claim, (high - low) / 2 * math.sqrt(told["n"]) / quantile
+
+
+def test_a_spread_is_registered_as_large_as_it_was_measured():
+    """At most a quarter larger: n is sized for it, and a measured spread has noise of its own."""
+    times = {claim.id: spread / claim.spread for claim, spread in recorded()}
+    assert len(times) > 20
+    assert not {name: factor for name, factor in times.items() if factor > 1.25}
 
 
 @pytest.mark.parametrize("kind", ["difference_above", "ratio_below"])
