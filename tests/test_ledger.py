@@ -74,13 +74,42 @@ def test_what_counts_as_flipped(tmp_path, then, now, flipped):
         assert flips[0]["before"] == verdict(then, 1.0) and flips[0]["now"] == verdict(now, 1.3)
 
 
+def claims_and_words(flips):
+    return [(f["claim"], f["before"]["verdict"], f["now"]["verdict"]) for f in flips]
+
+
+def test_a_claim_judged_twice_is_compared_verdict_by_verdict(tmp_path):
+    twice = [verdict("SUPPORTED", 1.0), verdict("REFUTED", 2.0)]
+    keep(record(*twice), tmp_path)
+    assert find_flips(record(*twice), tmp_path) == []
+    flips = find_flips(record(twice[0], verdict("INCONCLUSIVE", 1.5)), tmp_path)
+    assert claims_and_words(flips) == [("c", "REFUTED", "INCONCLUSIVE")]
+    flips = find_flips(record(twice[0]), tmp_path)
+    assert claims_and_words(flips) == [("c", "REFUTED", "NO LONGER JUDGED")]
+
+
+def test_a_claim_that_a_whole_run_no_longer_judges_is_a_flip(tmp_path):
+    kept = [
+        verdict("REFUTED", 1.0),
+        verdict("SKIPPED", 1.0, "skipped"),
+        verdict("SUPPORTED", 1, "o"),
+    ]
+    keep(record(*kept), tmp_path)
+    flips = find_flips(record(kept[2]), tmp_path)
+    assert claims_and_words(flips) == [("c", "REFUTED", "NO LONGER JUDGED")]
+    assert flips[0]["now"]["reason"] == "the lesson ran to its end without a verdict on it"
+    assert not find_flips(record(kept[2], status="failed"), tmp_path)  # it did not come to it
+    assert not find_flips(record(kept[2], lr=0.1), tmp_path)
+
+
 def test_only_the_same_question_on_the_same_hardware_is_compared(tmp_path):
     keep(record(verdict("SUPPORTED", 1.0), lr=0.1), tmp_path)
     refuted = verdict("REFUTED", 1.5)
     assert find_flips(record(refuted, lr=0.1), tmp_path)
     assert not find_flips(record(refuted, lr=0.2), tmp_path)
     assert not find_flips(record(refuted, lr=0.1, hardware="nvidia-h200"), tmp_path)
-    assert not find_flips(record(verdict("REFUTED", 1.5, claim="new"), lr=0.1), tmp_path)
+    beside = verdict("SUPPORTED", 1.0), verdict("REFUTED", 1.5, claim="new")
+    assert not find_flips(record(*beside, lr=0.1), tmp_path)
 
 
 @pytest.mark.parametrize("text", ["{", "{}", "[1]"])
@@ -100,6 +129,15 @@ def test_a_flip_is_told_with_both_intervals(tmp_path):
     assert summary([run]).endswith("; claims: 1 refuted; 1 flipped")
 
 
+def test_a_missing_verdict_is_told_with_its_reason(tmp_path):
+    keep(record(verdict("SUPPORTED", 1.0)), tmp_path)
+    run = record()
+    run.flips = find_flips(run, tmp_path)
+    why = "NO LONGER JUDGED, the lesson ran to its end without a verdict on it"
+    told = f"FLIPPED c: {why}; recorded 2026-01-02: SUPPORTED, 1 [0.9, 1.1], n = 8"
+    assert told in table([run]) and told in page([run])
+
+
 def test_a_run_is_recorded_on_purpose_only_and_a_flip_exits_with_3(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     kept = tmp_path / "kept" / ledger_file()
@@ -115,6 +153,10 @@ def test_a_run_is_recorded_on_purpose_only_and_a_flip_exits_with_3(tmp_path, mon
     write(lesson, CLAIM % ("REFUTED", 1.5))
     assert cli.main(words) == 3
     assert "FLIPPED c: REFUTED, 1.5" in capsys.readouterr().out
+    write(lesson, "1 + 1")
+    assert cli.main(words) == 3
+    assert "FLIPPED c: NO LONGER JUDGED" in capsys.readouterr().out
+    write(lesson, CLAIM % ("REFUTED", 1.5))
     assert cli.main([*words, "--record"]) == 0  # the new verdict is taken for the right one
     assert cli.main(words) == 0
 

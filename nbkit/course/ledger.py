@@ -7,7 +7,8 @@ a regression.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from nbkit.course.record import Record
 from nbkit.lab import data
 
 JUDGED = ("SUPPORTED", "REFUTED", "INCONCLUSIVE")
+MISSING = "NO LONGER JUDGED"  # of a claim that the ledger has judged and a whole run has not
 
 
 def ledger_dir() -> Path:
@@ -39,14 +41,19 @@ def keep(record: Record, ledger: Path) -> Path:
 
 
 def find_flips(record: Record, ledger: Path) -> list[dict[str, Any]]:
-    """The claims whose verdict is another than the one recorded on such a machine.
+    """The claims whose verdict is another than the one recorded on such a machine, or is missing.
 
     Returns:
         for each of them the `claim`, `now` and `before`, the two verdicts with their intervals, and
         when that was `recorded`.
 
     Compared are runs with the same parameters only: with others, another verdict is another answer
-    to another question. A claim that was not judged, then or now, has not flipped.
+    to another question. A claim that was skipped, then or now, has not flipped. One that a run to
+    the end no longer mentions has: its verdict is MISSING, and its reason says so. A claim that a
+    lesson judges several times is compared verdict by verdict, in their order.
+
+    Raises:
+        ValueError: if what stands in the ledger is not a record.
     """
     path = _path(record, ledger)
     if not path.exists():
@@ -58,17 +65,35 @@ def find_flips(record: Record, ledger: Path) -> list[dict[str, Any]]:
     if recorded.parameters != record.parameters:
         return []
 
-    before = {verdict["claim"]: verdict for verdict in recorded.verdicts}
+    before, after = _numbered(recorded.verdicts), _numbered(record.verdicts)
+    pairs = [(then, now) for key, now in after.items() if (then := before.get(key))]
+    if record.ok:
+        pairs += [(then, _missing(then)) for key, then in before.items() if key not in after]
     return [
         {"claim": now["claim"], "now": now, "before": then, "recorded": recorded.started}
-        for now in record.verdicts
-        if (then := before.get(now["claim"])) and _flipped(then, now)
+        for then, now in pairs
+        if _flipped(then, now)
     ]
 
 
+def _numbered(verdicts: Sequence[dict[str, Any]]) -> dict[tuple[str, int], dict[str, Any]]:
+    """Each verdict under its claim and the how-maniest of that claim it is."""
+    seen: Counter[str] = Counter()
+    numbered = {}
+    for verdict in verdicts:
+        numbered[verdict["claim"], seen[verdict["claim"]]] = verdict
+        seen[verdict["claim"]] += 1
+    return numbered
+
+
+def _missing(then: Mapping[str, Any]) -> dict[str, Any]:
+    reason = "the lesson ran to its end without a verdict on it"
+    return {"claim": then["claim"], "verdict": MISSING, "reason": reason}
+
+
 def _flipped(then: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
-    verdicts = (then["verdict"], now["verdict"])
-    return verdicts[0] != verdicts[1] and all(verdict in JUDGED for verdict in verdicts)
+    was, is_now = then["verdict"], now["verdict"]
+    return was != is_now and was in JUDGED and is_now in (*JUDGED, MISSING)
 
 
 def _path(record: Record, ledger: Path) -> Path:

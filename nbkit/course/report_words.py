@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from nbkit.course.ledger import MISSING
 from nbkit.course.record import Record
 
 VERDICTS = ("SUPPORTED", "REFUTED", "INCONCLUSIVE", "SKIPPED")
@@ -70,11 +71,16 @@ def reason(record: Record) -> str | None:
 
 
 def flip_in_words(flip: Mapping[str, Any]) -> str:
-    """One line: the verdict that a claim has now, the one in the ledger, and both intervals."""
+    """One line: the verdict that a claim has now, the one in the ledger, and both intervals.
+
+    Where it has none now, the reason stands in place of the interval.
+    """
     now, before = (
         f"{verdict['verdict']}, {effect(verdict)}, n = {verdict.get('n')}"
         for verdict in (flip["now"], flip["before"])
     )
+    if flip["now"]["verdict"] == MISSING:
+        now = f"{MISSING}, {flip['now'].get('reason')}"
     recorded = f"recorded {str(flip['recorded'])[:10]}"
     return f"FLIPPED {flip['claim']}: {now}; {recorded}: {before}"
 
