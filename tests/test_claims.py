@@ -256,8 +256,12 @@ def test_accuracies_in_float32_have_no_spread_by_rounding():
 
 @pytest.mark.parametrize(("kind", "verdict"), [("ratio_below", "REFUTED"), ("ratio_above", "SUPP")])
 def test_runs_that_all_diverged_were_counted_and_decide(kind, verdict):
-    got = judge(claim(kind, 1.25), paired_ratio([math.inf] * 8, [1.0] * 8))
-    assert got.verdict.startswith(verdict)
+    lost, whole = [math.inf] * 8, [1.0] * 8
+    assert judge(claim(kind, 1.25), paired_ratio(lost, whole)).verdict.startswith(verdict)
+    other = {"REFUTED": "SUPPORTED", "SUPP": "REFUTED"}[verdict]
+    got = judge(claim(kind, 1.25), paired_ratio(whole, lost))
+    assert (got.verdict, got.to_dict()["interval"]) == (other, [0.0, 0.0])
+    assert 0.004 < got.p_value <= 0.01  # of the sign test: 2 of 2^8
 
 
 def test_the_register_says_what_is_counted():

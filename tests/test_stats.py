@@ -64,7 +64,27 @@ def test_pairing_removes_what_the_seed_does_to_both():
 @pytest.mark.parametrize("lost", [math.inf, math.nan])
 def test_a_diverged_run_opens_the_interval(lost):
     interval = paired_ratio([1.1, 1.2, lost, 1.3, 1.4, 1.5], [1.0] * 6)
-    assert (interval.estimate, interval.low, interval.high) == (1.4, 1.1, math.inf)
+    assert (interval.estimate, interval.low, interval.high) == (1.35, 1.1, math.inf)
+    assert paired_ratio([1.0, 2.0, 3.0, lost], [1.0] * 4).estimate == 2.5
+
+
+@pytest.mark.parametrize("lost", [math.inf, math.nan])
+def test_a_diverged_denominator_opens_the_interval_below(lost):
+    interval = paired_ratio([1.0] * 6, [0.5, 0.8, lost, 1.0, 0.4, 0.625])
+    assert (interval.estimate, interval.low, interval.high) == ((1.25 + 1.6) / 2, 0.0, 2.5)
+    every = paired_ratio([1.0] * 8, [lost] * 8)
+    assert (every.estimate, every.low, every.high, every.n) == (0.0, 0.0, 0.0, 8)
+    both = paired_ratio([lost, 1.0] + [1.0] * 6, [1.0, lost] + [1.0] * 6)
+    assert (both.estimate, both.low, both.high) == (1.0, 0.0, math.inf)
+
+
+def test_a_pair_in_which_both_diverged_is_left_out_and_not_counted():
+    lost = math.inf
+    interval = paired_ratio([lost, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0], [math.nan] + [1.0] * 6)
+    assert (interval.estimate, interval.low, interval.high) == (3.5, 1.0, 6.0)
+    assert str(interval).endswith("n = 6)")
+    one = paired_ratio([lost, 2.0], [lost, 1.0])
+    assert (one.estimate, one.low, one.high, one.n) == (2.0, 0.0, lost, 1)
 
 
 def test_few_seeds_with_a_diverged_run_bound_nothing_below():
@@ -86,7 +106,8 @@ def test_one_diverged_run_of_many_keeps_the_interval_open():
     [
         ([1.0], [1.0, 2.0], "same seeds on both sides, got 1 and 2"),
         ([1.0, 1.0], [1.0, 0.0], "denominator must be positive"),
-        ([1.0, 1.0], [1.0, math.inf], "denominator must be positive and finite"),
+        ([1.0, 1.0], [1.0, -math.inf], "denominator must be positive"),
+        ([math.inf] * 2, [math.nan] * 2, "both runs of all 2 pairs diverged: nothing is left"),
         ([1.0, -1.0], [1.0, 1.0], "numerator must be positive"),
     ],
 )

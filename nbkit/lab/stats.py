@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from statistics import median
 
 from nbkit.lab.intervals import Bounds, Interval, make_interval
 
@@ -111,15 +112,16 @@ def paired_ratio(
 
     Args:
         numerator: positive numbers, one a seed; `inf` or `nan` stands for a run that diverged.
-        denominator: positive finite numbers of the same seeds, in the same order.
+        denominator: the same of the same seeds, in the same order.
         confidence, method, over: as for `mean_interval`.
     Raises:
-        ValueError: if the two differ in length, a number is not positive, or the denominator is not
-            finite.
+        ValueError: if the two differ in length, a number is not positive, or both runs of every
+            pair diverged.
 
-    Where runs of the numerator diverged, no finite average stands for them: the estimate is then
-    the median of the ratios and the interval reaches from its lower bound by the sign test (0 with
-    fewer than 6 seeds) to infinity.
+    Where runs diverged, no finite average stands for them: the estimate is then the median of the
+    ratios, with infinity for a lost numerator and 0 for a lost denominator, and the interval is
+    that of the sign test (0 to infinity with fewer than 6 seeds), open on the side of the runs that
+    were lost. A pair in which both were lost says nothing: it is left out, and n is of the others.
 
     Source: Student 1908 for the logarithms; Thompson 1936 for the median, through scipy.stats.
 
@@ -127,17 +129,14 @@ def paired_ratio(
     1.99 [1.55, 2.56] (95% interval, n = 3)
     """
     _check_pairs(numerator, denominator)
-    if not all(math.isfinite(value) and value > 0 for value in denominator):
-        raise ValueError(f"the denominator must be positive and finite, got {list(denominator)}.")
-    if any(value <= 0 for value in numerator):
-        raise ValueError(f"the numerator must be positive, got {list(numerator)}.")
+    for name, values in (("denominator", denominator), ("numerator", numerator)):
+        if any(value <= 0 for value in values):
+            raise ValueError(f"the {name} must be positive, got {list(values)}.")
 
-    ratios = [
-        a / b if math.isfinite(a) else math.inf for a, b in zip(numerator, denominator, strict=True)
-    ]
-    if not all(math.isfinite(ratio) for ratio in ratios):
-        median = sorted(ratios)[len(ratios) // 2]
-        return make_interval(median, _above_median(ratios), len(ratios), confidence, over)
+    if not all(map(math.isfinite, [*numerator, *denominator])):
+        ratios = _with_lost(numerator, denominator)
+        return make_interval(median(ratios), _median_bounds(ratios), len(ratios), confidence, over)
+    ratios = [a / b for a, b in zip(numerator, denominator, strict=True)]
     logs = _settled([math.log(ratio) for ratio in ratios], 1.0)
     log = mean_interval(logs, confidence=confidence, method=method, over=over)
 
@@ -277,15 +276,34 @@ def _bca(values: list[float]) -> Bounds:
     )
 
 
-def _above_median(ratios: list[float]) -> Bounds:
-    """From the median's lower bound upwards, open: no run that diverged is averaged away."""
+def _with_lost(numerator: Sequence[float], denominator: Sequence[float]) -> list[float]:
+    """The ratios of the pairs in which not both runs are lost."""
+    ratios = []
+    for a, b in zip(numerator, denominator, strict=True):
+        if math.isfinite(a) and math.isfinite(b):
+            ratios.append(a / b)
+        elif math.isfinite(a) or math.isfinite(b):
+            ratios.append(0.0 if math.isfinite(a) else math.inf)
+    if not ratios:
+        raise ValueError(
+            f"both runs of all {len(numerator)} pairs diverged: nothing is left to compare. Take "
+            "a smaller lr."
+        )
+    return ratios
+
+
+def _median_bounds(ratios: list[float]) -> Bounds:
+    """The median's, open where runs are lost: none that diverged is averaged away."""
     from scipy.stats import quantile_test
 
-    test = quantile_test(ratios, p=0.5)
+    test, least, most = quantile_test(ratios, p=0.5), min(ratios), max(ratios)
 
     def bounds(confidence: float) -> tuple[float, float]:
-        low = test.confidence_interval(confidence).low
-        return (0.0 if math.isnan(low) else low), math.inf
+        low, high = test.confidence_interval(confidence)
+        return (
+            0.0 if math.isnan(low) or least == 0 else low,
+            math.inf if math.isnan(high) or most == math.inf else high,
+        )
 
     return bounds
 
