@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from nbkit._batches import rows
+from nbkit._loaders import again, fresh_workers, generators
 from nbkit._lr_curve import LRCurve
 from nbkit.state import preserve_state
 
@@ -71,8 +72,9 @@ def lr_range_test(
         ValueError: if a number is out of its range; nothing has been touched.
 
     `preserve_state` puts back, on every way out: model, optimizer, scaler, a `loss_fn` or `step`
-    that is a module, a DataLoader's own generator, and the random state. An iterator's batches are
-    gone. Under DistributedDataParallel a loss is the mean over the ranks, and all ranks stop
+    that is a module, the generators of a DataLoader and of its samplers, and the random state. A
+    DataLoader with persistent workers has workers of the run's own meanwhile. An iterator's batches
+    are gone. Under DistributedDataParallel a loss is the mean over the ranks, and all ranks stop
     together, also when one has no batch left; an error on one rank does not reach the others. A
     rung waits for the device once, to read its loss, and once more with a scaler.
 
@@ -99,7 +101,8 @@ def lr_range_test(
 
     modules = [thing for thing in (loss_fn, step) if isinstance(thing, nn.Module)]
     scalers = [] if scaler is None else [scaler]
-    with preserve_state(model, optimizer, *scalers, *modules, *_generators(batches), *restore):
+    own = (*scalers, *modules, *generators(batches))
+    with preserve_state(model, optimizer, *own, *restore), fresh_workers(batches):
         windows = _windows(batches, accumulation_steps, group, device)
         curve.stop_reason = _climb(curve, ladder, ratios, windows, optimizer, train, stop_factor)
     return curve
@@ -181,7 +184,7 @@ def _windows(
     batches: Iterable[Any], size: int, group: Any, device: torch.device
 ) -> Iterator[list[Any]]:
     """The batches of each rung, as many as every rank has, until there are none."""
-    stream = _again(batches)
+    stream = again(batches)
     while True:
         window = list(islice(stream, size))
         count = len(window) if group is None else _fewest(len(window), group, device)
@@ -195,16 +198,6 @@ def _fewest(count: int, group: Any, device: torch.device) -> int:
     counts = torch.tensor(count, device=device)
     dist.all_reduce(counts, op=dist.ReduceOp.MIN, group=group)
     return int(counts)
-
-
-def _again(batches: Iterable[Any]) -> Iterator[Any]:
-    """The batches, over and over; an iterator gives nothing the second time, which ends it."""
-    found = True
-    while found:
-        found = False
-        for batch in batches:
-            found = True
-            yield batch
 
 
 def _weights(window: list[Any]) -> list[float]:
@@ -253,13 +246,6 @@ def _process_group(model: nn.Module) -> Any:
     """The ranks that DistributedDataParallel averages over; None where there is no such module."""
     kind = nn.parallel.DistributedDataParallel
     return next((m.process_group for m in model.modules() if isinstance(m, kind)), None)
-
-
-def _generators(batches: Iterable[Any]) -> list[torch.Generator]:
-    """What a DataLoader or its sampler draws from, where that is not the global random state."""
-    holders = (batches, getattr(batches, "sampler", None))
-    found = [getattr(holder, "generator", None) for holder in holders]
-    return [generator for generator in found if isinstance(generator, torch.Generator)]
 
 
 def _ladder(min_lr: float, max_lr: float, num_steps: int) -> list[float]:

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, TensorDataset
 
 from nbkit._lr_curve import METHODS, LRCurve
 from nbkit.lr_finder import MOST_SKIPS, lr_range_test
@@ -490,21 +490,75 @@ def test_the_curve_does_not_depend_on_steps_taken_before():
     assert lr_range_test(model, fresh, pairs(), MSE, num_steps=20) == first
 
 
-@pytest.mark.parametrize("where", ["loader", "sampler"])
+class Shuffled:
+    """A batch sampler that draws by itself."""
+
+    def __init__(self, generator):
+        self.generator = generator
+
+    def __iter__(self):
+        return iter(torch.randperm(32, generator=self.generator).view(4, 8).tolist())
+
+
+@pytest.mark.parametrize("where", ["loader", "sampler", "batch sampler", "in batch sampler"])
 def test_a_loader_s_own_generator_is_given_back(where):
     x = torch.randn(32, 3)
     data = TensorDataset(x, x.sum(1, keepdim=True))
     generator = torch.Generator().manual_seed(3)
     if where == "loader":
         loader = DataLoader(data, 8, shuffle=True, generator=generator)
+    elif where == "sampler":
+        loader = DataLoader(data, 8, sampler=RandomSampler(data, generator=generator))
+    elif where == "batch sampler":
+        loader = DataLoader(data, batch_sampler=Shuffled(generator))
     else:
-        sampler = torch.utils.data.RandomSampler(data, generator=generator)
-        loader = DataLoader(data, 8, sampler=sampler)
+        sampler = RandomSampler(data, generator=generator)
+        loader = DataLoader(data, batch_sampler=BatchSampler(sampler, 8, False))
     model, optimizer = linear()
     before = generator.get_state()
     first = lr_range_test(model, optimizer, loader, MSE, num_steps=20)
     assert torch.equal(generator.get_state(), before)
     assert lr_range_test(model, optimizer, loader, MSE, num_steps=20) == first
+
+
+class Noise(Dataset):
+    """Samples that a worker draws from its own random state."""
+
+    def __len__(self):
+        return 32
+
+    def __getitem__(self, index):
+        x = torch.randn(3)
+        return x, x.sum(0, keepdim=True)
+
+
+@pytest.mark.parametrize("used", [False, True], ids=["no pass before", "in its second pass"])
+@pytest.mark.parametrize("broken", [False, True], ids=["to the end", "an error"])
+def test_persistent_workers_do_not_notice_the_run(used, broken):
+    def losses(with_run):
+        torch.manual_seed(0)
+        model, optimizer = linear()
+        loader = DataLoader(Noise(), 8, num_workers=1, persistent_workers=True)
+        drawn = [len(list(loader))] if used else []
+        stream = iter(loader) if used else None
+        drawn += [next(stream)[0].sum().item()] if used else []
+        if with_run:
+            runs = []
+            for _ in range(2):
+                loss_fn = failing(RuntimeError("mine"), 5) if broken else MSE
+                try:
+                    runs.append(lr_range_test(model, optimizer, loader, loss_fn, num_steps=10))
+                except RuntimeError:
+                    runs.append("mine")
+                assert loader._iterator is stream
+                assert len(torch.multiprocessing.active_children()) == used
+            assert runs[0] == runs[1] and (runs[0] == "mine") == broken
+        drawn += [x.sum().item() for x, _ in stream or ()]
+        drawn += [x.sum().item() for _ in range(2) for x, _ in loader]
+        loader._iterator._shutdown_workers()
+        return drawn
+
+    assert losses(with_run=True) == losses(with_run=False)
 
 
 def test_restore_names_what_else_the_run_changes():
