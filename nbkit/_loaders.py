@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -39,10 +40,20 @@ def fresh_workers(batches: Iterable[Any]) -> Iterator[None]:
 
 
 def again(batches: Iterable[Any]) -> Iterator[Any]:
-    """The batches, over and over; an iterator gives nothing the second time, which ends it."""
-    found = True
-    while found:
+    """The batches, over and over, until they give none, as an iterator does the second time.
+
+    Batches that refuse to be begun again have ended too; a warning says why they did.
+    """
+    stream = iter(batches)
+    while True:
         found = False
-        for batch in batches:
+        for batch in stream:
             found = True
             yield batch
+        if not found:
+            return
+        try:
+            stream = iter(batches)
+        except Exception as error:
+            warnings.warn(f"the batches cannot be begun again: {error!r}.", stacklevel=2)
+            return

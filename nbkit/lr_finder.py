@@ -51,6 +51,7 @@ def lr_range_test(
         optimizer: its groups keep the ratios of their lrs. A scheduler that it has is not stepped.
             If your training clips, do it in `optimizer.register_step_pre_hook`.
         batches: pairs (x, y), or what `step` takes; begun again when they end, if they can be.
+            If that raises, the run is "exhausted", and a warning says why.
         loss_fn: called as `loss_fn(model(x), y)`, with x and y on the model's device.
         min_lr: the first rung, for the first parameter group.
         max_lr: the last rung.
@@ -68,7 +69,8 @@ def lr_range_test(
         LRCurve: the lrs that the updates used, their losses, why the run ended, a suggestion. A
             loss that is not finite ends the run and leaves no point.
     Raises:
-        TypeError: unless one of `loss_fn` and `step` is given, and returns a loss.
+        TypeError: unless one of `loss_fn` and `step` is given, and returns a loss; or for a batch
+            whose number of samples is needed and unknown.
         ValueError: if a number is out of its range; nothing has been touched.
 
     `preserve_state` puts back, on every way out: model, optimizer, scaler, a `loss_fn` or `step`
@@ -204,9 +206,20 @@ def _weights(window: list[Any]) -> list[float]:
     """Each batch's share of the window's samples."""
     if len(window) == 1:
         return [1.0]
-    plain = (Tensor, tuple, list, dict)
-    lengths = [rows(batch) if isinstance(batch, plain) else len(batch) for batch in window]
+    lengths = [_samples(batch) for batch in window]
     return [length / sum(lengths) for length in lengths]
+
+
+def _samples(batch: Any) -> int:
+    plain = (Tensor, tuple, list, dict)
+    try:
+        return rows(batch) if isinstance(batch, plain) else len(batch)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"with accumulation_steps above 1 a batch counts by its number of samples, which "
+            f"{_described(batch)} does not tell. Wrap it in a type of your own whose len() is "
+            f"that number, and give step. Cause: {error}"
+        ) from error
 
 
 def _pair_loss(model: nn.Module, loss_fn: Any, device: torch.device, batch: Any) -> Tensor:

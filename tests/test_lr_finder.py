@@ -210,6 +210,35 @@ def test_a_list_is_begun_again_and_a_generator_ends_the_run():
     assert (curve.stop_reason, curve.lrs, curve.suggest()) == ("exhausted", [], None)
 
 
+class Once:
+    """Batches that can be iterated over once, and say so."""
+
+    begun = False
+
+    def __iter__(self):
+        if self.begun:
+            raise RuntimeError("a pipe is read once")
+        self.begun = True
+        return iter(pairs(4))
+
+
+def test_batches_that_refuse_a_second_pass_end_the_run():
+    model, optimizer = linear()
+    with pytest.warns(UserWarning, match=r"cannot be begun again: RuntimeError\('a pipe is read"):
+        curve = lr_range_test(model, optimizer, Once(), MSE, max_lr=1e-3, num_steps=9)
+    assert (curve.stop_reason, len(curve.lrs)) == ("exhausted", 4)
+
+
+def test_batches_that_refuse_the_first_pass_or_break_in_one_are_an_error():
+    model, optimizer = linear()
+    with pytest.raises(TypeError, match="not iterable"):
+        lr_range_test(model, optimizer, 3, MSE)
+    used = Once()
+    iter(used)
+    with pytest.raises(RuntimeError, match="a pipe is read once"):
+        lr_range_test(model, optimizer, used, MSE)
+
+
 def test_an_iterator_is_drawn_from_no_further_than_needed():
     model, optimizer = linear()
     stream = iter(pairs(20))
@@ -323,6 +352,34 @@ def test_step_takes_dicts_and_own_batch_types():
 
     own = [OwnBatch(pair) for pair in pairs()]
     assert lr_range_test(model, optimizer, own, None, step=own_step, **options) == expected
+
+
+class NoLength:
+    def __init__(self, pair):
+        self.x, self.y = pair
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (NoLength, "a NoLength does not tell.*len.. is that number.*has no len"),
+        (lambda pair: {"x": pair[0], "ends": torch.tensor([3, 5])}, r"a dict of 2 does.*\[2, 8\]"),
+        (lambda pair: pair[0].sum().item(), "a float does not tell"),
+    ],
+)
+def test_batches_of_unknown_length_cannot_be_accumulated(kind, message):
+    model, optimizer = linear()
+    before = digest(model, optimizer)
+
+    def step(batch):
+        return model.weight.sum()
+
+    batches = [kind(pair) for pair in pairs()]
+    with pytest.raises(TypeError, match=f"(?s)accumulation_steps above 1.*{message}"):
+        lr_range_test(model, optimizer, batches, step=step, accumulation_steps=2)
+    assert digest(model, optimizer) == before
+    curve = lr_range_test(model, optimizer, batches, step=step, max_lr=1e-3, num_steps=3)
+    assert curve.stop_reason == "finished"  # each by itself needs no length
 
 
 # What it refuses, before anything is touched
