@@ -39,7 +39,7 @@ gpu: .venv/.has-test       ## the tests that need CUDA
 
 lock: .venv/.has-bench     ## pin what is installed now, for the next install and for CI
 	@{ head -2 .ci/constraints.txt; $(BIN)/python -m pip freeze --exclude-editable | \
-	  grep -viE '^(torch|nvidia|triton|cuda)'; } > .ci/constraints.new && mv .ci/constraints.new .ci/constraints.txt
+	  grep -viE '^(torch( @|==)|nvidia|triton|cuda)'; } > .ci/constraints.new && mv .ci/constraints.new .ci/constraints.txt
 
 store: .venv/.has-lab      ## execute the lessons in place and store their outputs
 	$(BIN)/python -m nbkit.course.store notebooks/*.ipynb

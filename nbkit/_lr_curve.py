@@ -183,7 +183,8 @@ def _steepest(curve: LRCurve) -> tuple[float | None, str]:
     steepest = min(slopes, key=slopes.__getitem__)
     if steepest == 1:
         return None, f"No suggestion: the loss falls fastest at the start. Lower min_lr, {TO_SEE}."
-    return _within(curve, curve.lrs[steepest], last=0, how="where the smoothed loss falls fastest")
+    how = "where the smoothed loss falls fastest"
+    return _within(curve, curve.lrs[steepest], last=steepest + 1, how=how)
 
 
 def _minimum(curve: LRCurve) -> tuple[float | None, str]:

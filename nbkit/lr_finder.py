@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from nbkit._batches import rows
+from nbkit._loaders import again, fresh_workers, generators
 from nbkit._lr_curve import LRCurve
 from nbkit.state import preserve_state
 
@@ -50,6 +51,7 @@ def lr_range_test(
         optimizer: its groups keep the ratios of their lrs. A scheduler that it has is not stepped.
             If your training clips, do it in `optimizer.register_step_pre_hook`.
         batches: pairs (x, y), or what `step` takes; begun again when they end, if they can be.
+            If that raises, the run is "exhausted", and a warning says why.
         loss_fn: called as `loss_fn(model(x), y)`, with x and y on the model's device.
         min_lr: the first rung, for the first parameter group.
         max_lr: the last rung.
@@ -67,12 +69,14 @@ def lr_range_test(
         LRCurve: the lrs that the updates used, their losses, why the run ended, a suggestion. A
             loss that is not finite ends the run and leaves no point.
     Raises:
-        TypeError: unless one of `loss_fn` and `step` is given, and returns a loss.
+        TypeError: unless one of `loss_fn` and `step` is given, and returns a loss; or for a batch
+            whose number of samples is needed and unknown.
         ValueError: if a number is out of its range; nothing has been touched.
 
     `preserve_state` puts back, on every way out: model, optimizer, scaler, a `loss_fn` or `step`
-    that is a module, a DataLoader's own generator, and the random state. An iterator's batches are
-    gone. Under DistributedDataParallel a loss is the mean over the ranks, and all ranks stop
+    that is a module, the generators of a DataLoader and of its samplers, and the random state. A
+    DataLoader with persistent workers has workers of the run's own meanwhile. An iterator's batches
+    are gone. Under DistributedDataParallel a loss is the mean over the ranks, and all ranks stop
     together, also when one has no batch left; an error on one rank does not reach the others. A
     rung waits for the device once, to read its loss, and once more with a scaler.
 
@@ -99,7 +103,8 @@ def lr_range_test(
 
     modules = [thing for thing in (loss_fn, step) if isinstance(thing, nn.Module)]
     scalers = [] if scaler is None else [scaler]
-    with preserve_state(model, optimizer, *scalers, *modules, *_generators(batches), *restore):
+    own = (*scalers, *modules, *generators(batches))
+    with preserve_state(model, optimizer, *own, *restore), fresh_workers(batches):
         windows = _windows(batches, accumulation_steps, group, device)
         curve.stop_reason = _climb(curve, ladder, ratios, windows, optimizer, train, stop_factor)
     return curve
@@ -181,7 +186,7 @@ def _windows(
     batches: Iterable[Any], size: int, group: Any, device: torch.device
 ) -> Iterator[list[Any]]:
     """The batches of each rung, as many as every rank has, until there are none."""
-    stream = _again(batches)
+    stream = again(batches)
     while True:
         window = list(islice(stream, size))
         count = len(window) if group is None else _fewest(len(window), group, device)
@@ -197,23 +202,24 @@ def _fewest(count: int, group: Any, device: torch.device) -> int:
     return int(counts)
 
 
-def _again(batches: Iterable[Any]) -> Iterator[Any]:
-    """The batches, over and over; an iterator gives nothing the second time, which ends it."""
-    found = True
-    while found:
-        found = False
-        for batch in batches:
-            found = True
-            yield batch
-
-
 def _weights(window: list[Any]) -> list[float]:
     """Each batch's share of the window's samples."""
     if len(window) == 1:
         return [1.0]
-    plain = (Tensor, tuple, list, dict)
-    lengths = [rows(batch) if isinstance(batch, plain) else len(batch) for batch in window]
+    lengths = [_samples(batch) for batch in window]
     return [length / sum(lengths) for length in lengths]
+
+
+def _samples(batch: Any) -> int:
+    plain = (Tensor, tuple, list, dict)
+    try:
+        return rows(batch) if isinstance(batch, plain) else len(batch)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"with accumulation_steps above 1 a batch counts by its number of samples, which "
+            f"{_described(batch)} does not tell. Wrap it in a type of your own whose len() is "
+            f"that number, and give step. Cause: {error}"
+        ) from error
 
 
 def _pair_loss(model: nn.Module, loss_fn: Any, device: torch.device, batch: Any) -> Tensor:
@@ -253,13 +259,6 @@ def _process_group(model: nn.Module) -> Any:
     """The ranks that DistributedDataParallel averages over; None where there is no such module."""
     kind = nn.parallel.DistributedDataParallel
     return next((m.process_group for m in model.modules() if isinstance(m, kind)), None)
-
-
-def _generators(batches: Iterable[Any]) -> list[torch.Generator]:
-    """What a DataLoader or its sampler draws from, where that is not the global random state."""
-    holders = (batches, getattr(batches, "sampler", None))
-    found = [getattr(holder, "generator", None) for holder in holders]
-    return [generator for generator in found if isinstance(generator, torch.Generator)]
 
 
 def _ladder(min_lr: float, max_lr: float, num_steps: int) -> list[float]:

@@ -77,6 +77,7 @@ def test_fewer_seeds_than_stated_are_no_verdict(measured):
     kind, margin = ("exact", None) if isinstance(measured, list) else ("ratio_below", 1.25)
     got = judge(claim(kind, margin), measured)
     assert (got.verdict, got.reason) == ("SKIPPED", "7 of the 8 seeds it needs")
+    assert str(got) == f"{got.claim.id}  SKIPPED (7 of the 8 seeds it needs)"
     assert got.takeaway() == "It helps. Not judged in this run."
 
 

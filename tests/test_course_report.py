@@ -58,7 +58,7 @@ def test_the_table_has_a_row_for_each_claim(records):
     assert table(records).splitlines() == [
         "lesson  seconds  claim      verdict",
         "01_a       12.3  near-best  SUPPORTED",
-        "                 needs-gpu  SKIPPED",
+        "                 needs-gpu  SKIPPED (needs CUDA)",
         "02_b       12.3             FAILED",
         "03_c      123.4",
         "02_b failed in cell 4: ValueError: 1 < 2",

@@ -1,6 +1,7 @@
 """The digits, the batches drawn from them, and data of the user's own."""
 
 import importlib.util
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -69,12 +70,25 @@ def test_the_readme_names_the_checksum_of_the_code():
 
 def test_a_missing_file_is_named_with_the_way_to_get_it_back(tmp_path, monkeypatch):
     monkeypatch.setattr(data, "PACKAGE", tmp_path / "nbkit")
+    (tmp_path / "pyproject.toml").touch()
     with pytest.raises(FileNotFoundError) as error:
         digits()
     expected = tmp_path / "data/digits.npz"
     assert str(error.value) == (
         f"{expected} is missing: expected digits.npz, which ships with nbkit. "
         f"Get it back with `git checkout -- data/digits.npz` in {tmp_path}."
+    )
+
+
+@pytest.mark.parametrize("left", ["nbkit/share/data", "nbkit"])
+def test_what_is_missing_from_an_installed_package_comes_back_with_it(left, tmp_path, monkeypatch):
+    (tmp_path / left).mkdir(parents=True)
+    monkeypatch.setattr(data, "PACKAGE", tmp_path / "nbkit")
+    with pytest.raises(FileNotFoundError) as error:
+        digits()
+    assert str(error.value) == (
+        f"{tmp_path / 'nbkit/share/data/digits.npz'} is missing: expected digits.npz, which ships "
+        f"with nbkit. Get it back with `pip install --force-reinstall --no-deps nbkit`."
     )
 
 
@@ -97,6 +111,7 @@ def test_one_flipped_bit_is_damage(tmp_path, monkeypatch):
     content = bytearray((ROOT / "data/digits.npz").read_bytes())
     content[50_000] ^= 1
     (tmp_path / "data").mkdir()
+    (tmp_path / "pyproject.toml").touch()
     (tmp_path / "data/digits.npz").write_bytes(content)
     monkeypatch.setattr(data, "PACKAGE", tmp_path / "nbkit")
     with pytest.raises(ValueError, match="is damaged"):
@@ -260,9 +275,14 @@ def test_reading_a_dataset_leaves_the_global_random_state_alone():
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_what_is_not_there_or_not_an_npz_is_said(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"none\.npz"):
-        load(tmp_path / "none.npz")
+def test_what_is_not_there_or_not_an_npz_is_said(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError) as error:
+        load("none.npz")
+    expected = "an .npz file of numeric arrays, as numpy.savez writes it"
+    assert str(error.value) == f"{tmp_path / 'none.npz'} is missing: expected {expected}."
+    with pytest.raises(IsADirectoryError, match=re.escape(str(tmp_path))):
+        load(tmp_path)
     (tmp_path / "text.npz").write_text("x,y")
     with pytest.raises(ValueError, match=r"text\.npz must be an \.npz file of numeric arrays"):
         load(tmp_path / "text.npz")
@@ -272,6 +292,26 @@ def test_what_is_not_there_or_not_an_npz_is_said(tmp_path):
     np.savez(tmp_path / "objects.npz", x=np.array([{}]), y=np.arange(1))
     with pytest.raises(ValueError, match=r"objects\.npz must be an \.npz file of numeric arrays"):
         load(tmp_path / "objects.npz")
+
+
+def test_a_damaged_npz_is_said_to_be_none(tmp_path):
+    """Whatever numpy, zipfile and zlib raise: a byte changed anywhere, or the end cut off."""
+    np.savez_compressed(tmp_path / "good.npz", x=np.eye(12), y=np.arange(12))
+    good = (tmp_path / "good.npz").read_bytes()
+    damaged = [good[:end] for end in range(0, len(good), 40)]
+    for place in range(len(good)):
+        damaged += [
+            good[:place] + bytes([good[place] ^ bits]) + good[place + 1 :] for bits in (1, 8)
+        ]
+    causes = set()
+    for content in damaged:
+        (tmp_path / "bad.npz").write_bytes(content)
+        try:
+            load(tmp_path / "bad.npz")  # a byte that nothing reads is no damage
+        except ValueError as error:
+            assert str(error).startswith(f"{tmp_path / 'bad.npz'} must ")
+            causes.add(type(error.__cause__).__name__)
+    assert {"BadZipFile", "EOFError", "error"} < causes  # zlib.error is called error
 
 
 def test_arrays_of_other_names_or_lengths_are_refused(tmp_path):

@@ -29,6 +29,25 @@ def test_a_target_that_is_not_there_would_be_found():
     assert subprocess.run(["make", "-n", "nothing"], cwd=ROOT, capture_output=True).returncode
 
 
+@pytest.mark.parametrize("torch", ["torch==2.13.0+cpu", "torch @ file:///torch.whl"])
+def test_lock_pins_all_but_torch_and_what_comes_with_it(tmp_path, torch):
+    """Run with a pip whose answer is known."""
+    kept = ["torch-lr-finder==0.2.2", "tornado==6.6.1", "tqdm==4.70.1"]
+    left = [torch, "triton==3.5.0", "nvidia-cublas==13.0.1", "cuda-bindings==13.0.3"]
+    (tmp_path / ".ci").mkdir()
+    head = "".join((ROOT / ".ci/constraints.txt").read_text().splitlines(keepends=True)[:2])
+    (tmp_path / ".ci/constraints.txt").write_text(f"{head}old==1\n")
+    (tmp_path / "pyproject.toml").touch()
+    (tmp_path / ".venv").mkdir()
+    (tmp_path / ".venv/.has-bench").touch()  # installed since
+    (tmp_path / "python").write_text("#!/bin/sh\n" + "".join(f"echo '{x}'\n" for x in left + kept))
+    (tmp_path / "python").chmod(0o755)
+    words = ["make", "-f", str(ROOT / "Makefile"), f"BIN={tmp_path}", "lock"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / ".ci/constraints.txt").read_text() == head + "\n".join([*kept, ""])
+
+
 @pytest.mark.parametrize(
     ("schema", "file"),
     [

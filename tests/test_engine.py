@@ -18,6 +18,7 @@ from papermill.engines import papermill_engines
 import nbkit
 from nbkit.course.client import PollingChannel, find_error
 from nbkit.course.engine import NbkitEngine
+from nbkit.lab.knobs import KnobError
 
 FAULTS = {
     "raises": ("1 / 0", "ZeroDivisionError", "division by zero"),
@@ -183,6 +184,14 @@ def test_an_option_that_nbclient_does_not_take_is_no_success(tmp_path, engine):
         execute(path, engine, start_timeout="soon")
     nb = nbformat.read(tmp_path / "out.ipynb", as_version=4)
     assert statuses(nb) == ["failed", "pending"]
+
+
+@pytest.mark.parametrize("value", [float("nan"), [1.0, {"deep": float("inf")}]])
+def test_a_parameter_that_json_cannot_hold_is_refused_before_anything_runs(tmp_path, engine, value):
+    path = write(tmp_path / "lesson.ipynb", f"open({str(tmp_path / 'ran')!r}, 'w').close()")
+    with pytest.raises(KnobError, match="lr must be finite, which JSON can hold, got "):
+        execute(path, engine, parameters={"lr": value})
+    assert not (tmp_path / "out.ipynb").exists() and not (tmp_path / "ran").exists()
 
 
 def test_the_kernel_sees_a_headless_environment(tmp_path, engine, monkeypatch):

@@ -16,7 +16,7 @@ RANGES = {"max_lr": log(0.1, 100), "steps": between(1, 500)}
 @pytest.fixture
 def notebook():
     """The variables of a notebook after its opening cell and its parameters cell."""
-    variables = {"In": [], "torch": object()}
+    variables = {"In": [], "torch": object(), "mlp": len, "classes": 10, "_i": "import torch"}
     variables["lesson"] = Lesson("01_lr_finder", variables)
     variables |= {"max_lr": 10.0, "steps": 100}
     variables["__annotations__"] = {"max_lr": float, "steps": int}
@@ -57,6 +57,11 @@ def test_the_guard_reads_text_by_the_declared_type(notebook):
     ("injected", "message"),
     [
         ({"max_lrr": 1}, "unknown parameter 'max_lrr'. Did you mean 'max_lr'?"),
+        ({"_max_lr": 1}, "unknown parameter '_max_lr'. Did you mean 'max_lr'?"),
+        ({"__lr": [1]}, "unknown parameter '__lr'."),
+        ({"mlp": 3}, "unknown parameter 'mlp'. Known: max_lr, steps."),
+        ({"classes": 12}, "unknown parameter 'classes'."),
+        ({"torch": None}, "unknown parameter 'torch'."),
         ({"max_lr": "banana"}, "max_lr must be a float from 0.1 to 100, got 'banana'."),
         ({"max_lr": -1}, "max_lr must be a float from 0.1 to 100, got -1."),
         ({"steps": 2.5}, "steps must be an int from 1 to 500, got 2.5."),
@@ -69,6 +74,15 @@ def test_the_guard_refuses_what_was_injected_and_changes_nothing(notebook, injec
         notebook["lesson"].knobs(**RANGES)
     assert str(error.value).startswith(message)
     assert notebook["steps"] in ("7", 2.5)
+
+
+def test_what_ipython_and_a_notebook_s_helpers_bind_is_no_parameter(notebook):
+    """IPython's own after a cell or two, what an inspector of variables leaves, a second import."""
+    notebook |= {"_": 3, "__": "", "___": "", "_3": 3, "_i": "lesson = 1", "_ii": "", "_i12": "x"}
+    notebook |= {"_iii": "", "_oh": {3: 3}, "_dh": ["/"], "_ih": [""], "_exit_code": 0}
+    notebook |= {"_jupyterlab_variableinspector_deep": lambda: None, "__vsc_ipynb_file__": "a"}
+    notebook |= {"helper": lambda: None, "mlp": max, "In": notebook["In"]}
+    notebook["lesson"].knobs(**RANGES)
 
 
 def test_a_guard_run_again_does_not_blame_later_variables(notebook):

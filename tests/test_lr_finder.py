@@ -10,10 +10,10 @@ from datetime import timedelta
 import pytest
 import torch
 import torch.distributed as dist
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, TensorDataset
 
 from nbkit._lr_curve import METHODS, LRCurve
 from nbkit.lr_finder import MOST_SKIPS, lr_range_test
@@ -67,6 +67,9 @@ def curve_of(losses, low=1e-7, high=10.0, stop_reason="finished"):
 def valley(i, fall=50, rise=75, depth=2.0):
     """A loss that falls around one rung and explodes after another."""
     return 2.3 - depth / (1 + math.exp((fall - i) / 3)) + math.exp(min((i - rise) / 2, 30))
+
+
+STILL_FALLING = [3 - 2 * math.exp((i - 99) / 8) for i in range(100)]  # and ever faster
 
 
 # What is recorded
@@ -207,6 +210,35 @@ def test_a_list_is_begun_again_and_a_generator_ends_the_run():
     assert (curve.stop_reason, curve.lrs, curve.suggest()) == ("exhausted", [], None)
 
 
+class Once:
+    """Batches that can be iterated over once, and say so."""
+
+    begun = False
+
+    def __iter__(self):
+        if self.begun:
+            raise RuntimeError("a pipe is read once")
+        self.begun = True
+        return iter(pairs(4))
+
+
+def test_batches_that_refuse_a_second_pass_end_the_run():
+    model, optimizer = linear()
+    with pytest.warns(UserWarning, match=r"cannot be begun again: RuntimeError\('a pipe is read"):
+        curve = lr_range_test(model, optimizer, Once(), MSE, max_lr=1e-3, num_steps=9)
+    assert (curve.stop_reason, len(curve.lrs)) == ("exhausted", 4)
+
+
+def test_batches_that_refuse_the_first_pass_or_break_in_one_are_an_error():
+    model, optimizer = linear()
+    with pytest.raises(TypeError, match="not iterable"):
+        lr_range_test(model, optimizer, 3, MSE)
+    used = Once()
+    iter(used)
+    with pytest.raises(RuntimeError, match="a pipe is read once"):
+        lr_range_test(model, optimizer, used, MSE)
+
+
 def test_an_iterator_is_drawn_from_no_further_than_needed():
     model, optimizer = linear()
     stream = iter(pairs(20))
@@ -320,6 +352,34 @@ def test_step_takes_dicts_and_own_batch_types():
 
     own = [OwnBatch(pair) for pair in pairs()]
     assert lr_range_test(model, optimizer, own, None, step=own_step, **options) == expected
+
+
+class NoLength:
+    def __init__(self, pair):
+        self.x, self.y = pair
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (NoLength, "a NoLength does not tell.*len.. is that number.*has no len"),
+        (lambda pair: {"x": pair[0], "ends": torch.tensor([3, 5])}, r"a dict of 2 does.*\[2, 8\]"),
+        (lambda pair: pair[0].sum().item(), "a float does not tell"),
+    ],
+)
+def test_batches_of_unknown_length_cannot_be_accumulated(kind, message):
+    model, optimizer = linear()
+    before = digest(model, optimizer)
+
+    def step(batch):
+        return model.weight.sum()
+
+    batches = [kind(pair) for pair in pairs()]
+    with pytest.raises(TypeError, match=f"(?s)accumulation_steps above 1.*{message}"):
+        lr_range_test(model, optimizer, batches, step=step, accumulation_steps=2)
+    assert digest(model, optimizer) == before
+    curve = lr_range_test(model, optimizer, batches, step=step, max_lr=1e-3, num_steps=3)
+    assert curve.stop_reason == "finished"  # each by itself needs no length
 
 
 # What it refuses, before anything is touched
@@ -490,21 +550,75 @@ def test_the_curve_does_not_depend_on_steps_taken_before():
     assert lr_range_test(model, fresh, pairs(), MSE, num_steps=20) == first
 
 
-@pytest.mark.parametrize("where", ["loader", "sampler"])
+class Shuffled:
+    """A batch sampler that draws by itself."""
+
+    def __init__(self, generator):
+        self.generator = generator
+
+    def __iter__(self):
+        return iter(torch.randperm(32, generator=self.generator).view(4, 8).tolist())
+
+
+@pytest.mark.parametrize("where", ["loader", "sampler", "batch sampler", "in batch sampler"])
 def test_a_loader_s_own_generator_is_given_back(where):
     x = torch.randn(32, 3)
     data = TensorDataset(x, x.sum(1, keepdim=True))
     generator = torch.Generator().manual_seed(3)
     if where == "loader":
         loader = DataLoader(data, 8, shuffle=True, generator=generator)
+    elif where == "sampler":
+        loader = DataLoader(data, 8, sampler=RandomSampler(data, generator=generator))
+    elif where == "batch sampler":
+        loader = DataLoader(data, batch_sampler=Shuffled(generator))
     else:
-        sampler = torch.utils.data.RandomSampler(data, generator=generator)
-        loader = DataLoader(data, 8, sampler=sampler)
+        sampler = RandomSampler(data, generator=generator)
+        loader = DataLoader(data, batch_sampler=BatchSampler(sampler, 8, False))
     model, optimizer = linear()
     before = generator.get_state()
     first = lr_range_test(model, optimizer, loader, MSE, num_steps=20)
     assert torch.equal(generator.get_state(), before)
     assert lr_range_test(model, optimizer, loader, MSE, num_steps=20) == first
+
+
+class Noise(Dataset):
+    """Samples that a worker draws from its own random state."""
+
+    def __len__(self):
+        return 32
+
+    def __getitem__(self, index):
+        x = torch.randn(3)
+        return x, x.sum(0, keepdim=True)
+
+
+@pytest.mark.parametrize("used", [False, True], ids=["no pass before", "in its second pass"])
+@pytest.mark.parametrize("broken", [False, True], ids=["to the end", "an error"])
+def test_persistent_workers_do_not_notice_the_run(used, broken):
+    def losses(with_run):
+        torch.manual_seed(0)
+        model, optimizer = linear()
+        loader = DataLoader(Noise(), 8, num_workers=1, persistent_workers=True)
+        drawn = [len(list(loader))] if used else []
+        stream = iter(loader) if used else None
+        drawn += [next(stream)[0].sum().item()] if used else []
+        if with_run:
+            runs = []
+            for _ in range(2):
+                loss_fn = failing(RuntimeError("mine"), 5) if broken else MSE
+                try:
+                    runs.append(lr_range_test(model, optimizer, loader, loss_fn, num_steps=10))
+                except RuntimeError:
+                    runs.append("mine")
+                assert loader._iterator is stream
+                assert len(torch.multiprocessing.active_children()) == used
+            assert runs[0] == runs[1] and (runs[0] == "mine") == broken
+        drawn += [x.sum().item() for x, _ in stream or ()]
+        drawn += [x.sum().item() for _ in range(2) for x, _ in loader]
+        loader._iterator._shutdown_workers()
+        return drawn
+
+    assert losses(with_run=True) == losses(with_run=False)
 
 
 def test_restore_names_what_else_the_run_changes():
@@ -644,6 +758,7 @@ def test_minimum_is_a_tenth_of_the_lowest():
     st.sampled_from(["finished", "diverged", "nonfinite", "exhausted"]),
     st.sampled_from(sorted(METHODS)),
 )
+@example(STILL_FALLING, "finished", "steepest")
 def test_a_suggestion_is_on_the_ladder_not_after_the_minimum_or_none_with_a_reason(
     losses, reason, method
 ):
@@ -653,7 +768,8 @@ def test_a_suggestion_is_on_the_ladder_not_after_the_minimum_or_none_with_a_reas
         assert curve.explain(method).startswith("No suggestion: ")
     else:
         lowest = curve.lrs[curve.smoothed.index(min(curve.smoothed))]
-        assert curve.lrs[0] < lr <= lowest * (1 + 1e-9) and lr < curve.lrs[-1]
+        cut_off = reason in ("finished", "exhausted")  # then the last rung must not be needed
+        assert curve.lrs[0] < lr <= lowest * (1 + 1e-9) and lr < curve.lrs[-1 - cut_off]
         assert curve.explain(method).startswith(f"{lr:.3g}: ")
 
 
@@ -667,6 +783,8 @@ def test_a_suggestion_is_on_the_ladder_not_after_the_minimum_or_none_with_a_reas
         ([valley(i, fall=80, rise=200) for i in range(100)], "finished", "floor", "Raise max_lr"),
         ([valley(i, fall=95, rise=200) for i in range(100)], "finished", "minimum", "Raise max_lr"),
         ([valley(i, fall=80, rise=200) for i in range(99)], "exhausted", "floor", "batches ended"),
+        (STILL_FALLING, "finished", "steepest", "Raise max_lr"),
+        (STILL_FALLING, "exhausted", "steepest", "batches ended"),
         ([valley(i, fall=3, rise=12) for i in range(100)], "diverged", "floor", "Lower min_lr"),
         ([valley(i, fall=3, rise=12) for i in range(100)], "diverged", "minimum", "Lower min_lr"),
         ([valley(i, fall=-1, rise=22) for i in range(100)], "diverged", "steepest", "Lower min_lr"),

@@ -115,6 +115,8 @@ def test_effects_draws_each_interval_against_its_margin(ax):
     assert to_hex(interval.get_color()) == plots.VERDICTS["SUPPORTED"].lower()
     assert "n = 8" in ax.texts[0].get_text()
     assert ax.get_yticklabels()[0].get_text() == "id  SUPPORTED"
+    plots.effects(ax, [judge(CLAIM, Interval(1.1, 1.0, 1.2, 3))])  # room is for the picture
+    assert ax.get_yticklabels()[0].get_text() == "id  SKIPPED"
 
 
 def test_against_margin_draws_the_interval_beside_the_margin(ax):

@@ -21,6 +21,12 @@ def test_each_make_target_is_there(target):
     assert re.search(rf"^{target}:", MAKEFILE, re.MULTILINE)
 
 
+@pytest.mark.parametrize("target", ["run", "test"])
+def test_the_first_screen_shows_what_it_prints(target):
+    first = README.partition("\n## ")[0]
+    assert re.search(rf"^`make {target}` prints[^\n]*\n\n```\n.+?\n```$", first, re.M | re.S)
+
+
 def test_the_tree_names_files_that_exist():
     (tree,) = re.findall(r"```\n(nbkit/ .*?)```", README, re.DOTALL)
     folders, named = [], []

@@ -19,9 +19,18 @@ class NbkitEngine:
 
     @staticmethod
     def execute_notebook(nb: NotebookNode, kernel_name: str, **options: Any) -> NotebookNode:
-        """Execute a notebook that papermill has prepared, saving it as it grows."""
-        from nbkit.course.client import ClientEngine
+        """Execute a notebook that papermill has prepared, saving it as it grows.
 
+        Raises:
+            KnobError: for a parameter that JSON cannot hold; nothing has run or been saved.
+        """
+        from nbkit.course.client import ClientEngine
+        from nbkit.course.record import find_nonfinite
+        from nbkit.lab.knobs import KnobError
+
+        for name, value in nb.metadata.papermill.parameters.items():
+            if find_nonfinite(value):  # papermill would write it into the notebook's metadata
+                raise KnobError(f"{name} must be finite, which JSON can hold, got {value!r}.")
         return ClientEngine.execute_notebook(nb, kernel_name, **options)
 
     @staticmethod

@@ -19,7 +19,7 @@ def table(records: Sequence[Record]) -> str:
     rows = [("lesson", "seconds", "claim", "verdict")]
     below = []
     for record in records:
-        findings = [(str(v.get("claim")), str(v.get("verdict"))) for v in record.verdicts]
+        findings = [(str(v.get("claim")), _verdict(v)) for v in record.verdicts]
         findings += [] if record.ok else [("", state(record))]
         first = (name_of(record), f"{record.seconds:.1f}")
         for n, finding in enumerate(findings or [("", "")]):
@@ -29,6 +29,12 @@ def table(records: Sequence[Record]) -> str:
     lesson, seconds, claim, _ = (max(map(len, column)) for column in zip(*rows, strict=True))
     lines = [f"{a:<{lesson}}  {b:>{seconds}}  {c:<{claim}}  {d}".rstrip() for a, b, c, d in rows]
     return "\n".join([*lines, *below])
+
+
+def _verdict(verdict: Mapping[str, Any]) -> str:
+    """`SUPPORTED`, or `SKIPPED (needs cuda)`."""
+    word, why = str(verdict.get("verdict")), verdict.get("reason")
+    return f"{word} ({why})" if word == "SKIPPED" and why else word
 
 
 def summary(records: Sequence[Record]) -> str:

@@ -162,7 +162,8 @@ class Verdict:
     effect: Interval | None = None
 
     def __str__(self) -> str:
-        return f"{self.claim.id}  {self.verdict}"
+        why = f" ({self.reason})" if self.verdict == SKIPPED else ""
+        return f"{self.claim.id}  {self.verdict}{why}"
 
     def takeaway(self) -> str:
         """The sentence to take home: it reads differently when the claim is refuted."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import zipfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -195,8 +194,9 @@ def lessons_dir() -> Path:
 
 
 def _shipped(folder: str) -> Path:
-    installed = PACKAGE / "share" / folder
-    return installed if installed.is_dir() else PACKAGE.parent / folder
+    installed, checkout = PACKAGE / "share" / folder, PACKAGE.parent / folder
+    is_checkout = (PACKAGE.parent / "pyproject.toml").is_file()
+    return checkout if is_checkout and not installed.is_dir() else installed
 
 
 def _way_back(path: Path) -> str:
@@ -226,13 +226,15 @@ def _read(source: Any, *layouts: tuple[str, ...]) -> list[Tensor]:
 def _read_npz(path: str | Path) -> dict[str, Tensor]:
     import numpy as np
 
-    try:
-        with np.load(path) as arrays:
-            return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
-    except (zipfile.BadZipFile, ValueError, EOFError, AttributeError, TypeError) as error:
-        raise ValueError(
-            f"{path} must be an .npz file of numeric arrays, as numpy.savez writes it: {error}"
-        ) from error
+    expected = "an .npz file of numeric arrays, as numpy.savez writes it"
+    if not Path(path).exists():
+        raise FileNotFoundError(f"{Path(path).absolute()} is missing: expected {expected}.")
+    with open(path, "rb") as stream:
+        try:
+            with np.load(stream) as arrays:
+                return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+        except Exception as error:  # numpy, zipfile, zlib and tokenize each have several
+            raise ValueError(f"{path} must be {expected}: {error}") from error
 
 
 def _read_pairs(source: Iterable[Any], name: str) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,10 @@ from nbkit.lab.exercises import Exercise, load_exercise
 from nbkit.lab.knobs import Knob, KnobError, check_names
 from nbkit.lab.predictions import Prediction
 from nbkit.lab.stats import Interval
+
+PLAIN = (bool, int, float, str, list, tuple, dict, type(None))
+# What IPython itself binds from cell to cell: `_`, `_i3`, `__annotations__`, a shell's exit code.
+OF_IPYTHON = re.compile(r"_{1,3}|_i{1,3}|_i?\d+|_(ih|oh|dh|exit_code)|__\w+__")
 
 
 class Lesson:
@@ -43,7 +48,7 @@ class Lesson:
         self.declared: dict[str, Knob] = {}
         self._failures: dict[str, str | None] = {}  # of each exercise that has been tried
         self._namespace = _notebook_namespace() if namespace is None else namespace
-        self._before = set(self._namespace)
+        self._before = {n: v for n, v in self._namespace.items() if type(v) in PLAIN}
         self._diary = Diary()
         print(f"nbkit {nbkit.__version__}, lesson {name}")
 
@@ -60,9 +65,8 @@ class Lesson:
         """
         values, types = self._namespace, self._namespace.get("__annotations__", {})
         if not self.declared:  # run again, later variables of the notebook are no parameters
-            new = set(values) - self._before
-            given = {n for n in new if not n.startswith("_") and values[n] is not self}
-            check_names(dict.fromkeys(sorted(given | set(types))), ranges)
+            given = self._bound_since() | set(types)
+            check_names(dict.fromkeys(sorted(given)), ranges)
         knobs = {}
         for name, range_ in ranges.items():
             if name not in values or name not in types:
@@ -74,6 +78,20 @@ class Lesson:
         values.update(read)
         print("parameters checked: " + ", ".join(knobs))
         return read
+
+    def _bound_since(self) -> set[str]:
+        """The names that the notebook has bound since it opened the lesson, anew or once more.
+
+        Only to what papermill can write into a cell: a helper that the notebook defines, and what
+        JupyterLab's extensions leave in a kernel, is no parameter.
+        """
+        return {
+            name
+            for name, value in self._namespace.items()
+            if type(value) in PLAIN
+            and not (name in self._before and self._before[name] is value)
+            and not OF_IPYTHON.fullmatch(name)
+        }
 
     def predict(self, claim: str, *, guess: float, confidence: int) -> None:
         """Commit to a prediction before the measurement: the size of the effect, and how sure.

@@ -147,7 +147,7 @@ def effects(ax: Axes, verdicts: Sequence[Verdict]) -> Axes:
             ax.plot([margin, margin], [row - 0.35, row + 0.35], color="black", linewidth=1)
         told = verdict.reason if margin is None else f"{effect}"
         ax.text(1.02, row, told, transform=ax.get_yaxis_transform(), va="center", fontsize=8)
-    ax.set_yticks(range(len(verdicts)), [str(verdict) for verdict in verdicts])
+    ax.set_yticks(range(len(verdicts)), [f"{v.claim.id}  {v.verdict}" for v in verdicts])
     ax.set_ylim(len(verdicts) - 0.4, -0.6)
     ax.set_xlabel("effect, with its interval; the black bar is the margin")
     return ax

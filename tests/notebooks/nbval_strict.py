@@ -67,7 +67,7 @@ def without_timings(text):
         text = text.replace(takeaway, f"TAKEAWAY OF {claim}")
     for claim in TIMED:
         text = re.sub(
-            rf"^{claim.id}  ({'|'.join(WORDS)})$", f"{claim.id}  JUDGED", text, flags=re.M
+            rf"^{claim.id}  ({'|'.join(WORDS)})( \(.*\))?$", f"{claim.id}  JUDGED", text, flags=re.M
         )
         scored = rf"^{claim.id}: (side .*|\w+, so there is nothing to score)$"
         text = re.sub(scored, f"{claim.id}: SCORED", text, flags=re.M)

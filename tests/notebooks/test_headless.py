@@ -27,6 +27,7 @@ def test_a_smoke_run_of_every_lesson_succeeds(tmp_path, path):
     ("name", "value", "said"),
     [
         ("max_lrr", "1", "unknown parameter 'max_lrr'. Did you mean 'max_lr'?"),
+        ("mlp", "1", "unknown parameter 'mlp'."),  # a function that the lesson has imported
         ("max_lr", "banana", "max_lr must be a float from 0.1 to 100, got 'banana'."),
         ("max_lr", "-1", "max_lr must be a float from 0.1 to 100, got -1."),
     ],
