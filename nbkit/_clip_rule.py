@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from numbers import Real
@@ -53,6 +53,11 @@ class ClipRule:
         if self.nonfinite not in ("raise", "skip", "ignore"):
             raise ValueError(
                 f"nonfinite must be 'raise', 'skip' or 'ignore', got {self.nonfinite!r}."
+            )
+        if not isinstance(self.exclude, (nn.Module, Collection)):
+            raise TypeError(
+                f"exclude must be a name, a module or a list of these, got {self.exclude!r}. "
+                f"To exclude nothing leave it out."
             )
         excludes = isinstance(self.exclude, nn.Module) or len(self.exclude) > 0
         if self.agc is None and (self.eps is not None or excludes):
@@ -156,6 +161,11 @@ def _refuse_nonfinite(report: ClipReport) -> None:
 
 def _check_positive(name: str, value: Any, infinite: str | None = None) -> None:
     kind = f"a number > 0 ({infinite})" if infinite else "a finite number > 0"
+    if isinstance(value, Tensor):
+        raise TypeError(
+            f"{name} must be {kind}, got a tensor. To read one waits for its GPU, at every step: "
+            f"do it once, before the loop, with .item()."
+        )
     if not isinstance(value, Real) or isinstance(value, bool):
         raise TypeError(f"{name} must be {kind}, got {value!r}.")
     if not float(value) > 0 or (math.isinf(value) and not infinite):

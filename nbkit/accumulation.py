@@ -108,7 +108,8 @@ def accumulate(
     Returns:
         An iterator of windows, each an iterable of `MicroBatch`.
     Raises:
-        ValueError: at once for wrong arguments; on the way, if a weight is negative or not finite.
+        ValueError, TypeError: at once, for wrong arguments.
+        ValueError: on the way, if a weight is negative or not finite.
         RuntimeError: on the way, on every rank, if some ranks have a window where others have
             none; or if a window was left early and its gradients are still in the model.
 
@@ -134,6 +135,11 @@ def accumulate(
     if last not in ("flush", "drop"):
         raise ValueError(
             f'last must be "flush" (a smaller window at the end) or "drop", got {last!r}.'
+        )
+    if weight is not None and not callable(weight):
+        raise TypeError(
+            f"weight must be a function that counts the loss terms of a batch, such as "
+            f"lambda batch: (batch[1] != -100).sum(), got {weight!r}."
         )
     if model is not None and not isinstance(model, nn.Module):
         raise TypeError(f"model must be a module, got a {type(model).__name__}.")

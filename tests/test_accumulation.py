@@ -208,6 +208,7 @@ def test_a_window_that_was_finished_may_leave_its_gradient():
         ({"steps": 0}, ValueError, "steps must be a whole number of micro-batches, at least 1"),
         ({"steps": 2.5}, ValueError, "got 2.5"),
         ({"steps": 2, "last": "carry"}, ValueError, r'last must be "flush" .* got \'carry\''),
+        ({"steps": 2, "weight": 3}, TypeError, "weight must be a function that .* got 3"),
         ({"steps": 2, "model": "net"}, TypeError, "model must be a module, got a str"),
     ],
 )

@@ -347,7 +347,11 @@ def test_a_max_norm_that_is_not_positive_is_refused(wrong):
         ({"max_norm": 1.0, "agc": 0.1}, ValueError, "got {'max_norm': 1.0, 'agc': 0.1}."),
         ({"max_norm": "1"}, TypeError, "max_norm must be a number > 0"),
         ({"max_norm": True}, TypeError, "got True."),
-        ({"max_norm": torch.tensor(1.0)}, TypeError, r"got tensor\(1.\)."),
+        (
+            {"max_norm": torch.tensor(1.0)},
+            TypeError,
+            r"got a tensor. To read one waits for its GPU, at every step: .* with .item\(\).",
+        ),
         ({"max_value": math.inf}, ValueError, "max_value must be a finite number > 0, got inf."),
         ({"max_value": -1}, ValueError, "max_value must be a finite number > 0, got -1."),
         ({"agc": 0.0}, ValueError, "agc must be a finite number > 0, got 0.0."),
@@ -357,6 +361,8 @@ def test_a_max_norm_that_is_not_positive_is_refused(wrong):
         ({"max_norm": 1.0, "nonfinite": "warn"}, ValueError, "'skip' or 'ignore', got 'warn'."),
         ({"max_norm": 1.0, "eps": 1e-3}, ValueError, "eps and exclude belong to agc."),
         ({"max_value": 1.0, "exclude": "0"}, ValueError, "eps and exclude belong to agc."),
+        ({"agc": 0.1, "exclude": None}, TypeError, "a list of these, got None. To exclude nothing"),
+        ({"max_norm": 1.0, "exclude": 3}, TypeError, "exclude must be a name, a module or a list"),
         ({"max_norm": 1.0, "exclude": nn.Linear(1, 1)}, ValueError, "eps and exclude belong to"),
     ],
 )
