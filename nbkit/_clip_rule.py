@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from numbers import Real
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.linalg import vector_norm
 
-from nbkit._gradients import ClipReport, Parameters, gradients_of, listed, named_parameters
+from nbkit._gradients import ClipReport, Parameters, listed, named_parameters, numbers, summed
 
 # Each gradient's norm, the smallest factor given their total norm, and what clips when it is told
 # that factor. A factor of 1 means: leave everything, since nothing is too large or it is skipped.
@@ -26,6 +26,7 @@ Measured = tuple[Sequence[Tensor], Callable[[Tensor], Tensor], Callable[[Tensor]
 
 MODES = ("max_norm", "max_value", "agc")
 HALF = (torch.float16, torch.bfloat16)
+WIDE = (torch.float64, torch.complex128)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
@@ -53,6 +54,11 @@ class ClipRule:
             raise ValueError(
                 f"nonfinite must be 'raise', 'skip' or 'ignore', got {self.nonfinite!r}."
             )
+        if not isinstance(self.exclude, (nn.Module, Collection)):
+            raise TypeError(
+                f"exclude must be a name, a module or a list of these, got {self.exclude!r}. "
+                f"To exclude nothing leave it out."
+            )
         excludes = isinstance(self.exclude, nn.Module) or len(self.exclude) > 0
         if self.agc is None and (self.eps is not None or excludes):
             raise ValueError(
@@ -72,7 +78,8 @@ class ClipRule:
 
     @torch.no_grad()
     def _clip(self, named: dict[str, Tensor], measure) -> ClipReport:
-        grads = gradients_of(named)
+        whole = summed(named)
+        grads = numbers(whole)
         if not grads:
             return ClipReport(torch.tensor([0.0, 1.0]), (), self)
 
@@ -82,7 +89,7 @@ class ClipRule:
         # The square of a float32 can overflow float32, but not float64. A GPU computes float64
         # norms at about the speed of its memory, a CPU takes eight times as long. So where the
         # result is looked at before it is used, float64 is for the rare second try.
-        wide = not looks or any(dtype is torch.float64 for _, _, dtype in kinds)
+        wide = not looks or any(dtype in WIDE for _, _, dtype in kinds)
         report, clip = self._report(measure, grads, wide)
         if not wide and not math.isfinite(report.total_norm):
             report, clip = self._report(measure, grads, wide=True)
@@ -90,12 +97,20 @@ class ClipRule:
             _refuse_nonfinite(report)
         if not looks or report.clipped:
             clip(report.values[1])
+            for name, grad in whole.items():
+                if grad.is_sparse:
+                    named[name].grad = grad
         return report
 
     def _measurer(self, source: Parameters, named: dict[str, Tensor]):
         """What measures by this rule's mode, given the gradients and the dtype of the norms."""
         if self.max_norm is not None:
             return partial(_by_norm, float(self.max_norm), self.norm_type)
+        if strange := [name for name, p in named.items() if p.is_complex()]:
+            raise TypeError(
+                f"max_value and agc need real parameters, but {listed(strange)} are complex: "
+                f"use max_norm."
+            )
         if self.max_value is not None:
             return partial(_by_value, float(self.max_value), self.norm_type)
         if self.agc is not None and isinstance(source, nn.Module):
@@ -146,6 +161,11 @@ def _refuse_nonfinite(report: ClipReport) -> None:
 
 def _check_positive(name: str, value: Any, infinite: str | None = None) -> None:
     kind = f"a number > 0 ({infinite})" if infinite else "a finite number > 0"
+    if isinstance(value, Tensor):
+        raise TypeError(
+            f"{name} must be {kind}, got a tensor. To read one waits for its GPU, at every step: "
+            f"do it once, before the loop, with .item()."
+        )
     if not isinstance(value, Real) or isinstance(value, bool):
         raise TypeError(f"{name} must be {kind}, got {value!r}.")
     if not float(value) > 0 or (math.isinf(value) and not infinite):
@@ -156,7 +176,8 @@ def _by_norm(
     max_norm: float, norm_type: float, grads: dict[str, Tensor], dtype: torch.dtype
 ) -> Measured:
     tensors = list(grads.values())
-    each = torch._foreach_norm(tensors, norm_type, dtype=dtype)
+    sizes = [tensor.abs() if tensor.is_complex() else tensor for tensor in tensors]
+    each = torch._foreach_norm(sizes, norm_type, dtype=dtype)
 
     def coefficient_of(total: Tensor) -> Tensor:
         if math.isinf(max_norm):
@@ -171,6 +192,8 @@ def _by_norm(
 def _multiply(tensors: list[Tensor], factor: Tensor) -> None:
     alike = defaultdict(list)
     for tensor in tensors:
+        if tensor.is_complex():  # infinity times a complex 1 would be NaN
+            tensor = torch.view_as_real(tensor.conj() if tensor.is_conj() else tensor)
         alike[tensor.device, tensor.dtype].append(tensor)
     for (device, dtype), group in alike.items():
         if dtype not in HALF:

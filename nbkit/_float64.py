@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd import _get_sequence_nr
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from nbkit import _forward, _trial
@@ -22,6 +23,7 @@ from nbkit.report import Report
 WIDE = (torch.float64, torch.complex128)
 TORCH = os.path.dirname(torch.__file__) + os.sep
 OURS = (__file__, _trial.__file__, _forward.__file__)
+MOVES = (torch.ops.aten._to_copy, torch.ops.aten.clone)  # they compute nothing
 
 
 @dataclass
@@ -30,7 +32,8 @@ class Float64Use:
 
     Attributes:
         phase: "given" for parameters, buffers, inputs; or "forward", "loss", "backward".
-        op: what brings it: "parameter", "buffer", "input", "target", or torch's operation.
+        op: what brings it: "parameter", "buffer", "input", "target", or torch's operation; or
+            "result" if the loss, or the output without one, is an array that nothing computed.
         where: a name; or the line of code, for backward the one whose gradient is computed.
         shape: of the tensor.
         count: how often.
@@ -63,7 +66,8 @@ def find_float64(model: nn.Module, batch: Any, loss_fn: Callable | None = None) 
     """Every operation that creates float64 or complex128, in forward, loss and backward.
 
     An operation creates it if it comes out and none went in, or float32 went in beside it: float32
-    times float64 is float64. Where only float64 goes in, it goes on and is not listed again.
+    times float64 is float64. Where only float64 goes in, it goes on and is not listed again; but
+    the first operation on an array from elsewhere is: from numpy, or from the code around.
     Numbers, also numpy's, and tensors without dimensions leave a float32 tensor float32; they are
     listed only where something becomes float64 by them.
 
@@ -84,11 +88,12 @@ def find_float64(model: nn.Module, batch: Any, loss_fn: Callable | None = None) 
     >>> [(use.op, use.shape) for use in find_float64(Scaled(), torch.zeros(2, 3))]
     [('aten.ones', (3,)), ('aten.mul', (2, 3))]
     """
-    trial = Trial(model, batch, loss_fn)
-    watch = _Watch(trial)
+    trial = _Watched(model, batch, loss_fn)
+    watch = trial.watch
     for kind, name, tensor in trial.given():
         if tensor.dtype in WIDE:
             watch.note("given", kind, name, tuple(tensor.shape))
+            watch.remember(tensor)
     try:
         trial.run(watch)
     except RuntimeError as error:
@@ -99,6 +104,18 @@ def find_float64(model: nn.Module, batch: Any, loss_fn: Callable | None = None) 
     return Float64Uses(watch.uses.values())
 
 
+class _Watched(Trial):
+    def __init__(self, model: nn.Module, batch: Any, loss_fn: Callable | None) -> None:
+        super().__init__(model, batch, loss_fn)
+        self.watch = _Watch(self)
+
+    def reached(self, result: Any) -> None:
+        for name, tensor in tensors_in(result, "the loss" if self.loss_fn else "the output"):
+            if tensor.dim() and self.watch.unknown(tensor):
+                self.watch.note(self.phase, "result", name, tuple(tensor.shape))
+                self.watch.remember(tensor)
+
+
 class _Watch(TorchDispatchMode):
     """Sees every operation that torch runs, those of backward too."""
 
@@ -107,15 +124,35 @@ class _Watch(TorchDispatchMode):
         self.trial = trial
         self.uses: dict[tuple, Float64Use] = {}
         self.lines: dict[int, str] = {}  # the user's line behind each autograd node, by its number
+        # The memory of the float64 whose origin is listed. Views and what autograd saves are other
+        # objects in the same memory; a weak reference keeps its address from being given again.
+        self.known: set[StorageWeakRef | None] = {None}
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         output = func(*args, **(kwargs or {}))
         where = self._where()
         inputs = [tensor for _, tensor in tensors_in((args, kwargs or {}))]
+        wide = [each for each in inputs if each.dtype in WIDE]
+        unknown = [each for each in wide if self.unknown(each)]
+        known = len(unknown) < len(wide)
         for _, tensor in tensors_in(output):
-            if _creates(tensor, inputs):
+            if tensor.dtype not in WIDE or (unknown and _moves(func, tensor, unknown)):
+                continue
+            fresh = _dims(*unknown) > 0 or (len(unknown) > 0 and not known and tensor.dim() > 0)
+            created = fresh or _creates(tensor, inputs)
+            if created:
                 self.note(self.trial.phase, str(func.overloadpacket), where, tuple(tensor.shape))
+                self.remember(*unknown)
+            if created or known:
+                self.remember(tensor)
         return output
+
+    def unknown(self, tensor: Tensor) -> bool:
+        """Whether this is float64 that came from elsewhere."""
+        return tensor.dtype in WIDE and _memory(tensor) not in self.known
+
+    def remember(self, *tensors: Tensor) -> None:
+        self.known.update(map(_memory, tensors))
 
     def note(self, phase: str, op: str, where: str, shape: tuple[int, ...]) -> None:
         use = self.uses.setdefault(
@@ -158,6 +195,17 @@ def _creates(output: Tensor, inputs: list[Tensor]) -> bool:
     if _dims(*wide) > 0:
         return _dims(*narrow) > 0
     return len(narrow) > 0 or _dims(*inputs) > 0
+
+
+def _moves(func: Any, output: Tensor, inputs: list[Tensor]) -> bool:
+    """Whether an operation only copies or views one of its inputs, or works in place on it."""
+    return func.overloadpacket in MOVES or any(_memory(output) == _memory(i) for i in inputs)
+
+
+def _memory(tensor: Tensor) -> StorageWeakRef | None:
+    """None for a sparse tensor, which has no memory of its own."""
+    strided = tensor.layout is torch.strided
+    return StorageWeakRef(tensor.untyped_storage()) if strided else None
 
 
 def _dims(*tensors: Tensor) -> int:

@@ -56,14 +56,23 @@ def _pairs(source) -> Iterable[tuple[str, Tensor]]:
         yield item if isinstance(item, tuple) and len(item) == 2 else (str(i), item)
 
 
-def gradients_of(named: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The gradients there are; of a sparse one its values, repeated rows summed first."""
+def summed(named: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The gradients there are; in place of a sparse one where rows may repeat, their sum."""
     grads = {name: p.grad for name, p in named.items() if p.grad is not None}
     for name, grad in grads.items():
         if grad.is_sparse:
-            named[name].grad = whole = grad.coalesce()
-            grads[name] = whole._values()
+            grads[name] = grad.coalesce()
     return grads
+
+
+def numbers(grads: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What a gradient holds: itself, or the values of a sparse one, as a view."""
+    return {name: grad._values() if grad.is_sparse else grad for name, grad in grads.items()}
+
+
+def gradients_of(named: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The gradients there are, to read; of a sparse one its values, repeated rows summed."""
+    return numbers(summed(named))
 
 
 def listed(names: Sequence[str]) -> str:

@@ -32,13 +32,13 @@ class Values:
     @classmethod
     def of(cls, name: str, tensor: Tensor) -> Values:
         """Reads the tensor, which synchronises."""
-        found = tensor.detach()
+        found = _values(tensor.detach())
         finite = found.isfinite()
         kept = torch.where(finite, found, torch.zeros_like(found))
         kept = kept.int() if kept.dtype is torch.bool else kept
         largest = float(kept.abs().max()) if kept.numel() else 0.0
         bad = found.numel() - int(finite.sum())
-        return cls(name, tuple(found.shape), str(found.dtype).removeprefix("torch."), largest, bad)
+        return cls(name, tuple(tensor.shape), str(found.dtype).removeprefix("torch."), largest, bad)
 
 
 @dataclass
@@ -167,4 +167,9 @@ def _nodes(roots: list) -> list:
 
 
 def _finite(tensor: Tensor) -> bool:
-    return bool(tensor.isfinite().all())
+    return bool(_values(tensor).isfinite().all())
+
+
+def _values(tensor: Tensor) -> Tensor:
+    """The numbers themselves: of a sparse tensor those that it holds, as Embedding's gradient."""
+    return tensor.coalesce().values() if tensor.is_sparse else tensor

@@ -82,8 +82,8 @@ def underflow_report(model: nn.Module, *, scales: Sequence[float] = SCALES) -> U
     """Of the gradients at hand, what share would vanish in fp16 and in bf16, layer by layer.
 
     Each gradient is multiplied by the scale and rounded to the type; counted are those that are
-    not zero now. fp16 has zero below 2^-25 and loses digits below 2^-14; bf16 has the range of
-    float32.
+    not zero now, of a complex one the real and the imaginary part. fp16 has zero below 2^-25 and
+    loses digits below 2^-14; bf16 has the range of float32.
 
     Args:
         model: after `backward`, its gradients without a loss scale (`amp.unscale_` takes it out).
@@ -117,7 +117,9 @@ def underflow_report(model: nn.Module, *, scales: Sequence[float] = SCALES) -> U
 
 def _counts(grad: Tensor, scales: Sequence[float]) -> Tensor:
     """How many are not zero; then, by type and scale, how many become so, or small, or infinite."""
-    grad = grad.detach().float()
+    grad = grad.detach()
+    grad = torch.view_as_real(grad.resolve_conj()) if grad.is_complex() else grad
+    grad = grad if grad.dtype is torch.float64 else grad.float()
     alive = grad.isfinite() & (grad != 0)
     counts = [alive.sum()]
     for dtype in HALVES.values():

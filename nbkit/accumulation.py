@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -65,16 +65,44 @@ class MicroBatch:
 class Window:
     """The micro-batches of one optimizer step, to be gone through once."""
 
-    def __init__(self, micros: list[MicroBatch]):
-        self._micros = micros
-        self.complete = False
+    def __init__(self, micros: list[MicroBatch], loop: _Loop):
+        self._micros, self._loop = micros, loop
+        micros[-1]._context = loop.last
 
     def __len__(self) -> int:
         return len(self._micros)
 
     def __iter__(self) -> Iterator[MicroBatch]:
-        yield from self._micros
-        self.complete = True
+        self._loop.check()  # not before: the body may begin with optimizer.zero_grad()
+        for micro in self._micros:
+            self._loop.complete = micro.is_last  # now: the body may end with a break
+            yield micro
+
+
+class _Loop:
+    """Whether the window that is at work, or was the last to be, has had its last micro-batch."""
+
+    def __init__(self, model: nn.Module | None):
+        self.model, self.complete = model, True
+
+    @contextmanager
+    def last(self) -> Iterator[None]:
+        """Around the last micro-batch, which nothing keeps from synchronising."""
+        try:
+            yield
+        except BaseException:
+            self.complete = False
+            raise
+
+    def check(self) -> None:
+        """A window left early and not cleared would leak into the next one's gradient."""
+        if self.model is None or self.complete:
+            return
+        if any(p.grad is not None and p.grad.any() for p in self.model.parameters()):
+            raise RuntimeError(
+                "the window before this one was left early and its gradients are still in the "
+                "model: call optimizer.zero_grad() before going on, or finish the window."
+            )
 
 
 def accumulate(
@@ -108,9 +136,11 @@ def accumulate(
     Returns:
         An iterator of windows, each an iterable of `MicroBatch`.
     Raises:
-        ValueError: at once for wrong arguments; on the way, if a weight is negative or not finite.
+        ValueError, TypeError: at once, for wrong arguments.
+        ValueError: on the way, if a weight is negative or not finite.
         RuntimeError: on the way, on every rank, if some ranks have a window where others have
-            none; or if a window was left early and its gradients are still in the model.
+            none; or, given the model, if a window was left early, the next one begins, and the
+            gradients are still there.
 
     A micro-batch of weight zero has no loss (the mean of nothing is NaN): it is passed over, and a
     window of nothing else is no window. Only where other ranks have terms does such a rank get one
@@ -135,6 +165,11 @@ def accumulate(
         raise ValueError(
             f'last must be "flush" (a smaller window at the end) or "drop", got {last!r}.'
         )
+    if weight is not None and not callable(weight):
+        raise TypeError(
+            f"weight must be a function that counts the loss terms of a batch, such as "
+            f"lambda batch: (batch[1] != -100).sum(), got {weight!r}."
+        )
     if model is not None and not isinstance(model, nn.Module):
         raise TypeError(f"model must be a module, got a {type(model).__name__}.")
 
@@ -150,7 +185,7 @@ def _windows(
 ) -> Iterator[Window]:
     no_sync = getattr(model, "no_sync", nullcontext)
     unready = getattr(model, "static_graph", False)  # its first backward has to synchronise
-    spare = None
+    loop, spare = _Loop(model), None
     while True:
         group = list(islice(source, steps))
         if last == "drop" and len(group) < steps:
@@ -165,20 +200,21 @@ def _windows(
             continue
         if not counted:
             counted = [(group[-1] if spare is None else spare, 0.0)]
-        window = Window(_micros(counted, no_sync, unready))
+        yield Window(_micros(counted, no_sync, unready), loop)
         unready = False
-        yield window
-        _check_left(window, model)
 
 
 def _micros(
     counted: list[tuple[Any, float]], no_sync: Callable[[], AbstractContextManager], unready: bool
 ) -> list[MicroBatch]:
-    """`sync()` is DDP's `no_sync` for all but the last, and for the first where it must be on."""
+    """`sync()` is DDP's `no_sync`, but not for the first where that has to synchronise.
+
+    `Window` sees to the last.
+    """
     micros = [MicroBatch(batch, share, False, no_sync) for batch, share in counted]
     if unready:
         micros[0]._context = nullcontext
-    micros[-1]._context, micros[-1].is_last = nullcontext, True
+    micros[-1].is_last = True
     return micros
 
 
@@ -216,17 +252,6 @@ def _scale(terms: float, has_window: bool, model: nn.Module | None) -> float:
                 f"left. Give each rank the same number of batches: nbkit.shard does."
             )
     return ranks / terms if terms else 0.0
-
-
-def _check_left(window: Window, model: nn.Module | None) -> None:
-    """A window left early and not cleared would leak into the next one's gradient."""
-    if model is None or window.complete:
-        return
-    if any(p.grad is not None and p.grad.any() for p in model.parameters()):
-        raise RuntimeError(
-            "the window before this one was left early and its gradients are still in the model: "
-            "call optimizer.zero_grad() before going on, or finish the window."
-        )
 
 
 def check_accumulation(

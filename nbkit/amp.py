@@ -12,9 +12,10 @@ for x, y in batches:
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import fields
+from numbers import Real
 from typing import Any
 
 import torch
@@ -64,6 +65,7 @@ class Amp:
             at 1 after 16; where that does not help, more of the same does not either.
     Raises:
         ValueError: for a precision that the device does not have; the message says what it has.
+            For a scale that is not positive or not finite, and for numbers of steps below 1.
 
     The scale changes at the first `backward` after a step. So optimizers that have gradients from
     one loss step before the next `backward`; where they step at different rhythms, one Amp each.
@@ -90,8 +92,7 @@ class Amp:
     ) -> None:
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         check_supported(precision, self.device)
-        if max_skips < 1:
-            raise ValueError(f"max_skips must be at least 1, got {max_skips}.")
+        _check_scaling(init_scale, growth_interval, max_skips)
         self.precision, self.max_skips = precision, max_skips
         self.scaler: GradScaler | None = None
         if precision == "fp16":
@@ -195,14 +196,27 @@ class Amp:
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from a `state_dict` of the same precision."""
+        """Continue from a `state_dict` of the same precision.
+
+        Raises:
+            ValueError: if it is of another precision, or something else; nothing has changed.
+        """
+        self._check_state(state)
+        if self.scaler is not None:
+            _loss_scale.load(self.scaler, state["scaler"])
+        self._accounts.load(state["skips"])
+
+    def _check_state(self, state: Mapping[str, Any]) -> None:
+        _require(("precision", "skips"), state, "the state")
         if state["precision"] != self.precision:
             raise ValueError(
                 f"the state was saved with precision {state['precision']!r}, but this is {self!r}."
             )
+        for account in state["skips"]:
+            _require([each.name for each in fields(Account)], account, "an item of its skips")
         if self.scaler is not None:
-            _loss_scale.load(self.scaler, state["scaler"])
-        self._accounts.load(state["skips"])
+            _require(["scaler"], state, "the state")
+            _require(self.scaler.state_dict(), state["scaler"], "its scaler")
 
     def _clip(
         self, optimizer: Optimizer, clip: Mapping[str, Any] | None
@@ -234,6 +248,26 @@ class Amp:
         return (
             f"{account.streak} steps of {account.name} in a row were skipped, the last one at a "
             f"loss scale of {report.scale:g}: {cause}"
+        )
+
+
+def _check_scaling(init_scale: Any, growth_interval: Any, max_skips: Any) -> None:
+    held = torch.finfo(torch.float32)
+    if not isinstance(init_scale, Real) or not held.tiny <= float(init_scale) <= held.max:
+        raise ValueError(
+            f"init_scale must be a finite number > 0, such as 2.0**16, got {init_scale!r}."
+        )
+    for name, steps in {"growth_interval": growth_interval, "max_skips": max_skips}.items():
+        if not isinstance(steps, int) or steps < 1:
+            raise ValueError(f"{name} must be a whole number of steps, at least 1, got {steps!r}.")
+
+
+def _require(names: Iterable[str], part: Any, where: str) -> None:
+    missing = [name for name in names if not isinstance(part, Mapping) or name not in part]
+    if missing:
+        raise ValueError(
+            f"expected what Amp.state_dict() gave, but {where} has no {', '.join(missing)}. "
+            f"Nothing was loaded."
         )
 
 

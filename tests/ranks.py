@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from nbkit.accumulation import accumulate
+from nbkit.amp import Amp
 from nbkit.ddp import all_mean, check_ddp_equivalence, is_main, rank, shard, world_size
 
 # How long a start may take on a busy machine before it counts as a hang.
@@ -50,6 +51,11 @@ def alone_in_the_world():
         "interface": os.environ["GLOO_SOCKET_IFNAME"],
         "cloudpickle": "cloudpickle" in sys.modules,
         "session": os.getsid(0),
+        "threads": os.environ["OMP_NUM_THREADS"],
+        "own store": (
+            os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"],
+            os.environ["TORCHELASTIC_USE_AGENT_STORE"],  # what the agent made of it
+        ),
         "numpy": float(sys.modules["numpy"].random.rand()) if "numpy" in sys.modules else rank(),
         "mean": all_mean(torch.tensor([rank(), 3])).tolist(),
         "unchanged": float(all_mean(mine := torch.tensor(float(rank())))) + float(mine),
@@ -125,6 +131,21 @@ def left_in_no_sync():
                 raise OSError
     except OSError:
         return ddp.require_backward_grad_sync
+
+
+def overflow_on_one_rank(clip):
+    """The loss scale is too large for rank 1's gradient in the second of three steps."""
+    model = net().float()
+    ddp, amp = DistributedDataParallel(model), Amp("fp16", "cpu")
+    optimizer = torch.optim.SGD(ddp.parameters(), lr=0.1)
+    found = []
+    for factor in (1.0, 1e37 if rank() == 1 else 1.0, 1.0):
+        optimizer.zero_grad()
+        amp.backward(ddp(data(8)[0].float()).sum() * factor)
+        report = amp.step(optimizer, clip=clip)
+        weights = torch.cat([p.detach().flatten() for p in model.parameters()])
+        found.append((report.stepped, report.scale, weights))
+    return found
 
 
 class TwoHeads(nn.Module):
@@ -210,6 +231,7 @@ def everything():
         "no label": some_ranks_have_no_label(),
         "windows": different_numbers_of_windows(),
         "left": left_in_no_sync(),
+        "overflow": [overflow_on_one_rank(clip) for clip in (None, {"max_norm": 1.0})],
         "graphs": different_graphs(),
         "torch's crash": plainly_under_no_sync(),
         "checks": {

@@ -189,14 +189,65 @@ def test_a_window_left_early_and_not_cleared_is_refused():
     windows = accumulate(cut(batch, [2] * 4), 2, model=model)
     leave_early(model, windows, clear=False)
     with pytest.raises(RuntimeError, match=r"left early .* call optimizer.zero_grad\(\)"):
-        next(windows)
+        list(next(windows))
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_a_last_micro_batch_that_failed_is_no_finished_window(steps):
+    model, batch = net(), data(8)
+    windows = accumulate(cut(batch, [2] * 4), steps, model=model)
+    with pytest.raises(OSError):
+        for micro in next(windows):
+            with micro.sync():
+                (model(micro.batch[0]).sum() * micro.weight).backward()
+                if micro.is_last:
+                    raise OSError("out of memory")
+    with pytest.raises(RuntimeError, match="left early"):
+        list(next(windows))
+
+
+def steps_taken(clear, leave):
+    """The gradient at each step of a loop that zeroes somewhere, and may break after a step."""
+    model, found = net(), []
+    for window in accumulate(cut(data(10), [2] * 5), 2, model=model):
+        if clear == "before":
+            model.zero_grad()
+        for i, micro in enumerate(window):
+            if clear == "within" and i == 0:
+                model.zero_grad()
+            with micro.sync():
+                x, y = micro.batch
+                (nn.functional.cross_entropy(model(x), y) * micro.weight).backward()
+            if micro.is_last:
+                found.append(grads(model))
+                if clear == "after":
+                    model.zero_grad()
+                if leave:
+                    break
+    return torch.stack(found)
+
+
+@pytest.mark.parametrize("clear", ["before", "within", "after"])
+def test_a_break_after_the_last_micro_batch_leaves_nothing_early(clear):
+    assert torch.equal(steps_taken(clear, leave=True), steps_taken("before", leave=False))
+
+
+def test_a_window_left_early_is_cleared_where_the_next_begins():
+    model, batch, seen = net(), data(8), 0
+    for window in accumulate(cut(batch, [2] * 4), 2, model=model):
+        model.zero_grad()
+        for micro in window:
+            (model(micro.batch[0]).sum() * micro.weight).backward()
+            seen += 1
+            break
+    assert seen == 2, "and nothing comes after the second: it is no error either"
 
 
 def test_a_window_that_was_finished_may_leave_its_gradient():
     model, batch = net(), data(8)
     windows = accumulate(cut(batch, [2] * 4), 2, model=model)
     one_window(model, next(windows))
-    assert len(next(windows)) == 2
+    assert len(list(next(windows))) == 2
 
 
 # ---- refusals ----
@@ -208,6 +259,7 @@ def test_a_window_that_was_finished_may_leave_its_gradient():
         ({"steps": 0}, ValueError, "steps must be a whole number of micro-batches, at least 1"),
         ({"steps": 2.5}, ValueError, "got 2.5"),
         ({"steps": 2, "last": "carry"}, ValueError, r'last must be "flush" .* got \'carry\''),
+        ({"steps": 2, "weight": 3}, TypeError, "weight must be a function that .* got 3"),
         ({"steps": 2, "model": "net"}, TypeError, "model must be a module, got a str"),
     ],
 )

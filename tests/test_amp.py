@@ -445,6 +445,39 @@ def test_a_state_that_does_not_fit_is_refused():
         Amp("bf16", "cpu").load_state_dict(Amp("fp16", "cpu").state_dict())
 
 
+SKIPS = {"name": "SGD", "skipped": 5, "streak": 0}
+
+
+@pytest.mark.parametrize("part", ["precision", "skips", "scaler", "scale", "_growth_tracker"])
+def test_a_state_that_is_not_whole_is_refused_and_nothing_is_loaded(part):
+    saved = Amp("fp16", "cpu", init_scale=4.0).state_dict() | {"skips": [SKIPS]}
+    del (saved if part in saved else saved["scaler"])[part]
+    amp = Amp("fp16", "cpu")
+    before = amp.state_dict()
+    with pytest.raises(ValueError, match=rf"(the state|its scaler) has no {part}. Nothing was"):
+        amp.load_state_dict(saved)
+    assert amp.state_dict() == before
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (None, "expected what Amp.state_dict.. gave, but the state has no precision, skips."),
+        ({"model": {}}, "the state has no precision, skips."),
+        ({"skips": [{"name": "SGD"}]}, "an item of its skips has no skipped, streak."),
+        ({"scaler": None}, "its scaler has no scale, growth_factor,"),
+    ],
+)
+def test_what_is_no_state_is_refused_and_nothing_is_loaded(wrong, message):
+    amp = Amp("fp16", "cpu")
+    before = amp.state_dict()
+    if wrong and "model" not in wrong:
+        wrong = Amp("fp16", "cpu", init_scale=4.0).state_dict() | wrong
+    with pytest.raises(ValueError, match=message):
+        amp.load_state_dict(wrong)
+    assert amp.state_dict() == before
+
+
 def test_no_state_between_unscale_and_step():
     p = weight()
     amp, optimizer = Amp("fp16", "cpu"), torch.optim.SGD([p], lr=1.0)
@@ -494,9 +527,27 @@ def test_cuda_where_there_is_none():
     assert Amp().device.type == "cpu"
 
 
-def test_max_skips_must_be_positive():
-    with pytest.raises(ValueError, match="max_skips must be at least 1, got 0"):
-        Amp("fp16", "cpu", max_skips=0)
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+@pytest.mark.parametrize(
+    ("keywords", "message"),
+    [
+        *[
+            (
+                {"init_scale": wrong},
+                r"init_scale must be a finite number > 0, such as 2.0\*\*16, got",
+            )
+            for wrong in (0, -1.0, math.nan, math.inf, 1e39, 1e-50, "1", None)
+        ],
+        *[
+            ({name: wrong}, f"{name} must be a whole number of steps, at least 1, got {wrong}")
+            for name in ("growth_interval", "max_skips")
+            for wrong in (0, -1, 1.5)
+        ],
+    ],
+)
+def test_a_scaling_that_cannot_work_is_refused(precision, keywords, message):
+    with pytest.raises(ValueError, match=message):
+        Amp(precision, "cpu", **keywords)
 
 
 class Plain:

@@ -43,7 +43,7 @@ def windows(sizes):
 
 
 def flat(tensors):
-    return torch.cat([tensor.detach().double().flatten() for tensor in tensors])
+    return torch.cat([tensor.detach().double().flatten().cpu() for tensor in tensors])
 
 
 # ---- the reference: float64, whole batches, every rule written out ----
@@ -91,9 +91,9 @@ def error(found, expected):
 # ---- the same with nbkit ----
 
 
-def train(precision, clip, sizes):
+def train(device, precision, clip, sizes):
     """The weights after two steps, and whether each was clipped. On each rank its share of rows."""
-    model, amp = net(), Amp(precision, "cpu", init_scale=2.0**12)
+    model, amp = net().to(device), Amp(precision, device, init_scale=2.0**12)
     optimizer = torch.optim.SGD(model.parameters(), lr=LR)
     forward = DistributedDataParallel(model) if world_size() > 1 else model
     parts = [zip(x.split(sizes), y.split(sizes), strict=True) for x, y in windows(sizes)]
@@ -102,7 +102,7 @@ def train(precision, clip, sizes):
     for window in accumulate(shard(micros), len(sizes), model=forward):
         optimizer.zero_grad()
         for micro in window:
-            x, y = micro.batch
+            x, y = (each.to(device) for each in micro.batch)
             with micro.sync():
                 with amp.autocast():
                     loss = cross_entropy(forward(x), y) * micro.weight
@@ -113,17 +113,21 @@ def train(precision, clip, sizes):
     return flat(model.parameters()), told
 
 
-def train_all():
+def train_all(device):
     return {
-        (precision, clip, sizes): train(precision, CLIPS[clip], SIZES[sizes])
+        (precision, clip, sizes): train(device, precision, CLIPS[clip], SIZES[sizes])
         for precision, clip, sizes in COMBINATIONS
     }
 
 
-@pytest.fixture(scope="module")
-def results():
-    """By number of ranks: what each rank found. One launch does all that needs two."""
-    return {1: [train_all()], 2: launch(train_all, nproc=2, backend="gloo", timeout=120)}
+@pytest.fixture(scope="module", params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def results(request):
+    """By number of ranks: what each rank found. One launch does all that needs two.
+
+    With gloo two ranks may share one GPU.
+    """
+    together = launch(train_all, request.param, nproc=2, backend="gloo", timeout=120)
+    return {1: [train_all(request.param)], 2: together}
 
 
 @pytest.mark.parametrize("ranks", [1, 2])

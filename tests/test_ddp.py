@@ -12,6 +12,7 @@ import ranks as at
 import torch
 from torch import nn
 
+from nbkit import _ddp_launch
 from nbkit.ddp import all_mean, check_ddp_equivalence, is_main, launch, rank, shard, world_size
 
 # ---- without a group ----
@@ -96,6 +97,9 @@ def ranks():
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed), pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "cloudpickle", None)  # nothing here has to travel by it
+        patch.delenv("OMP_NUM_THREADS", raising=False)
+        patch.setattr(os, "sched_getaffinity", lambda pid: range(6), raising=False)
+        patch.setattr(os, "cpu_count", lambda: 6)
         found = launch(at.everything, timeout=at.PATIENCE)
     return found, printed.getvalue().splitlines()
 
@@ -108,6 +112,21 @@ def test_each_rank_has_its_number_and_a_session_apart(ranks):
 
 def test_the_group_is_on_the_loopback_interface(ranks):
     assert ranks[0][0]["around"]["interface"] == ("lo" if sys.platform == "linux" else "lo0")
+
+
+def test_each_rank_has_its_share_of_the_cores(ranks):
+    """Under torchrun it would have one thread; else as many as there are cores."""
+    assert [found["around"]["threads"] for found in ranks[0]] == ["3"] * 2
+
+
+def test_a_number_of_threads_that_is_set_is_kept(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    assert _ddp_launch._environment(2)["OMP_NUM_THREADS"] == "7"
+
+
+def test_the_ranks_have_a_store_of_their_own(ranks):
+    """In the agent's, restarted ranks read the addresses of the attempt before (torch 2.13)."""
+    assert [found["around"]["own store"] for found in ranks[0]] == [("1", "False")] * 2
 
 
 def test_output_is_shown_with_its_rank(ranks):
@@ -149,6 +168,16 @@ def test_ddp_averages_once_a_window(ranks):
 
 def test_a_static_graph_averages_its_first_micro_batch_too(ranks):
     assert all([n for _, n in found["static graph"]] == [2, 1] for found in ranks[0])
+
+
+@pytest.mark.parametrize("clip", ["no clip", "norm"])
+def test_an_overflow_on_one_rank_is_skipped_on_every_rank(ranks, clip):
+    first, second = (found["overflow"][clip == "norm"] for found in ranks[0])
+    for (stepped, scale, weights), (*told, others) in zip(first, second, strict=True):
+        assert told == [stepped, scale] and torch.equal(weights, others)
+    assert [each[:2] for each in first] == [(True, 65536.0), (False, 65536.0), (True, 32768.0)]
+    after = [weights for *_, weights in first]
+    assert torch.equal(after[0], after[1]) and not torch.equal(after[1], after[2])
 
 
 def test_micro_batches_with_different_graphs_are_averaged_as_one(ranks):

@@ -24,11 +24,21 @@ from nbkit.ddp import LaunchError, launch, rank
 
 @pytest.fixture
 def token(monkeypatch):
-    """Marks every process that starts from here, and says at the end that none is left."""
-    name = uuid.uuid4().hex
+    """Marks every process that starts from here, and says at the end that none is left.
+
+    Nor may the kernel have other signal handlers then: torch's agent sets its own where it runs.
+    """
+    name, before = uuid.uuid4().hex, handlers()
     monkeypatch.setenv("NBKIT_TEST", name)
     yield name
+    assert handlers() == before
     assert not left_after(10.0, name)
+
+
+def handlers():
+    """What this process does at each signal (but SIGALRM: that is pytest-timeout's)."""
+    numbers = signal.valid_signals() - {signal.SIGALRM}
+    return {number: signal.getsignal(number) for number in numbers}
 
 
 def left_after(seconds, token):

@@ -69,6 +69,11 @@ def test_an_operation_that_creates_it(by, expected):
         lambda x: x.half().float().bfloat16().float(),
         lambda x: x.mean().double(),
         lambda x: torch.full((3,), np.float64(2.0)) * x,
+        lambda x: x * torch.from_numpy(np.ones(3)).float(),
+        lambda x: x * torch.tensor(np.ones(3)).float(),
+        lambda x: x * x.new_tensor(np.ones(3)),  # float32, as x is
+        lambda x: x * torch.from_numpy(np.ones(3))[0],
+        lambda x: (x.mean().double() * torch.tensor(2.0, dtype=torch.float64)).exp() * x,
     ],
 )
 def test_what_does_not_promote_is_not_listed(by):
@@ -84,6 +89,67 @@ def test_once_there_it_is_not_listed_again():
 def test_in_place_on_float64_creates_nothing():
     found = uses(lambda x: torch.ones(4, 3, dtype=torch.float64).add_(x).copy_(x).detach())
     assert ops(found) == [("forward", "aten.ones", (4, 3))]
+
+
+# From elsewhere: no operation was seen to create it
+
+WEIGHTS = torch.tensor([1.0, 2.0], dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    "by",
+    [
+        lambda x: (x.mean() * WEIGHTS).sum(),
+        lambda x: (x.mean() * WEIGHTS.detach()[:]).sum(),
+        lambda x: (x.mean() * torch.tensor([1.0, 2.0], dtype=torch.float64)).sum(),
+        lambda x: (x.mean() * torch.tensor(WEIGHTS.numpy())).sum(),
+        lambda x: x.mean() * torch.from_numpy(WEIGHTS.numpy()),
+        lambda x: x.mean() * WEIGHTS + WEIGHTS,
+        lambda x: WEIGHTS * 3 * x.mean(),
+    ],
+)
+def test_an_array_from_elsewhere_is_listed_at_its_first_operation(by):
+    assert ops(uses(by)) == [("forward", "aten.mul", (2,))]
+
+
+def test_an_array_of_float64_numbers():
+    scalars = [torch.tensor(2.0, dtype=torch.float64)] * 2
+    assert ops(uses(lambda x: x.mean() * torch.stack(scalars))) == [("forward", "aten.stack", (2,))]
+    assert ops(uses(lambda x: x.mean() * scalars[0].expand(2))) == [("forward", "aten.mul", (2,))]
+
+
+def test_an_array_that_is_reduced_to_a_number():
+    found = uses(lambda x: x.mean() + WEIGHTS.mean())
+    assert ops(found) == [("forward", "aten.mean", ()), ("forward", "aten.add", ())]
+
+
+@pytest.mark.parametrize(("phase", "where"), [("loss", "the loss"), ("forward", "the output")])
+def test_an_array_that_is_the_result_itself(phase, where):
+    def given(*_):
+        return torch.from_numpy(WEIGHTS.numpy())
+
+    loss_fn = given if phase == "loss" else None
+    found = uses(lambda x: x if loss_fn else given(), target=torch.ones(4), loss_fn=loss_fn)
+    assert list(found) == [Float64Use(phase, "result", where, (2,))]
+
+
+def test_a_buffer_is_not_listed_again():
+    class Mean(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("weights", WEIGHTS)
+
+        def forward(self, x):
+            two = torch.tensor(2.0, dtype=torch.float64)  # a number: nothing becomes float64 by it
+            return (x.mean() * self.weights.view(1, 2) * two).exp()
+
+    assert ops(find_float64(Mean(), torch.ones(3))) == [("given", "buffer", (2,))]
+
+
+def test_float64_all_the_way_with_sparse_gradients():
+    model = nn.Sequential(nn.Embedding(5, 3, sparse=True), nn.Linear(3, 2), nn.Softmax(1)).double()
+    found = find_float64(model, torch.tensor([1, 1, 2]), lambda output: output.log().mean())
+    assert {use.phase for use in found} == {"given"}
 
 
 # In the loss and in backward

@@ -80,8 +80,7 @@ def test_rows_of_a_sparse_gradient_that_repeat_are_summed():
     table(torch.tensor([1, 1, 3])).sum().backward()
     values = gradients_of(named_parameters(table))["weight"]
     assert values.tolist() == [[2.0, 2.0], [1.0, 1.0]]
-    values.mul_(0.5)
-    assert table.weight.grad.to_dense()[1].tolist() == [1.0, 1.0], "a view of the gradient itself"
+    assert not table.weight.grad.is_coalesced(), "reading changes nothing"
 
 
 def report(norms):

@@ -190,6 +190,24 @@ def test_a_loss_scale_that_is_too_large():
     assert (found.phase, found.module) == ("backward", "2 (Linear)")
 
 
+@pytest.mark.parametrize("sparse", [True, False])
+def test_backward_into_an_embedding(sparse):
+    """Its gradient may be sparse; the rows of the first token come twice, and sum to infinity."""
+    model = nn.Sequential(nn.Embedding(5, 3, sparse=sparse), Do(torch.tanh))
+    nn.init.zeros_(model[0].weight)
+    tokens = torch.tensor([1, 1, 4])
+    assert find_nonfinite(model, tokens) is None
+    found = find_nonfinite(model, tokens, lambda output: (output * 3e38).sum())
+    assert (found.phase, found.module, found.op) == (
+        "backward",
+        "0 (Embedding)",
+        "EmbeddingBackward0",
+    )
+    (given,), (output,) = found.inputs, found.outputs
+    assert (given.shape, given.nonfinite) == ((3, 3), 0)
+    assert (output.shape, output.dtype, output.nonfinite) == ((5, 3), "float32", 3)
+
+
 def test_an_output_that_needs_no_gradient():
     assert find_nonfinite(Do(lambda x: x.argmax(dim=1)), X) is None
 

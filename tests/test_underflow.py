@@ -62,6 +62,24 @@ def test_a_scale_saves_what_is_small_and_loses_what_is_large():
     assert layer.bf16.zero == [0.0] * 3
 
 
+def test_float64_gradients_are_read_as_they_are():
+    layer = layer_of([1.0, 1.0]).double()
+    layer.weight.grad = torch.tensor([[1e-60, 1e-3]], dtype=torch.float64)
+    found = underflow_report(layer, scales=[1, 2.0**190]).layers[0]
+    assert (found.nonzero, found.fp16.zero, found.bf16.zero) == (2, [0.5, 0.0], [0.5, 0.0])
+    assert found.fp16.overflow == [0.0, 0.5]
+
+
+@pytest.mark.parametrize("conjugate", [False, True])
+def test_both_parts_of_a_complex_gradient_count(conjugate):
+    model = nn.ParameterDict({"w": torch.ones(2, dtype=torch.complex64)})
+    model["w"].grad = torch.tensor([1e-9 + 1e-3j, 1e-9j])
+    if conjugate:
+        model["w"].grad = model["w"].grad.conj()
+    found = underflow_report(model, scales=[1]).layers[0]
+    assert (found.nonzero, found.fp16.zero) == (3, [pytest.approx(2 / 3)])
+
+
 def test_layers_are_modules_and_zeros_do_not_count():
     model = nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.Linear(2, 1)), nn.Linear(1, 1))
     for parameter in [*model[0].parameters(), model[1][0].bias]:
@@ -93,6 +111,11 @@ def test_nothing_is_changed():
     before = digest(layer)
     underflow_report(layer)
     assert digest(layer) == before
+    table = nn.Embedding(5, 3, sparse=True)
+    table(torch.tensor([1, 1])).sum().backward()
+    before = digest(table)
+    assert underflow_report(table).layers[0].nonzero == 3, "the two rows are summed"
+    assert digest(table) == before
 
 
 def test_it_shows():
