@@ -15,7 +15,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
 
-from nbkit._forward import call
+from nbkit._forward import call, own
 from nbkit._init_measures import (
     duplicates,
     equal_probabilities,
@@ -95,7 +95,7 @@ class Probe(TorchFunctionMode):
                     if any(True for _ in module.parameters(recurse=False)) or has_weights(module):
                         hook = module.register_forward_hook(partial(self._on_call, name))
                         hooks.callback(hook.remove)
-                output = call(self.model, batch)
+                output = call(self.model, own(batch))
             self._look_at_inputs(batch)
             if loss_fn is None:
                 self._look_at_parameters(None)
@@ -155,11 +155,11 @@ class Probe(TorchFunctionMode):
     def _look_at_gradients(self, output: object, loss_fn: Callable, target: object) -> None:
         if isinstance(output, Tensor) and isinstance(target, Tensor):
             target = target.to(output.device)
-        loss = (loss_fn(output) if target is None else loss_fn(output, target)).mean()
+        loss = (loss_fn(output) if target is None else loss_fn(output, own(target))).mean()
         self.totals["loss"] = loss.detach()
         uniform = equal_probabilities(output, target)
         if uniform is not None:
-            self.totals["expected"] = loss_fn(uniform, target).detach().mean()
+            self.totals["expected"] = loss_fn(uniform, own(target)).detach().mean()
         wanted: dict[int, Tensor] = {id(p): p for p in self.model.parameters() if p.requires_grad}
         weights = [weight_of(seen.module) for seen in self.calls]
         wanted |= {id(w): w for w in weights if w is not None and w.requires_grad}

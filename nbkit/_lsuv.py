@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from nbkit._forward import bare, call
+from nbkit._forward import bare, call, own
 from nbkit._weights import assign, behind
 from nbkit.report import Report
 from nbkit.state import preserve_state
@@ -100,7 +100,7 @@ def lsuv_(
         for name, module in _candidates(model).items():
             visit = partial(run.visit, name, _why_not(model, module))
             hooks.callback(module.register_forward_hook(visit, with_kwargs=True).remove)
-        call(model, batch)
+        call(model, own(batch))
     for module, factor in run.factors:
         _put(module, module.weight * factor)
     missed = [name for name in _candidates(model) if name not in run.rows]

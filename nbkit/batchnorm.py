@@ -22,7 +22,7 @@ from nbkit._bn_moments import (
     running,
     watching,
 )
-from nbkit._forward import bare, call
+from nbkit._forward import bare, call, own, written
 from nbkit.report import Report
 from nbkit.state import preserve_state
 
@@ -134,10 +134,13 @@ def reestimate_bn_(
 
 
 def _pass_data(model, seen: dict[str, Moments], batches: Iterable, device) -> int:
-    count = 0
+    count, in_place = 0, True
     with preserve_state(model), normalising_by_batch(model, seen):
         for count, batch in enumerate(batches, start=1):  # noqa: B007
-            call(model, batch, device)
+            # Copies only for a model that writes into its inputs, which a copy of the first tells.
+            given = own(batch) if in_place else batch
+            call(model, given, device)
+            in_place = in_place and written(given)
     return count
 
 
@@ -224,9 +227,9 @@ def bn_gap(model: nn.Module, batch: object) -> BNReport:
             for name, moments in seen.items():
                 note = partial(_note_noise, noises[name], moments.layer.eps)
                 hooks.enter_context(watching(moments.layer, note))
-            in_train = call(model, batch)
+            in_train = call(model, own(batch))
         model.eval()
-        in_eval = call(model, batch)
+        in_eval = call(model, own(batch))
     rows = [BNLayer(name, *judge(seen[name], noises[name], name in frozen)) for name in seen]
     return BNReport(rows, difference(in_train, in_eval))
 

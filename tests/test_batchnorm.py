@@ -3,6 +3,7 @@
 import copy
 import io
 import math
+from collections import UserDict
 
 import pytest
 import torch
@@ -582,6 +583,53 @@ def test_outputs_may_be_nested():
     evaluated = copy.deepcopy(model).eval().bn(x)
     apart = (train - evaluated).norm() / torch.cat([train, x]).norm()
     assert bn_gap(model, x).output_gap == pytest.approx(apart.item(), rel=1e-5)
+
+
+class InPlace(nn.Module):
+    """Writes into its inputs, which are a tensor or keywords."""
+
+    def __init__(self):
+        super().__init__()
+        self.bn = nn.BatchNorm1d(4)
+
+    def forward(self, x):
+        return self.bn(x.sub_(5))
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [lambda x: x, lambda x: (x, 0), lambda x: {"x": x}, lambda x: UserDict(x=x)],
+    ids=["tensor", "pair", "dict", "tokenizer's"],
+)
+def test_a_model_that_works_in_place_leaves_the_batches(wrap):
+    model, x = InPlace(), normal(96, 4, mean=5.0)
+    kept = x.clone()
+    batches = [wrap(part) for part in x.split(48)]
+    reestimate_bn_(model, batches)
+    assert torch.equal(x, kept)
+    torch.testing.assert_close(
+        model.bn.running_mean.double(), population(x - 5)[0], rtol=1e-5, atol=1e-6
+    )
+    report = bn_gap(model, wrap(x))
+    assert torch.equal(x, kept)
+    assert report.output_gap < 1e-4 and report.layers[0].verdict == "fresh"
+
+
+def test_batches_made_in_inference_mode_are_left_too():
+    model, x = InPlace(), normal(96, 4, mean=5.0)
+    with torch.inference_mode():
+        parts = [part.clone() for part in x.split(48)]
+        reestimate_bn_(model, parts)
+    assert torch.equal(torch.cat(parts), x)
+
+
+def test_batches_are_not_copied_for_a_model_that_leaves_them():
+    given = []
+    model = nn.Sequential(nn.BatchNorm1d(4))
+    model.register_forward_pre_hook(lambda _, args: given.append(args[0]))
+    batches = normal(96, 4).split(16)
+    reestimate_bn_(model, batches)
+    assert [x is batch for x, batch in zip(given, batches, strict=True)] == [False] + [True] * 5
 
 
 # freeze_bn_

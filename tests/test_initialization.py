@@ -337,6 +337,14 @@ def test_only_weights_are_changed():
     assert digest(model) == before and hooks_of(model) == hooks
 
 
+def test_lsuv_leaves_the_batch_where_the_model_works_in_place():
+    model = nn.Sequential(nn.ReLU(inplace=True), nn.Linear(16, 8))
+    x = normal(64, 16)
+    kept = x.clone()
+    assert lsuv_(model, x).failed == []
+    assert torch.equal(x, kept)
+
+
 def test_a_failing_forward_leaves_everything():
     model = mlp(3, 16)
     model[4].register_forward_hook(lambda *_: 1 / 0)
@@ -1017,6 +1025,20 @@ def test_nothing_is_changed(loss_fn):
     before, hooks = digest(model), hooks_of(model)
     init_report(model, normal(16, 8), loss_fn, labels(16) if loss_fn else None)
     assert digest(model) == before and hooks_of(model) == hooks
+
+
+def test_batch_and_target_are_left_where_model_and_loss_work_in_place():
+    model = nn.Sequential(nn.ReLU(inplace=True), nn.Linear(8, 10))
+    x, y = normal(16, 8), labels(16, classes=9)
+    kept = x.clone(), y.clone()
+
+    def shifted(output, target):
+        return F.cross_entropy(output, target.add_(1))
+
+    report = init_report(model, x, shifted, y)
+    assert torch.equal(x, kept[0]) and torch.equal(y, kept[1])
+    assert report.input_rms == pytest.approx(x.square().mean().sqrt().item(), rel=1e-5)
+    assert report.initial_loss == pytest.approx(F.cross_entropy(model(x), y + 1).item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
