@@ -1,7 +1,9 @@
 """How a diagnosis runs somebody's model on one of their batches."""
 
 import copy
+import sys
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from itertools import chain
 from typing import Any
 
@@ -34,6 +36,18 @@ def call(model: nn.Module, batch: object, device: torch.device | str | None = No
     if isinstance(inputs, Mapping):
         return model(**{key: moved(value) for key, value in inputs.items()})
     return model(moved(inputs))
+
+
+def eagerly() -> AbstractContextManager:
+    """In this context what torch.compile has compiled runs as it was written.
+
+    `bare` unwraps the model itself. A compiled part of it was compiled without the hooks of a
+    diagnosis: these would stay silent, and its layers look as if they had not been called.
+    """
+    # Where dynamo is not loaded nothing is compiled, and loading it takes seconds.
+    if "torch._dynamo" not in sys.modules:
+        return nullcontext()
+    return torch.compiler.set_stance("force_eager")
 
 
 def own(batch: Any) -> Any:

@@ -15,7 +15,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
 
-from nbkit._forward import call, own
+from nbkit._forward import call, eagerly, own
 from nbkit._init_measures import (
     duplicates,
     equal_probabilities,
@@ -90,7 +90,7 @@ class Probe(TorchFunctionMode):
         """Both passes, and one synchronisation; model and random state are as before."""
         kept = [self.model, *([loss_fn] if isinstance(loss_fn, nn.Module) else [])]
         with preserve_state(*kept), torch.enable_grad(), parametrize.cached():
-            with ExitStack() as hooks, self:
+            with ExitStack() as hooks, eagerly(), self:
                 for name, module in self.model.named_modules():
                     if any(True for _ in module.parameters(recurse=False)) or has_weights(module):
                         hook = module.register_forward_hook(partial(self._on_call, name))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from nbkit._forward import bare, call, own
+from nbkit._forward import bare, call, eagerly, own
 from nbkit._weights import assign, behind
 from nbkit.report import Report
 from nbkit.state import preserve_state
@@ -96,7 +96,7 @@ def lsuv_(
 
     model = bare(model)
     run = _Run(std, tolerance, max_iterations)
-    with preserve_state(model), ExitStack() as hooks:
+    with preserve_state(model), eagerly(), ExitStack() as hooks:
         for name, module in _candidates(model).items():
             visit = partial(run.visit, name, _why_not(model, module))
             hooks.callback(module.register_forward_hook(visit, with_kwargs=True).remove)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.autograd import _get_sequence_nr
 from torch.utils._pytree import tree_map
 
-from nbkit._forward import bare, call, own
+from nbkit._forward import bare, call, eagerly, own
 from nbkit.state import preserve_state
 
 LOSS = "the loss function"
@@ -64,7 +64,7 @@ class Trial:
         """Forward, loss, backward, within a context."""
         loss = [self.loss_fn] if isinstance(self.loss_fn, nn.Module) else []
         kept = preserve_state(self.model, *loss)
-        with kept, self._hooks(), torch.enable_grad(), within or nullcontext():
+        with kept, self._hooks(), torch.enable_grad(), eagerly(), within or nullcontext():
             result = call(self.model, self.batch)
             if self.loss_fn is not None:
                 self.phase = "loss"

@@ -22,7 +22,7 @@ from nbkit._bn_moments import (
     running,
     watching,
 )
-from nbkit._forward import bare, call, own, written
+from nbkit._forward import bare, call, eagerly, own, written
 from nbkit.report import Report
 from nbkit.state import preserve_state
 
@@ -135,7 +135,7 @@ def reestimate_bn_(
 
 def _pass_data(model, seen: dict[str, Moments], batches: Iterable, device) -> int:
     count, in_place = 0, True
-    with preserve_state(model), normalising_by_batch(model, seen):
+    with preserve_state(model), eagerly(), normalising_by_batch(model, seen):
         for count, batch in enumerate(batches, start=1):  # noqa: B007
             # Copies only for a model that writes into its inputs, which a copy of the first tells.
             given = own(batch) if in_place else batch
@@ -222,7 +222,7 @@ def bn_gap(model: nn.Module, batch: object) -> BNReport:
     frozen = {name for name, moments in seen.items() if is_frozen(moments.layer, model)}
     noises: dict[str, list[Tensor]] = {name: [] for name in seen}
 
-    with preserve_state(model):
+    with preserve_state(model), eagerly():
         with normalising_by_batch(model, seen, frozen), ExitStack() as hooks:
             for name, moments in seen.items():
                 note = partial(_note_noise, noises[name], moments.layer.eps)

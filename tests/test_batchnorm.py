@@ -3,6 +3,7 @@
 import copy
 import io
 import math
+import sys
 from collections import UserDict
 
 import pytest
@@ -396,6 +397,46 @@ def test_a_compiled_model_is_taken_as_what_it_wraps():
     model = nn.Sequential(nn.BatchNorm1d(2))
     report = reestimate_bn_(torch.compile(model, backend="eager"), [normal(8, 2)])
     assert [row.name for row in report.layers] == ["0"]
+
+
+@pytest.mark.parametrize("way", ["wrapped", "in place"])
+def test_the_layers_of_a_compiled_part_are_seen(way):
+    """Compiled code runs without the hooks that came after it."""
+    runs = []
+
+    def backend(graph, _):
+        return lambda *args: runs.append(1) or graph(*args)
+
+    class Part(nn.Module):  # dynamo does not compile a Sequential in place
+        def __init__(self):
+            super().__init__()
+            self.bn = nn.BatchNorm1d(4)
+
+        def forward(self, x):
+            return self.bn(x).relu()
+
+    part = Part()
+    if way == "in place":
+        part.compile(backend=backend)
+    model = nn.Sequential(part if way == "in place" else torch.compile(part, backend=backend))
+    x = normal(64, 4, mean=3.0)
+    model(x)
+    assert runs == [1]
+    (row,) = bn_gap(model, x).layers
+    assert row.verdict.startswith("too few steps")
+    (row,) = reestimate_bn_(model, [x]).layers
+    assert row.verdict == "estimated from 64 values a channel"
+    torch.testing.assert_close(part.bn.running_mean.double(), population(x)[0])
+    assert bn_gap(model, x).layers[0].verdict == "fresh"
+    assert runs == [1]
+    model(x)
+    assert runs == [1, 1]
+
+
+def test_dynamo_is_not_loaded_for_a_model_that_is_not_compiled(monkeypatch):
+    monkeypatch.delitem(sys.modules, "torch._dynamo", raising=False)
+    bn_gap(nn.BatchNorm1d(2), normal(8, 2))
+    assert "torch._dynamo" not in sys.modules
 
 
 # reestimate_bn_ over ranks

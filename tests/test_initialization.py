@@ -345,6 +345,18 @@ def test_lsuv_leaves_the_batch_where_the_model_works_in_place():
     assert torch.equal(x, kept)
 
 
+def test_the_layers_of_a_compiled_part_are_scaled_and_reported():
+    part = torch.compile(nn.Sequential(nn.Linear(16, 16), nn.ReLU()), backend="eager")
+    model = nn.Sequential(nn.Linear(16, 16), part, nn.Linear(16, 10))
+    x = normal(64, 16)
+    with torch.no_grad():
+        model(x)
+    names = ["0", "1._orig_mod.0", "2"]
+    assert [row.name for row in init_report(model, x, F.cross_entropy, labels(64)).layers] == names
+    report = lsuv_(model, x)
+    assert [row.name for row in report.layers] == names and report.failed == []
+
+
 def test_a_failing_forward_leaves_everything():
     model = mlp(3, 16)
     model[4].register_forward_hook(lambda *_: 1 / 0)
