@@ -995,6 +995,15 @@ def test_log_probabilities_have_the_same_expected_loss():
     assert report.expected_loss == pytest.approx(math.log(10))
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_class_weights_of_the_models_dtype_are_taken(dtype):
+    model = nn.Linear(8, 10).to(dtype)
+    loss_fn = nn.CrossEntropyLoss(weight=torch.arange(1.0, 11.0).to(dtype))
+    report = init_report(model, normal(64, 8).to(dtype), loss_fn, labels(64))
+    assert report.expected_loss == pytest.approx(math.log(10), rel=torch.finfo(dtype).eps)
+    assert report.loss_verdict == "ok"
+
+
 def test_targets_that_are_not_classes_have_none():
     report = init_report(nn.Linear(4, 2), normal(8, 4), F.mse_loss, normal(8, 2))
     assert report.expected_loss is None and report.loss_verdict == "ok: nothing to compare it with"
