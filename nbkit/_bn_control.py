@@ -101,19 +101,31 @@ class BNGuard:
     def check(self, loss: Tensor | float, *, stepped: bool | Tensor = True) -> None:
         """Go back unless the loss is finite and the optimizer stepped; without waiting for either.
 
-        With several micro-batches, check each: one bad one, and the whole step goes back.
+        Before or after the backward. With several micro-batches, check each: one bad one, and the
+        whole step goes back.
         """
         sound = torch.as_tensor(loss).detach().isfinite().all() & stepped
         self._sound = sound if self._sound is None else sound & self._sound
         for tensor, kept in self._kept:
-            tensor.copy_(torch.where(self._sound.to(tensor.device), tensor, kept))
+            _write(tensor, torch.where(self._sound.to(tensor.device), tensor, kept))
 
     @torch.no_grad()
     def restore(self) -> None:
         """Go back."""
         self._sound = torch.tensor(False)
         for tensor, kept in self._kept:
-            tensor.copy_(kept)
+            _write(tensor, kept)
+
+
+def _write(statistics: Tensor, values: Tensor) -> None:
+    """Put values into running statistics, unseen by autograd.
+
+    A layer's forward pass saves its statistics for backward, which refuses them if they have been
+    written to since. But the gradient in train mode is of the batch's statistics, and in eval mode
+    the values are those that were there. `.data` counts no write where `.detach()` does; torch's
+    own context for this, `_unsafe_preserve_version_counter`, is private.
+    """
+    statistics.data.copy_(values)
 
 
 @contextmanager

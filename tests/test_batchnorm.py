@@ -801,6 +801,34 @@ def test_a_bad_step_leaves_the_statistics(loss, stepped, kept):
         assert torch.equal(model.get_buffer(name), expected[name])
 
 
+@pytest.mark.parametrize("stepped", [True, False])
+@pytest.mark.parametrize("frozen", [True, False])
+def test_backward_may_follow_the_check(stepped, frozen):
+    """And the gradients are those without a guard; a frozen layer saves its statistics for them."""
+    model, bare = net().double(), net().double()
+    model[3].p = bare[3].p = 0.0
+    if frozen:
+        freeze_bn_(model[:2], affine=False)
+        freeze_bn_(bare[:2], affine=False)
+    x = normal(8, 4).double()
+    with guard_bn(model) as guard:
+        loss = model(x).square().sum()
+        guard.check(loss, stepped=stepped)
+        loss.backward()
+    bare(x).square().sum().backward()
+    for ours, plain in zip(model.parameters(), bare.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, plain.grad)
+
+
+def test_backward_may_follow_a_block_that_failed():
+    model = net()
+    with pytest.raises(OSError), guard_bn(model):
+        loss = model(normal(8, 4)).sum()
+        raise OSError
+    loss.backward()
+    assert model[0].weight.grad is not None
+
+
 def test_one_overflow_does_not_poison_for_ever():
     model = net()
     for seed, scale in enumerate((1.0, math.inf, 1.0)):
