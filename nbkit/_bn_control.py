@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +49,8 @@ def freeze_bn_(model: nn.Module, *, affine: bool = True) -> Undo:
     Returns:
         Undo: takes it back, by `undo()` or as a context manager. A layer is then in the mode of
             the module that holds it, if it was when it was frozen; otherwise in the one it had.
+    Raises:
+        ValueError: if a lazy layer has no shape yet; nothing is changed.
 
     It survives `model.train()`, a copy and a save of the model. Other layers are left alone.
     Layers without running statistics cannot stop normalising by the batch: they are in `left`.
@@ -61,7 +65,7 @@ def freeze_bn_(model: nn.Module, *, affine: bool = True) -> Undo:
     """
     undo = Undo()
     model = bare(model)
-    for name, layer in batch_norms(model).items():
+    for name, layer in _with_shape(batch_norms(model)).items():
         if layer.running_mean is None:
             undo.left.append(name)
             continue
@@ -84,11 +88,23 @@ def _thaw(layer: nn.Module, holder: nn.Module | None, before: bool) -> None:
     layer.training = before if holder in (None, layer) else holder.training
 
 
+def _with_shape(layers: dict[str, Any]) -> dict[str, Any]:
+    """The layers; a lazy one that has seen no data has nothing to freeze or to keep yet."""
+    for name, layer in layers.items():
+        own = chain(layer.parameters(recurse=False), layer.buffers(recurse=False))
+        if any(map(nn.parameter.is_lazy, own)):
+            raise ValueError(
+                f"layer {name!r} has no shape yet: run one batch through the model first. Nothing "
+                f"has been changed."
+            )
+    return layers
+
+
 class BNGuard:
     """Running statistics as they were before a step, to go back to."""
 
     def __init__(self, model: nn.Module) -> None:
-        layers = batch_norms(bare(model)).values()
+        layers = _with_shape(batch_norms(bare(model))).values()
         self._kept = [(t, t.clone()) for layer in layers for t in layer.buffers(recurse=False)]
         self._sound: Tensor | None = None
 
@@ -142,6 +158,7 @@ def guard_bn(model: nn.Module) -> Iterator[BNGuard]:
     the statistics are as before the block.
 
     Raises:
+        ValueError: before the block, if a lazy layer has no shape yet.
         RuntimeError: if the block ends without `guard.check`; the statistics have gone back.
 
     >>> bn = nn.BatchNorm1d(1)

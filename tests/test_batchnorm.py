@@ -773,6 +773,17 @@ def test_what_cannot_be_frozen_is_said():
     assert (handle.names, handle.left) == (["1"], ["0"])
 
 
+@pytest.mark.parametrize("affine", [True, False])
+def test_lazy_layers_are_refused_before_anything_is_frozen_or_guarded(affine):
+    model = nn.Sequential(nn.BatchNorm1d(4), nn.LazyBatchNorm1d(affine=affine))
+    for refuse in (freeze_bn_, lambda model: guard_bn(model).__enter__()):
+        with pytest.raises(ValueError, match="layer '1' has no shape yet: run one batch through"):
+            refuse(model)
+    assert model.train()[0].training and model[0].weight.requires_grad
+    model(normal(8, 4))
+    assert freeze_bn_(model).names == ["0", "1"]
+
+
 # guard_bn
 
 
