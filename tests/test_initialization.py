@@ -240,6 +240,8 @@ def test_a_generator_leaves_the_global_random_state():
         ),
         ({"scheme": "normal", "gain": NAN}, "gain must be a finite number, got nan"),
         ({"scheme": "zeros", "gain": 1.0}, "zeros have no gain, got gain=1.0: leave it out"),
+        ({"scheme": "normal", "gain": -1.0}, "gain must be at least 0, .* got -1.0 for 'normal'"),
+        ({"scheme": "xavier_uniform", "gain": -0.1}, "got -0.1 for 'xavier_uniform'"),
     ],
 )
 def test_refusals(words, message):
@@ -248,6 +250,24 @@ def test_refusals(words, message):
     with pytest.raises(ValueError, match=message):
         initialize_(model, **words)
     assert digest(model) == before
+
+
+def test_a_value_and_an_orthogonal_gain_may_be_negative():
+    layer = nn.Linear(3, 3)
+    initialize_(layer, "constant", gain=-1.0)
+    assert (layer.weight == -1).all()
+    initialize_(layer, "orthogonal", gain=-2.0)
+    torch.testing.assert_close(layer.weight @ layer.weight.T, 4 * torch.eye(3))
+
+
+def test_complex_weights_cannot_be_orthogonal_and_nothing_is_set():
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2, dtype=torch.complex64))
+    before = digest(model)
+    with pytest.raises(ValueError, match="1.weight is complex, and orthogonal takes real weights"):
+        initialize_(model, "orthogonal")
+    assert digest(model) == before
+    model[1].requires_grad_(False)
+    assert set(initialize_(model, "orthogonal").touched) == {"0.weight", "0.bias"}
 
 
 def test_weights_without_memory_are_refused_before_anything_is_set():
