@@ -103,7 +103,8 @@ def reestimate_bn_(
         BNReport: per layer, how far the old statistics were from the new ones.
     Raises:
         ValueError: if batches is empty, or the data gives a layer one value a channel or
-            statistics that are not finite. As after any exception, the model is as it was.
+            statistics that are not finite, also in the dtype of its buffers. As after any
+            exception, the model is as it was.
 
     While the data passes, these layers normalise by the batch and everything else is in eval
     mode. So the inputs of a deeper layer depend a little on how the data is cut into batches; a
@@ -161,6 +162,13 @@ def _refuse_unusable(seen: dict[str, Moments], count: int, reset: bool) -> None:
             raise ValueError(
                 f"The inputs of layer {name!r} are not finite on this data: look for NaN or inf "
                 f"in the data and in the weights before it. {unchanged}"
+            )
+        top = torch.finfo(layer.running_var.dtype).max
+        if (moments.var > top).any():  # the mean is in the range of the inputs
+            raise ValueError(
+                f"The variance of layer {name!r} on this data is beyond {top:.3g}, the largest "
+                f"{layer.running_var.dtype} number, so that running_var would be inf: make the "
+                f"layer float32 or scale its inputs down. {unchanged}"
             )
         if not reset and not running(layer).isfinite().all():
             raise ValueError(

@@ -345,6 +345,20 @@ def test_poisoned_statistics_cannot_be_built_on():
         reestimate_bn_(bn, [normal(8, 2)], reset=False)
 
 
+@pytest.mark.parametrize("reset", [True, False])
+def test_statistics_that_the_buffers_cannot_hold_are_refused(reset):
+    x = normal(64, 2).half()
+    model = nn.Sequential(nn.BatchNorm1d(2).half())
+    before = digest(model)
+    with pytest.raises(
+        ValueError, match=r"layer '0' .* beyond 6.55e\+04, the largest torch.float16"
+    ):
+        reestimate_bn_(model, [x * 500], reset=reset)
+    assert digest(model) == before
+    reestimate_bn_(model, [x * 100], reset=reset)
+    assert model[0].running_var.isfinite().all()
+
+
 def test_a_lazy_layer_is_refused():
     with pytest.raises(TypeError, match="has no shape yet"):
         reestimate_bn_(nn.LazyBatchNorm1d(), [normal(8, 2)])
