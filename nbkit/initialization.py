@@ -119,11 +119,12 @@ def initialize_(
     if scheme == "orthogonal":
         _check_real(found)
 
+    padding = _padding_rows(model)
     done = Initialized(scheme, {}, {})
     for full, module, name, reason in found:
         what = ""
         if reason is None:
-            reason, what = _set(module, name, scheme, nonlinearity, gain, generator)
+            reason, what = _set(module, name, padding, scheme, nonlinearity, gain, generator)
         if reason is None:
             done.touched[full] = what
         else:
@@ -212,13 +213,28 @@ def _reason_to_leave(module: Any, name: str, owners: dict[int, str]) -> str | No
     return None
 
 
-def _set(module: Any, name: str, scheme, nonlinearity, gain, generator):
+def _padding_rows(model: nn.Module) -> dict[int, list[int]]:
+    """The rows that Embeddings keep at zero, by the id of the weight, which others may share."""
+    rows: dict[int, list[int]] = {}
+    for module in model.modules():
+        if isinstance(module, _EMBEDDINGS) and module.padding_idx is not None:
+            for parameter in behind(module, "weight"):
+                rows.setdefault(id(parameter), []).append(module.padding_idx)
+    return rows
+
+
+def _set(
+    module: Any, name: str, padding: dict[int, list[int]], scheme, nonlinearity, gain, generator
+):
     """Why it could not be set, and what it was set to: one of the two."""
     weight = getattr(module, name)
     value = torch.zeros_like(weight)
     what = "zero"
     if name == "weight" and value.numel():
         what = _fill(module, value, scheme, nonlinearity, gain, generator)
+        for parameter in behind(module, name):
+            if parameter.shape == value.shape:  # else its rows are not those of the weight
+                value[padding.get(id(parameter), [])] = 0
     before = [(parameter, parameter.clone()) for parameter in behind(module, name)]
     if not assign(module, name, value):
         return "its parametrization takes no values", ""
@@ -242,10 +258,7 @@ def _fill(module: Any, value: Tensor, scheme: str, nonlinearity: str, gain, gene
             gain = _SMALL
         elif scheme.startswith("kaiming"):
             gain = nn.init.calculate_gain(nonlinearity)  # type: ignore[arg-type]
-    what = _draw(module, value, scheme, gain, generator)
-    if isinstance(module, _EMBEDDINGS) and module.padding_idx is not None:
-        value[module.padding_idx] = 0
-    return what
+    return _draw(module, value, scheme, gain, generator)
 
 
 def _draw(module: Any, value: Tensor, scheme: str, gain: float, generator) -> str:

@@ -155,6 +155,35 @@ def test_an_embedding_takes_xavier_uniform_where_a_fan_is_asked_for(scheme):
     assert report.touched == {"weight": f"xavier_uniform, std {bound / math.sqrt(3):.3g}"}
 
 
+def test_a_padding_row_stays_zero_also_where_a_layer_before_owns_the_weight():
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = nn.Linear(4, 6, bias=False)
+            self.words, self.more = nn.Embedding(6, 4, padding_idx=2), nn.Embedding(6, 4, 5)
+            self.words.weight = self.more.weight = self.head.weight
+
+    model = Tied()
+    assert initialize_(model, "normal").left["words.weight"] == "shared with head.weight"
+    assert [(row == 0).all().item() for row in model.head.weight] == [i in (2, 5) for i in range(6)]
+
+
+class Transposed(nn.Module):
+    def forward(self, weight):
+        return weight.T
+
+    def right_inverse(self, weight):
+        return weight.T
+
+
+def test_a_transposed_weight_has_other_rows_than_the_embedding_behind_it():
+    model = nn.Sequential(nn.Linear(6, 4), nn.Embedding(6, 4, padding_idx=5))
+    register_parametrization(model[0], "weight", Transposed())
+    model[1].weight = model[0].parametrizations.weight.original
+    assert "0.weight" in initialize_(model, "normal").touched
+    assert (model[0].weight != 0).all()
+
+
 def test_what_is_left_is_said_and_left():
     class Model(nn.Module):
         def __init__(self):
