@@ -530,6 +530,45 @@ def test_outputs_whose_squares_overflow_are_scaled():
     assert (layer(normal(64, 8) * 1e25)).std().item() == pytest.approx(1.0, abs=0.05)
 
 
+@pytest.mark.parametrize("scale", [1e-60, 1e60])
+def test_float64_outputs_beyond_float32_are_scaled(scale):
+    layer = nn.Linear(8, 8, bias=False).double()
+    x = normal(64, 8).double() * scale
+    assert lsuv_(layer, x).failed == []
+    assert layer(x).std().item() == pytest.approx(1.0, abs=0.05)
+
+
+def test_a_layer_that_gives_more_than_a_tensor_is_left():
+    class Pair(nn.Linear):
+        def forward(self, x):
+            return super().forward(x), x
+
+    class First(nn.Module):
+        def forward(self, pair):
+            return pair[0]
+
+    model = nn.Sequential(Pair(8, 8), First(), nn.Linear(8, 8))
+    before = model[0].weight.clone()
+    first, second = lsuv_(model, normal(64, 8)).layers
+    assert first.verdict == "left: its output is a tuple, not a tensor"
+    assert torch.equal(model[0].weight, before) and second.verdict == "ok"
+
+
+def test_a_model_in_ddp_is_refused(tmp_path):
+    """Each rank would scale its copy by its own batch."""
+    store = f"file://{tmp_path}/store"
+    torch.distributed.init_process_group("gloo", init_method=store, rank=0, world_size=1)
+    try:
+        model = nn.parallel.DistributedDataParallel(nn.Linear(4, 4))
+        before = digest(model)
+        for wrapped in (model, torch.compile(model, backend="eager")):
+            with pytest.raises(TypeError, match="inside DistributedDataParallel.* before wrapping"):
+                lsuv_(wrapped, normal(8, 4))
+        assert digest(model) == before
+    finally:
+        torch.distributed.destroy_process_group()
+
+
 def test_it_works_under_autocast():
     """Which keeps a copy of each weight, as it was."""
     model = mlp(3, 32)
