@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -13,20 +14,39 @@ from torch import Tensor, nn
 
 from nbkit._bn_moments import batch_norms, stay_in_eval
 from nbkit._forward import bare
+from nbkit.report import Report
 
 
-class Undo:
+@dataclass
+class Undo(Report):
     """The way back from a change to a model: `undo()`, or the end of a `with` block.
 
     Attributes:
-        names: the layers that were changed.
-        left: the BatchNorm layers that were not, there being nothing to change.
+        what: what was done to the layers.
+        before: name of a layer that was changed to what it had: its mode, or its momentum.
+        after: the same names to what it got.
+        left: name of a BatchNorm layer that was not changed to the reason.
     """
 
-    def __init__(self) -> None:
-        self.names: list[str] = []
-        self.left: list[str] = []
+    what: str
+    before: dict[str, str | float] = field(default_factory=dict)
+    after: dict[str, str | float] = field(default_factory=dict)
+    left: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
         self._steps: list[Callable[[], object]] = []
+
+    @property
+    def names(self) -> list[str]:
+        """The layers that were changed."""
+        return list(self.after)
+
+    def table(self):
+        """One row a BatchNorm layer, as it was changed, also once the change is undone."""
+        rows = [(name, self.before[name], self.after[name]) for name in self.names]
+        rows += [(name, "-", f"left: {why}") for name, why in self.left.items()]
+        summary = f"{self.what}: {len(self.names)} BatchNorm layers, {len(self.left)} left"
+        return summary, ("layer", "before", "after"), rows
 
     def undo(self) -> None:
         """Take the change back; a second call does nothing."""
@@ -57,19 +77,23 @@ def freeze_bn_(model: nn.Module, *, affine: bool = True) -> Undo:
 
     >>> model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
     >>> frozen = freeze_bn_(model)
+    >>> print(frozen)
+    frozen: 1 BatchNorm layers, 0 left
+    layer  before                             after
+    1      train mode, weight and bias train  frozen, weight and bias fixed
     >>> [layer.training for layer in model.train()]
     [True, False]
     >>> frozen.undo()
     >>> [layer.training for layer in model]
     [True, True]
     """
-    undo = Undo()
+    undo = Undo("frozen")
     model = bare(model)
     for name, layer in _with_shape(batch_norms(model)).items():
         if layer.running_mean is None:
-            undo.left.append(name)
+            undo.left[name] = "it has no running statistics (track_running_stats=False)"
             continue
-        undo.names.append(name)
+        undo.before[name] = _mode(layer)
         if "train" not in vars(layer):
             holder = model.get_submodule(name.rpartition(".")[0])
             follows = holder.training == layer.training
@@ -80,7 +104,19 @@ def freeze_bn_(model: nn.Module, *, affine: bool = True) -> Undo:
             undo._steps.append(partial(parameter.requires_grad_, parameter.requires_grad))
             parameter.requires_grad_(False)
             parameter.grad = None
+        undo.after[name] = _mode(layer)
     return undo
+
+
+def _mode(layer: nn.Module) -> str:
+    """Which statistics a layer uses, and whether its weight and bias train."""
+    mode = "train mode" if layer.training else "eval mode"
+    if "train" in vars(layer):
+        mode = "frozen"
+    trains = [parameter.requires_grad for parameter in layer.parameters(recurse=False)]
+    if not trains:
+        return mode
+    return f"{mode}, weight and bias {'train' if any(trains) else 'fixed'}"
 
 
 def _thaw(layer: nn.Module, holder: nn.Module | None, before: bool) -> None:
@@ -216,12 +252,15 @@ def rescale_bn_momentum_(model: nn.Module, accumulation_steps: int) -> Undo:
                 f"the running statistics, got {layer.momentum}. No momentum has been changed."
             )
 
-    undo = Undo()
+    undo = Undo("momentum rescaled")
     for name, layer in layers.items():
-        if layer.momentum is None or layer.running_mean is None:
-            undo.left.append(name)
+        if layer.running_mean is None:
+            undo.left[name] = "it has no running statistics (track_running_stats=False)"
             continue
-        undo.names.append(name)
+        if layer.momentum is None:
+            undo.left[name] = "it averages all its batches (momentum=None)"
+            continue
+        undo.before[name] = layer.momentum
         undo._steps.append(partial(setattr, layer, "momentum", layer.momentum))
-        layer.momentum = 1 - (1 - layer.momentum) ** (1 / steps)
+        undo.after[name] = layer.momentum = 1 - (1 - layer.momentum) ** (1 / steps)
     return undo

@@ -2,6 +2,7 @@
 
 import copy
 import io
+import json
 import math
 import sys
 from collections import UserDict
@@ -784,7 +785,67 @@ def test_an_inner_freeze_leaves_the_outer_one():
 def test_what_cannot_be_frozen_is_said():
     model = nn.Sequential(nn.BatchNorm1d(2, track_running_stats=False), nn.BatchNorm1d(2))
     handle = freeze_bn_(model)
-    assert (handle.names, handle.left) == (["1"], ["0"])
+    reason = "it has no running statistics (track_running_stats=False)"
+    assert (handle.names, handle.left) == (["1"], {"0": reason})
+    assert rescale_bn_momentum_(model, 2).left == {"0": reason}
+
+
+def test_what_was_frozen_prints_and_turns_into_json():
+    model = nn.Sequential(*(nn.BatchNorm1d(2, affine=affine) for affine in (True, True, False)))
+    model[2].eval()
+    freeze_bn_(model[1], affine=False)
+    handle = freeze_bn_(model)
+    handle.undo()
+    assert json.loads(json.dumps(handle.to_dict())) == {
+        "what": "frozen",
+        "before": {
+            "0": "train mode, weight and bias train",
+            "1": "frozen, weight and bias train",
+            "2": "eval mode",
+        },
+        "after": {
+            "0": "frozen, weight and bias fixed",
+            "1": "frozen, weight and bias fixed",
+            "2": "frozen",
+        },
+        "left": {},
+    }
+    assert str(handle).startswith("frozen: 3 BatchNorm layers, 0 left\nlayer  before")
+    assert "<td>frozen, weight and bias fixed</td>" in handle._repr_html_()
+
+
+OTHER_NORMS = (
+    nn.InstanceNorm1d(2, affine=True, track_running_stats=True),
+    nn.GroupNorm(1, 2),
+    nn.LayerNorm(4),
+)
+
+
+@pytest.mark.parametrize("norm", OTHER_NORMS, ids=lambda norm: type(norm).__name__)
+def test_other_normalisations_are_left_alone(norm):
+    """InstanceNorm has running statistics and a momentum too."""
+    model, x = nn.Sequential(copy.deepcopy(norm), nn.BatchNorm1d(2)), normal(16, 2, 4)
+    model(x)
+    kept, before = digest(model[0], rng=False), copy.deepcopy(vars(model[0]))
+    rescaled, frozen = rescale_bn_momentum_(model, 4), freeze_bn_(model)
+    assert list(rescaled.after) == list(frozen.after) == ["1"]
+    assert rescaled.left == frozen.left == {}
+    assert getattr(model[0], "momentum", None) == before.get("momentum")
+    assert model[0].weight.requires_grad and model.train()[0].training
+    frozen.undo()
+    reports = bn_gap(model, x), reestimate_bn_(model, [x])
+    assert [[row.name for row in report.layers] for report in reports] == [["1"], ["1"]]
+    assert digest(model[0], rng=False) == kept
+
+
+def test_a_guard_keeps_the_statistics_of_batchnorm_only():
+    model = nn.Sequential(nn.InstanceNorm1d(2, track_running_stats=True), nn.BatchNorm1d(2))
+    kept = statistics(model)
+    with guard_bn(model) as guard:
+        model(normal(16, 2, 4, mean=3.0))
+        guard.check(NAN)
+    assert torch.equal(model[1].running_mean, kept["1.running_mean"])
+    assert not torch.equal(model[0].running_mean, kept["0.running_mean"])
 
 
 @pytest.mark.parametrize("affine", [True, False])
@@ -948,8 +1009,20 @@ def test_the_old_momentum_comes_back():
     model = nn.Sequential(nn.BatchNorm1d(2, momentum=0.3), nn.BatchNorm1d(2, momentum=None))
     with rescale_bn_momentum_(model, 3) as handle:
         assert model[0].momentum == pytest.approx(1 - 0.7 ** (1 / 3))
-        assert (handle.names, handle.left) == (["0"], ["1"])
+        assert handle.left == {"1": "it averages all its batches (momentum=None)"}
     assert model[0].momentum == 0.3 and model[1].momentum is None
+
+
+def test_momenta_before_and_after_print_and_turn_into_json():
+    model = nn.Sequential(nn.BatchNorm1d(2, momentum=0.19))
+    handle = rescale_bn_momentum_(model, 2)
+    told = json.loads(json.dumps(handle.to_dict()))
+    assert (told["before"], told["after"]) == ({"0": 0.19}, {"0": pytest.approx(0.1)})
+    assert str(handle).splitlines() == [
+        "momentum rescaled: 1 BatchNorm layers, 0 left",
+        "layer  before  after",
+        "0      0.19    0.1",
+    ]
 
 
 @pytest.mark.parametrize("steps", [0, -1, 2.0, True, "2"])
