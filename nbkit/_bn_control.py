@@ -4,27 +4,49 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from nbkit._bn_moments import batch_norms, stay_in_eval
 from nbkit._forward import bare
+from nbkit.report import Report
 
 
-class Undo:
+@dataclass
+class Undo(Report):
     """The way back from a change to a model: `undo()`, or the end of a `with` block.
 
     Attributes:
-        names: the layers that were changed.
-        left: the BatchNorm layers that were not, there being nothing to change.
+        what: what was done to the layers.
+        before: name of a layer that was changed to what it had: its mode, or its momentum.
+        after: the same names to what it got.
+        left: name of a BatchNorm layer that was not changed to the reason.
     """
 
-    def __init__(self) -> None:
-        self.names: list[str] = []
-        self.left: list[str] = []
+    what: str
+    before: dict[str, str | float] = field(default_factory=dict)
+    after: dict[str, str | float] = field(default_factory=dict)
+    left: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
         self._steps: list[Callable[[], object]] = []
+
+    @property
+    def names(self) -> list[str]:
+        """The layers that were changed."""
+        return list(self.after)
+
+    def table(self):
+        """One row a BatchNorm layer, as it was changed, also once the change is undone."""
+        rows = [(name, self.before[name], self.after[name]) for name in self.names]
+        rows += [(name, "-", f"left: {why}") for name, why in self.left.items()]
+        summary = f"{self.what}: {len(self.names)} BatchNorm layers, {len(self.left)} left"
+        return summary, ("layer", "before", "after"), rows
 
     def undo(self) -> None:
         """Take the change back; a second call does nothing."""
@@ -47,25 +69,31 @@ def freeze_bn_(model: nn.Module, *, affine: bool = True) -> Undo:
     Returns:
         Undo: takes it back, by `undo()` or as a context manager. A layer is then in the mode of
             the module that holds it, if it was when it was frozen; otherwise in the one it had.
+    Raises:
+        ValueError: if a lazy layer has no shape yet; nothing is changed.
 
     It survives `model.train()`, a copy and a save of the model. Other layers are left alone.
     Layers without running statistics cannot stop normalising by the batch: they are in `left`.
 
     >>> model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
     >>> frozen = freeze_bn_(model)
+    >>> print(frozen)
+    frozen: 1 BatchNorm layers, 0 left
+    layer  before                             after
+    1      train mode, weight and bias train  frozen, weight and bias fixed
     >>> [layer.training for layer in model.train()]
     [True, False]
     >>> frozen.undo()
     >>> [layer.training for layer in model]
     [True, True]
     """
-    undo = Undo()
+    undo = Undo("frozen")
     model = bare(model)
-    for name, layer in batch_norms(model).items():
+    for name, layer in _with_shape(batch_norms(model)).items():
         if layer.running_mean is None:
-            undo.left.append(name)
+            undo.left[name] = "it has no running statistics (track_running_stats=False)"
             continue
-        undo.names.append(name)
+        undo.before[name] = _mode(layer)
         if "train" not in vars(layer):
             holder = model.get_submodule(name.rpartition(".")[0])
             follows = holder.training == layer.training
@@ -76,7 +104,19 @@ def freeze_bn_(model: nn.Module, *, affine: bool = True) -> Undo:
             undo._steps.append(partial(parameter.requires_grad_, parameter.requires_grad))
             parameter.requires_grad_(False)
             parameter.grad = None
+        undo.after[name] = _mode(layer)
     return undo
+
+
+def _mode(layer: nn.Module) -> str:
+    """Which statistics a layer uses, and whether its weight and bias train."""
+    mode = "train mode" if layer.training else "eval mode"
+    if "train" in vars(layer):
+        mode = "frozen"
+    trains = [parameter.requires_grad for parameter in layer.parameters(recurse=False)]
+    if not trains:
+        return mode
+    return f"{mode}, weight and bias {'train' if any(trains) else 'fixed'}"
 
 
 def _thaw(layer: nn.Module, holder: nn.Module | None, before: bool) -> None:
@@ -84,11 +124,23 @@ def _thaw(layer: nn.Module, holder: nn.Module | None, before: bool) -> None:
     layer.training = before if holder in (None, layer) else holder.training
 
 
+def _with_shape(layers: dict[str, Any]) -> dict[str, Any]:
+    """The layers; a lazy one that has seen no data has nothing to freeze or to keep yet."""
+    for name, layer in layers.items():
+        own = chain(layer.parameters(recurse=False), layer.buffers(recurse=False))
+        if any(map(nn.parameter.is_lazy, own)):
+            raise ValueError(
+                f"layer {name!r} has no shape yet: run one batch through the model first. Nothing "
+                f"has been changed."
+            )
+    return layers
+
+
 class BNGuard:
     """Running statistics as they were before a step, to go back to."""
 
     def __init__(self, model: nn.Module) -> None:
-        layers = batch_norms(bare(model)).values()
+        layers = _with_shape(batch_norms(bare(model))).values()
         self._kept = [(t, t.clone()) for layer in layers for t in layer.buffers(recurse=False)]
         self._sound: Tensor | None = None
 
@@ -101,19 +153,31 @@ class BNGuard:
     def check(self, loss: Tensor | float, *, stepped: bool | Tensor = True) -> None:
         """Go back unless the loss is finite and the optimizer stepped; without waiting for either.
 
-        With several micro-batches, check each: one bad one, and the whole step goes back.
+        Before or after the backward. With several micro-batches, check each: one bad one, and the
+        whole step goes back.
         """
         sound = torch.as_tensor(loss).detach().isfinite().all() & stepped
         self._sound = sound if self._sound is None else sound & self._sound
         for tensor, kept in self._kept:
-            tensor.copy_(torch.where(self._sound.to(tensor.device), tensor, kept))
+            _write(tensor, torch.where(self._sound.to(tensor.device), tensor, kept))
 
     @torch.no_grad()
     def restore(self) -> None:
         """Go back."""
         self._sound = torch.tensor(False)
         for tensor, kept in self._kept:
-            tensor.copy_(kept)
+            _write(tensor, kept)
+
+
+def _write(statistics: Tensor, values: Tensor) -> None:
+    """Put values into running statistics, unseen by autograd.
+
+    A layer's forward pass saves its statistics for backward, which refuses them if they have been
+    written to since. But the gradient in train mode is of the batch's statistics, and in eval mode
+    the values are those that were there. `.data` counts no write where `.detach()` does; torch's
+    own context for this, `_unsafe_preserve_version_counter`, is private.
+    """
+    statistics.data.copy_(values)
 
 
 @contextmanager
@@ -130,6 +194,7 @@ def guard_bn(model: nn.Module) -> Iterator[BNGuard]:
     the statistics are as before the block.
 
     Raises:
+        ValueError: before the block, if a lazy layer has no shape yet.
         RuntimeError: if the block ends without `guard.check`; the statistics have gone back.
 
     >>> bn = nn.BatchNorm1d(1)
@@ -187,12 +252,15 @@ def rescale_bn_momentum_(model: nn.Module, accumulation_steps: int) -> Undo:
                 f"the running statistics, got {layer.momentum}. No momentum has been changed."
             )
 
-    undo = Undo()
+    undo = Undo("momentum rescaled")
     for name, layer in layers.items():
-        if layer.momentum is None or layer.running_mean is None:
-            undo.left.append(name)
+        if layer.running_mean is None:
+            undo.left[name] = "it has no running statistics (track_running_stats=False)"
             continue
-        undo.names.append(name)
+        if layer.momentum is None:
+            undo.left[name] = "it averages all its batches (momentum=None)"
+            continue
+        undo.before[name] = layer.momentum
         undo._steps.append(partial(setattr, layer, "momentum", layer.momentum))
-        layer.momentum = 1 - (1 - layer.momentum) ** (1 / steps)
+        undo.after[name] = layer.momentum = 1 - (1 - layer.momentum) ** (1 / steps)
     return undo

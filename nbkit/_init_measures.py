@@ -70,7 +70,7 @@ def equal_probabilities(output: object, target: object) -> Tensor | None:
         classes = output.shape[-1]
     else:
         return None
-    return torch.full_like(output, -math.log(classes), dtype=torch.float32)
+    return torch.full_like(output, -math.log(classes))  # of its dtype: class weights have it too
 
 
 def _by_unit(module: nn.Module, weight: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
 
-from nbkit._forward import call
+from nbkit._forward import call, eagerly, own
 from nbkit._init_measures import (
     duplicates,
     equal_probabilities,
@@ -90,12 +90,12 @@ class Probe(TorchFunctionMode):
         """Both passes, and one synchronisation; model and random state are as before."""
         kept = [self.model, *([loss_fn] if isinstance(loss_fn, nn.Module) else [])]
         with preserve_state(*kept), torch.enable_grad(), parametrize.cached():
-            with ExitStack() as hooks, self:
+            with ExitStack() as hooks, eagerly(), self:
                 for name, module in self.model.named_modules():
                     if any(True for _ in module.parameters(recurse=False)) or has_weights(module):
                         hook = module.register_forward_hook(partial(self._on_call, name))
                         hooks.callback(hook.remove)
-                output = call(self.model, batch)
+                output = call(self.model, own(batch))
             self._look_at_inputs(batch)
             if loss_fn is None:
                 self._look_at_parameters(None)
@@ -155,11 +155,11 @@ class Probe(TorchFunctionMode):
     def _look_at_gradients(self, output: object, loss_fn: Callable, target: object) -> None:
         if isinstance(output, Tensor) and isinstance(target, Tensor):
             target = target.to(output.device)
-        loss = (loss_fn(output) if target is None else loss_fn(output, target)).mean()
+        loss = (loss_fn(output) if target is None else loss_fn(output, own(target))).mean()
         self.totals["loss"] = loss.detach()
         uniform = equal_probabilities(output, target)
         if uniform is not None:
-            self.totals["expected"] = loss_fn(uniform, target).detach().mean()
+            self.totals["expected"] = loss_fn(uniform, own(target)).detach().mean()
         wanted: dict[int, Tensor] = {id(p): p for p in self.model.parameters() if p.requires_grad}
         weights = [weight_of(seen.module) for seen in self.calls]
         wanted |= {id(w): w for w in weights if w is not None and w.requires_grad}

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from nbkit._forward import bare, call
+from nbkit._forward import bare, call, eagerly, own
 from nbkit._weights import assign, behind
 from nbkit.report import Report
 from nbkit.state import preserve_state
@@ -74,6 +74,7 @@ def lsuv_(
             did not get there. A layer that does not keeps the weight that it came with.
     Raises:
         ValueError: for a std or tolerance that is not positive, max_iterations below 1.
+        TypeError: for a model inside DistributedDataParallel.
 
     The start counts too: the paper begins with `initialize_(model, "orthogonal")`. The model runs
     in the mode that it is in; weights apart nothing is changed. One forward pass is enough: each
@@ -94,13 +95,20 @@ def lsuv_(
     if max_iterations < 1:
         raise ValueError(f"max_iterations must be at least 1, got {max_iterations}.")
 
+    if any(isinstance(m, nn.parallel.DistributedDataParallel) for m in model.modules()):
+        raise TypeError(
+            "lsuv_ got a model inside DistributedDataParallel: each rank would scale by its own "
+            "batch, and the weights would part. Call it before wrapping; the wrapper then gives "
+            "every rank the weights of rank 0."
+        )
+
     model = bare(model)
     run = _Run(std, tolerance, max_iterations)
-    with preserve_state(model), ExitStack() as hooks:
+    with preserve_state(model), eagerly(), ExitStack() as hooks:
         for name, module in _candidates(model).items():
             visit = partial(run.visit, name, _why_not(model, module))
             hooks.callback(module.register_forward_hook(visit, with_kwargs=True).remove)
-        call(model, batch)
+        call(model, own(batch))
     for module, factor in run.factors:
         _put(module, module.weight * factor)
     missed = [name for name in _candidates(model) if name not in run.rows]
@@ -133,9 +141,13 @@ class _Run:
         self.rows: dict[str, LSUVLayer] = {}
         self.factors: list[tuple[Any, float]] = []
 
-    def visit(self, name: str, why_not: str | None, module: Any, args, kwargs, output: Tensor):
+    def visit(self, name: str, why_not: str | None, module: Any, args, kwargs, output: Any):
         """A forward hook: the output of the scaled layer, or None to keep the one that came."""
         if name in self.rows:
+            return None
+        if not isinstance(output, Tensor):
+            found = f"left: its output is a {type(output).__name__}, not a tensor"
+            self.rows[name] = LSUVLayer(name, None, None, 0, found)
             return None
         spread = _spread(output)
         self.rows[name] = row = LSUVLayer(name, spread, spread, 0, f"left: {why_not}")
@@ -186,7 +198,7 @@ def _put(module: Any, weight: Tensor) -> bool:
 
 def _spread(output: Tensor) -> float:
     """Standard deviation over all elements, without overflow."""
-    x = output.float()
+    x = output if output.dtype == torch.float64 else output.float()
     if not x.numel():
         return 0.0
     top = x.abs().amax()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.autograd import _get_sequence_nr
 from torch.utils._pytree import tree_map
 
-from nbkit._forward import bare, call
+from nbkit._forward import bare, call, eagerly, own
 from nbkit.state import preserve_state
 
 LOSS = "the loss function"
@@ -34,7 +34,7 @@ class Trial:
 
     def __init__(self, model: nn.Module, batch: Any, loss_fn: Callable | None) -> None:
         self.model, self.loss_fn = bare(model), loss_fn
-        self.batch = tree_map(_copy, batch)  # a first layer may work in place
+        self.batch = own(batch)
         self.phase = "forward"
         self.running: list[str] = []
         self._made: list[tuple[int, int, str]] = []
@@ -64,7 +64,7 @@ class Trial:
         """Forward, loss, backward, within a context."""
         loss = [self.loss_fn] if isinstance(self.loss_fn, nn.Module) else []
         kept = preserve_state(self.model, *loss)
-        with kept, self._hooks(), torch.enable_grad(), within or nullcontext():
+        with kept, self._hooks(), torch.enable_grad(), eagerly(), within or nullcontext():
             result = call(self.model, self.batch)
             if self.loss_fn is not None:
                 self.phase = "loss"
@@ -109,13 +109,6 @@ class Trial:
                 hooks.callback(before.remove)
                 hooks.callback(module.register_forward_hook(partial(leave, name)).remove)
             yield
-
-
-def _copy(item: Any) -> Any:
-    """A tensor of its own, so that neither values nor gradients reach the caller's."""
-    if not isinstance(item, Tensor):
-        return item
-    return item.detach().clone().requires_grad_(item.requires_grad)
 
 
 def _beside(result: Any, targets: tuple) -> list:

@@ -25,6 +25,7 @@ import torch.distributed as dist
 from torch import nn
 
 from nbkit._batches import rows, split
+from nbkit._forward import own
 from nbkit.equivalence import (
     EquivalenceReport,
     compare,
@@ -303,7 +304,7 @@ def _compare_parts(model, loss_fn, batch, parts, weight, off: frozenset[str]) ->
         torch.manual_seed(1)  # one stream of masks, cut into parts, would hide the dropout
         model.zero_grad(set_to_none=True)
         term = 0.0
-        for window in accumulate(parts, len(parts), weight=weight, model=model):
+        for window in accumulate(own(parts), len(parts), weight=weight, model=model):
             for micro in window:
                 x, y = micro.batch
                 with micro.sync():

@@ -22,7 +22,7 @@ from nbkit._bn_moments import (
     running,
     watching,
 )
-from nbkit._forward import bare, call
+from nbkit._forward import bare, call, eagerly, own, written
 from nbkit.report import Report
 from nbkit.state import preserve_state
 
@@ -103,7 +103,8 @@ def reestimate_bn_(
         BNReport: per layer, how far the old statistics were from the new ones.
     Raises:
         ValueError: if batches is empty, or the data gives a layer one value a channel or
-            statistics that are not finite. As after any exception, the model is as it was.
+            statistics that are not finite, also in the dtype of its buffers. As after any
+            exception, the model is as it was.
 
     While the data passes, these layers normalise by the batch and everything else is in eval
     mode. So the inputs of a deeper layer depend a little on how the data is cut into batches; a
@@ -134,10 +135,13 @@ def reestimate_bn_(
 
 
 def _pass_data(model, seen: dict[str, Moments], batches: Iterable, device) -> int:
-    count = 0
-    with preserve_state(model), normalising_by_batch(model, seen):
+    count, in_place = 0, True
+    with preserve_state(model), eagerly(), normalising_by_batch(model, seen):
         for count, batch in enumerate(batches, start=1):  # noqa: B007
-            call(model, batch, device)
+            # Copies only for a model that writes into its inputs, which a copy of the first tells.
+            given = own(batch) if in_place else batch
+            call(model, given, device)
+            in_place = in_place and written(given)
     return count
 
 
@@ -158,6 +162,13 @@ def _refuse_unusable(seen: dict[str, Moments], count: int, reset: bool) -> None:
             raise ValueError(
                 f"The inputs of layer {name!r} are not finite on this data: look for NaN or inf "
                 f"in the data and in the weights before it. {unchanged}"
+            )
+        top = torch.finfo(layer.running_var.dtype).max
+        if (moments.var > top).any():  # the mean is in the range of the inputs
+            raise ValueError(
+                f"The variance of layer {name!r} on this data is beyond {top:.3g}, the largest "
+                f"{layer.running_var.dtype} number, so that running_var would be inf: make the "
+                f"layer float32 or scale its inputs down. {unchanged}"
             )
         if not reset and not running(layer).isfinite().all():
             raise ValueError(
@@ -219,14 +230,14 @@ def bn_gap(model: nn.Module, batch: object) -> BNReport:
     frozen = {name for name, moments in seen.items() if is_frozen(moments.layer, model)}
     noises: dict[str, list[Tensor]] = {name: [] for name in seen}
 
-    with preserve_state(model):
+    with preserve_state(model), eagerly():
         with normalising_by_batch(model, seen, frozen), ExitStack() as hooks:
             for name, moments in seen.items():
                 note = partial(_note_noise, noises[name], moments.layer.eps)
                 hooks.enter_context(watching(moments.layer, note))
-            in_train = call(model, batch)
+            in_train = call(model, own(batch))
         model.eval()
-        in_eval = call(model, batch)
+        in_eval = call(model, own(batch))
     rows = [BNLayer(name, *judge(seen[name], noises[name], name in frozen)) for name in seen]
     return BNReport(rows, difference(in_train, in_eval))
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
+from nbkit._forward import own
 from nbkit.report import Report
 
 Gradients = dict[str, Tensor]
@@ -65,10 +66,13 @@ class EquivalenceReport(Report):
 
 
 def gradients(model: nn.Module, loss_fn: Callable, batch: Any, seed: int = 0) -> Gradients:
-    """The gradient of `loss_fn(model(x), y)`, from zero and from one random state."""
+    """The gradient of `loss_fn(model(x), y)`, from zero and from one random state.
+
+    The batch stays as it is, also where the model works in place.
+    """
     torch.manual_seed(seed)
     model.zero_grad(set_to_none=True)
-    x, y = batch
+    x, y = own(batch)
     loss_fn(model(x), y).backward()
     return taken(model)
 

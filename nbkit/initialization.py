@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,8 +95,8 @@ def initialize_(
         Initialized: the parameters that were set, and those that were left, with the reason:
             normalisation layers, frozen and shared ones, other kinds of layers.
     Raises:
-        ValueError: for an unknown scheme or nonlinearity, a gain that is no use, or weights that
-            have no memory yet. Nothing has been touched.
+        ValueError: for an unknown scheme or nonlinearity, a gain that is no use, weights that have
+            no memory yet, or complex ones to be orthogonal. Nothing has been touched.
 
     As `torch.nn.init`, but a fan counts what a unit really sums: grouped and transposed
     convolutions get their own (torch takes the first for one group and turns the second round).
@@ -114,20 +115,20 @@ def initialize_(
     """
     _check(scheme, nonlinearity, gain)
     _check_memory(model, generator)
+    found = list(_parameters(model))
+    if scheme == "orthogonal":
+        _check_real(found)
 
+    padding = _padding_rows(model)
     done = Initialized(scheme, {}, {})
-    owners: dict[int, str] = {}
-    for path, module in model.named_modules():
-        for name in _parameter_names(path, module):
-            full = f"{path}.{name}" if path else name
-            reason = _reason_to_leave(module, name, owners)
-            if reason is None:
-                owners.update({id(parameter): full for parameter in behind(module, name)})
-                reason, what = _set(module, name, scheme, nonlinearity, gain, generator)
-            if reason is None:
-                done.touched[full] = what
-            else:
-                done.left[full] = reason
+    for full, module, name, reason in found:
+        what = ""
+        if reason is None:
+            reason, what = _set(module, name, padding, scheme, nonlinearity, gain, generator)
+        if reason is None:
+            done.touched[full] = what
+        else:
+            done.left[full] = reason
     return done
 
 
@@ -143,6 +144,10 @@ def _check(scheme: str, nonlinearity: str, gain: float | None) -> None:
         raise ValueError(f"zeros have no gain, got gain={gain}: leave it out.")
     if gain is not None and not math.isfinite(gain):
         raise ValueError(f"gain must be a finite number, got {gain}.")
+    if gain is not None and gain < 0 and scheme not in ("constant", "orthogonal"):
+        raise ValueError(
+            f"gain must be at least 0, as a standard deviation is, got {gain} for {scheme!r}."
+        )
 
 
 def _check_memory(model: nn.Module, generator: torch.Generator | None) -> None:
@@ -158,6 +163,27 @@ def _check_memory(model: nn.Module, generator: torch.Generator | None) -> None:
                 f"generator is on {generator.device}, {name} on {parameter.device}: make it with "
                 f"torch.Generator(device={parameter.device.type!r})."
             )
+
+
+def _check_real(found: list[tuple[str, Any, str, str | None]]) -> None:
+    for full, module, name, reason in found:
+        if reason is None and any(parameter.is_complex() for parameter in behind(module, name)):
+            raise ValueError(
+                f"{full} is complex, and orthogonal takes real weights only: choose another "
+                f"scheme, or leave the layer out by requires_grad=False. Nothing has been set."
+            )
+
+
+def _parameters(model: nn.Module) -> Iterator[tuple[str, Any, str, str | None]]:
+    """Every parameter: full name, module, name there, and why it has to be left, if it has."""
+    owners: dict[int, str] = {}
+    for path, module in model.named_modules():
+        for name in _parameter_names(path, module):
+            full = f"{path}.{name}" if path else name
+            reason = _reason_to_leave(module, name, owners)
+            if reason is None:
+                owners.update({id(parameter): full for parameter in behind(module, name)})
+            yield full, module, name, reason
 
 
 def _parameter_names(path: str, module: Any) -> list[str]:
@@ -187,13 +213,28 @@ def _reason_to_leave(module: Any, name: str, owners: dict[int, str]) -> str | No
     return None
 
 
-def _set(module: Any, name: str, scheme, nonlinearity, gain, generator):
+def _padding_rows(model: nn.Module) -> dict[int, list[int]]:
+    """The rows that Embeddings keep at zero, by the id of the weight, which others may share."""
+    rows: dict[int, list[int]] = {}
+    for module in model.modules():
+        if isinstance(module, _EMBEDDINGS) and module.padding_idx is not None:
+            for parameter in behind(module, "weight"):
+                rows.setdefault(id(parameter), []).append(module.padding_idx)
+    return rows
+
+
+def _set(
+    module: Any, name: str, padding: dict[int, list[int]], scheme, nonlinearity, gain, generator
+):
     """Why it could not be set, and what it was set to: one of the two."""
     weight = getattr(module, name)
     value = torch.zeros_like(weight)
     what = "zero"
     if name == "weight" and value.numel():
         what = _fill(module, value, scheme, nonlinearity, gain, generator)
+        for parameter in behind(module, name):
+            if parameter.shape == value.shape:  # else its rows are not those of the weight
+                value[padding.get(id(parameter), [])] = 0
     before = [(parameter, parameter.clone()) for parameter in behind(module, name)]
     if not assign(module, name, value):
         return "its parametrization takes no values", ""
@@ -217,10 +258,7 @@ def _fill(module: Any, value: Tensor, scheme: str, nonlinearity: str, gain, gene
             gain = _SMALL
         elif scheme.startswith("kaiming"):
             gain = nn.init.calculate_gain(nonlinearity)  # type: ignore[arg-type]
-    what = _draw(module, value, scheme, gain, generator)
-    if isinstance(module, _EMBEDDINGS) and module.padding_idx is not None:
-        value[module.padding_idx] = 0
-    return what
+    return _draw(module, value, scheme, gain, generator)
 
 
 def _draw(module: Any, value: Tensor, scheme: str, gain: float, generator) -> str:

@@ -188,6 +188,10 @@ def build(layer, *arguments):
     return nn.Sequential(nn.Linear(5, 4), layer(*arguments), nn.Linear(4, 3)).double()
 
 
+def build_in_place():
+    return nn.Sequential(nn.ELU(inplace=True), nn.Linear(5, 3)).double()
+
+
 class Unused(nn.Module):
     def __init__(self):
         super().__init__()
@@ -203,6 +207,7 @@ def masked(output, target):
 
 CHECKS = {
     "equal": (partial(build, nn.Tanh), nn.CrossEntropyLoss(), 8),
+    "in place": (build_in_place, nn.CrossEntropyLoss(), 8),
     "norm": (partial(build, nn.BatchNorm1d, 4), nn.CrossEntropyLoss(), 8),
     "dropout": (partial(build, nn.Dropout, 0.5), nn.CrossEntropyLoss(), 8),
     "ragged": (partial(build, nn.Tanh), nn.CrossEntropyLoss(), 43),

@@ -2,7 +2,10 @@
 
 import copy
 import io
+import json
 import math
+import sys
+from collections import UserDict
 
 import pytest
 import torch
@@ -343,6 +346,20 @@ def test_poisoned_statistics_cannot_be_built_on():
         reestimate_bn_(bn, [normal(8, 2)], reset=False)
 
 
+@pytest.mark.parametrize("reset", [True, False])
+def test_statistics_that_the_buffers_cannot_hold_are_refused(reset):
+    x = normal(64, 2).half()
+    model = nn.Sequential(nn.BatchNorm1d(2).half())
+    before = digest(model)
+    with pytest.raises(
+        ValueError, match=r"layer '0' .* beyond 6.55e\+04, the largest torch.float16"
+    ):
+        reestimate_bn_(model, [x * 500], reset=reset)
+    assert digest(model) == before
+    reestimate_bn_(model, [x * 100], reset=reset)
+    assert model[0].running_var.isfinite().all()
+
+
 def test_a_lazy_layer_is_refused():
     with pytest.raises(TypeError, match="has no shape yet"):
         reestimate_bn_(nn.LazyBatchNorm1d(), [normal(8, 2)])
@@ -395,6 +412,46 @@ def test_a_compiled_model_is_taken_as_what_it_wraps():
     model = nn.Sequential(nn.BatchNorm1d(2))
     report = reestimate_bn_(torch.compile(model, backend="eager"), [normal(8, 2)])
     assert [row.name for row in report.layers] == ["0"]
+
+
+@pytest.mark.parametrize("way", ["wrapped", "in place"])
+def test_the_layers_of_a_compiled_part_are_seen(way):
+    """Compiled code runs without the hooks that came after it."""
+    runs = []
+
+    def backend(graph, _):
+        return lambda *args: runs.append(1) or graph(*args)
+
+    class Part(nn.Module):  # dynamo does not compile a Sequential in place
+        def __init__(self):
+            super().__init__()
+            self.bn = nn.BatchNorm1d(4)
+
+        def forward(self, x):
+            return self.bn(x).relu()
+
+    part = Part()
+    if way == "in place":
+        part.compile(backend=backend)
+    model = nn.Sequential(part if way == "in place" else torch.compile(part, backend=backend))
+    x = normal(64, 4, mean=3.0)
+    model(x)
+    assert runs == [1]
+    (row,) = bn_gap(model, x).layers
+    assert row.verdict.startswith("too few steps")
+    (row,) = reestimate_bn_(model, [x]).layers
+    assert row.verdict == "estimated from 64 values a channel"
+    torch.testing.assert_close(part.bn.running_mean.double(), population(x)[0])
+    assert bn_gap(model, x).layers[0].verdict == "fresh"
+    assert runs == [1]
+    model(x)
+    assert runs == [1, 1]
+
+
+def test_dynamo_is_not_loaded_for_a_model_that_is_not_compiled(monkeypatch):
+    monkeypatch.delitem(sys.modules, "torch._dynamo", raising=False)
+    bn_gap(nn.BatchNorm1d(2), normal(8, 2))
+    assert "torch._dynamo" not in sys.modules
 
 
 # reestimate_bn_ over ranks
@@ -584,6 +641,53 @@ def test_outputs_may_be_nested():
     assert bn_gap(model, x).output_gap == pytest.approx(apart.item(), rel=1e-5)
 
 
+class InPlace(nn.Module):
+    """Writes into its inputs, which are a tensor or keywords."""
+
+    def __init__(self):
+        super().__init__()
+        self.bn = nn.BatchNorm1d(4)
+
+    def forward(self, x):
+        return self.bn(x.sub_(5))
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [lambda x: x, lambda x: (x, 0), lambda x: {"x": x}, lambda x: UserDict(x=x)],
+    ids=["tensor", "pair", "dict", "tokenizer's"],
+)
+def test_a_model_that_works_in_place_leaves_the_batches(wrap):
+    model, x = InPlace(), normal(96, 4, mean=5.0)
+    kept = x.clone()
+    batches = [wrap(part) for part in x.split(48)]
+    reestimate_bn_(model, batches)
+    assert torch.equal(x, kept)
+    torch.testing.assert_close(
+        model.bn.running_mean.double(), population(x - 5)[0], rtol=1e-5, atol=1e-6
+    )
+    report = bn_gap(model, wrap(x))
+    assert torch.equal(x, kept)
+    assert report.output_gap < 1e-4 and report.layers[0].verdict == "fresh"
+
+
+def test_batches_made_in_inference_mode_are_left_too():
+    model, x = InPlace(), normal(96, 4, mean=5.0)
+    with torch.inference_mode():
+        parts = [part.clone() for part in x.split(48)]
+        reestimate_bn_(model, parts)
+    assert torch.equal(torch.cat(parts), x)
+
+
+def test_batches_are_not_copied_for_a_model_that_leaves_them():
+    given = []
+    model = nn.Sequential(nn.BatchNorm1d(4))
+    model.register_forward_pre_hook(lambda _, args: given.append(args[0]))
+    batches = normal(96, 4).split(16)
+    reestimate_bn_(model, batches)
+    assert [x is batch for x, batch in zip(given, batches, strict=True)] == [False] + [True] * 5
+
+
 # freeze_bn_
 
 
@@ -681,7 +785,78 @@ def test_an_inner_freeze_leaves_the_outer_one():
 def test_what_cannot_be_frozen_is_said():
     model = nn.Sequential(nn.BatchNorm1d(2, track_running_stats=False), nn.BatchNorm1d(2))
     handle = freeze_bn_(model)
-    assert (handle.names, handle.left) == (["1"], ["0"])
+    reason = "it has no running statistics (track_running_stats=False)"
+    assert (handle.names, handle.left) == (["1"], {"0": reason})
+    assert rescale_bn_momentum_(model, 2).left == {"0": reason}
+
+
+def test_what_was_frozen_prints_and_turns_into_json():
+    model = nn.Sequential(*(nn.BatchNorm1d(2, affine=affine) for affine in (True, True, False)))
+    model[2].eval()
+    freeze_bn_(model[1], affine=False)
+    handle = freeze_bn_(model)
+    handle.undo()
+    assert json.loads(json.dumps(handle.to_dict())) == {
+        "what": "frozen",
+        "before": {
+            "0": "train mode, weight and bias train",
+            "1": "frozen, weight and bias train",
+            "2": "eval mode",
+        },
+        "after": {
+            "0": "frozen, weight and bias fixed",
+            "1": "frozen, weight and bias fixed",
+            "2": "frozen",
+        },
+        "left": {},
+    }
+    assert str(handle).startswith("frozen: 3 BatchNorm layers, 0 left\nlayer  before")
+    assert "<td>frozen, weight and bias fixed</td>" in handle._repr_html_()
+
+
+OTHER_NORMS = (
+    nn.InstanceNorm1d(2, affine=True, track_running_stats=True),
+    nn.GroupNorm(1, 2),
+    nn.LayerNorm(4),
+)
+
+
+@pytest.mark.parametrize("norm", OTHER_NORMS, ids=lambda norm: type(norm).__name__)
+def test_other_normalisations_are_left_alone(norm):
+    """InstanceNorm has running statistics and a momentum too."""
+    model, x = nn.Sequential(copy.deepcopy(norm), nn.BatchNorm1d(2)), normal(16, 2, 4)
+    model(x)
+    kept, before = digest(model[0], rng=False), copy.deepcopy(vars(model[0]))
+    rescaled, frozen = rescale_bn_momentum_(model, 4), freeze_bn_(model)
+    assert list(rescaled.after) == list(frozen.after) == ["1"]
+    assert rescaled.left == frozen.left == {}
+    assert getattr(model[0], "momentum", None) == before.get("momentum")
+    assert model[0].weight.requires_grad and model.train()[0].training
+    frozen.undo()
+    reports = bn_gap(model, x), reestimate_bn_(model, [x])
+    assert [[row.name for row in report.layers] for report in reports] == [["1"], ["1"]]
+    assert digest(model[0], rng=False) == kept
+
+
+def test_a_guard_keeps_the_statistics_of_batchnorm_only():
+    model = nn.Sequential(nn.InstanceNorm1d(2, track_running_stats=True), nn.BatchNorm1d(2))
+    kept = statistics(model)
+    with guard_bn(model) as guard:
+        model(normal(16, 2, 4, mean=3.0))
+        guard.check(NAN)
+    assert torch.equal(model[1].running_mean, kept["1.running_mean"])
+    assert not torch.equal(model[0].running_mean, kept["0.running_mean"])
+
+
+@pytest.mark.parametrize("affine", [True, False])
+def test_lazy_layers_are_refused_before_anything_is_frozen_or_guarded(affine):
+    model = nn.Sequential(nn.BatchNorm1d(4), nn.LazyBatchNorm1d(affine=affine))
+    for refuse in (freeze_bn_, lambda model: guard_bn(model).__enter__()):
+        with pytest.raises(ValueError, match="layer '1' has no shape yet: run one batch through"):
+            refuse(model)
+    assert model.train()[0].training and model[0].weight.requires_grad
+    model(normal(8, 4))
+    assert freeze_bn_(model).names == ["0", "1"]
 
 
 # guard_bn
@@ -710,6 +885,34 @@ def test_a_bad_step_leaves_the_statistics(loss, stepped, kept):
     expected = statistics(stepping)
     for name in ("1.running_mean", "1.running_var", "1.num_batches_tracked"):
         assert torch.equal(model.get_buffer(name), expected[name])
+
+
+@pytest.mark.parametrize("stepped", [True, False])
+@pytest.mark.parametrize("frozen", [True, False])
+def test_backward_may_follow_the_check(stepped, frozen):
+    """And the gradients are those without a guard; a frozen layer saves its statistics for them."""
+    model, bare = net().double(), net().double()
+    model[3].p = bare[3].p = 0.0
+    if frozen:
+        freeze_bn_(model[:2], affine=False)
+        freeze_bn_(bare[:2], affine=False)
+    x = normal(8, 4).double()
+    with guard_bn(model) as guard:
+        loss = model(x).square().sum()
+        guard.check(loss, stepped=stepped)
+        loss.backward()
+    bare(x).square().sum().backward()
+    for ours, plain in zip(model.parameters(), bare.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, plain.grad)
+
+
+def test_backward_may_follow_a_block_that_failed():
+    model = net()
+    with pytest.raises(OSError), guard_bn(model):
+        loss = model(normal(8, 4)).sum()
+        raise OSError
+    loss.backward()
+    assert model[0].weight.grad is not None
 
 
 def test_one_overflow_does_not_poison_for_ever():
@@ -806,8 +1009,20 @@ def test_the_old_momentum_comes_back():
     model = nn.Sequential(nn.BatchNorm1d(2, momentum=0.3), nn.BatchNorm1d(2, momentum=None))
     with rescale_bn_momentum_(model, 3) as handle:
         assert model[0].momentum == pytest.approx(1 - 0.7 ** (1 / 3))
-        assert (handle.names, handle.left) == (["0"], ["1"])
+        assert handle.left == {"1": "it averages all its batches (momentum=None)"}
     assert model[0].momentum == 0.3 and model[1].momentum is None
+
+
+def test_momenta_before_and_after_print_and_turn_into_json():
+    model = nn.Sequential(nn.BatchNorm1d(2, momentum=0.19))
+    handle = rescale_bn_momentum_(model, 2)
+    told = json.loads(json.dumps(handle.to_dict()))
+    assert (told["before"], told["after"]) == ({"0": 0.19}, {"0": pytest.approx(0.1)})
+    assert str(handle).splitlines() == [
+        "momentum rescaled: 1 BatchNorm layers, 0 left",
+        "layer  before  after",
+        "0      0.19    0.1",
+    ]
 
 
 @pytest.mark.parametrize("steps", [0, -1, 2.0, True, "2"])

@@ -208,6 +208,7 @@ def test_an_exception_in_mid_window_leaves_synchronisation_on(ranks):
 
 CAUSES = {
     "equal": set(),
+    "in place": set(),
     "norm": {"BatchNorm (1): each part"},
     "dropout": {"dropout (1): the masks"},
     "ragged": {"ragged shards (of 21, 22 rows)"},

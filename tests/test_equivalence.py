@@ -144,6 +144,26 @@ def test_checking_changes_nothing(fails):
     assert digest(model) == before
 
 
+@pytest.mark.parametrize("layer", [nn.Identity(), nn.BatchNorm1d(4)])
+def test_a_model_that_works_in_place_changes_neither_batch_nor_verdict(layer):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.ELU(inplace=True), nn.Linear(5, 4), layer, nn.Linear(4, 3)).double()
+    x, y = data(12)
+    kept = x.clone()
+    report = check_accumulation(model, nn.CrossEntropyLoss(), (x, y), 4)
+    assert torch.equal(x, kept)
+    assert report.equivalent == isinstance(layer, nn.Identity)
+    assert (report.cause or "BatchNorm (2)").split(":")[0] == "BatchNorm (2)"
+    assert "dropout" not in (report.cause or "")
+
+
+def test_inputs_that_require_a_gradient_get_none():
+    x, y = data(12)
+    x.requires_grad_()
+    assert check_accumulation(net(), nn.CrossEntropyLoss(), (x, y), 4).equivalent
+    assert x.grad is None and x.requires_grad
+
+
 @pytest.mark.parametrize("steps", [0, 9, 1.5])
 def test_checking_refuses_more_parts_than_rows(steps):
     with pytest.raises(ValueError, match=f"from 1 to the batch's number of rows, 8, got {steps}"):

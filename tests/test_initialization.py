@@ -155,6 +155,35 @@ def test_an_embedding_takes_xavier_uniform_where_a_fan_is_asked_for(scheme):
     assert report.touched == {"weight": f"xavier_uniform, std {bound / math.sqrt(3):.3g}"}
 
 
+def test_a_padding_row_stays_zero_also_where_a_layer_before_owns_the_weight():
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = nn.Linear(4, 6, bias=False)
+            self.words, self.more = nn.Embedding(6, 4, padding_idx=2), nn.Embedding(6, 4, 5)
+            self.words.weight = self.more.weight = self.head.weight
+
+    model = Tied()
+    assert initialize_(model, "normal").left["words.weight"] == "shared with head.weight"
+    assert [(row == 0).all().item() for row in model.head.weight] == [i in (2, 5) for i in range(6)]
+
+
+class Transposed(nn.Module):
+    def forward(self, weight):
+        return weight.T
+
+    def right_inverse(self, weight):
+        return weight.T
+
+
+def test_a_transposed_weight_has_other_rows_than_the_embedding_behind_it():
+    model = nn.Sequential(nn.Linear(6, 4), nn.Embedding(6, 4, padding_idx=5))
+    register_parametrization(model[0], "weight", Transposed())
+    model[1].weight = model[0].parametrizations.weight.original
+    assert "0.weight" in initialize_(model, "normal").touched
+    assert (model[0].weight != 0).all()
+
+
 def test_what_is_left_is_said_and_left():
     class Model(nn.Module):
         def __init__(self):
@@ -240,6 +269,8 @@ def test_a_generator_leaves_the_global_random_state():
         ),
         ({"scheme": "normal", "gain": NAN}, "gain must be a finite number, got nan"),
         ({"scheme": "zeros", "gain": 1.0}, "zeros have no gain, got gain=1.0: leave it out"),
+        ({"scheme": "normal", "gain": -1.0}, "gain must be at least 0, .* got -1.0 for 'normal'"),
+        ({"scheme": "xavier_uniform", "gain": -0.1}, "got -0.1 for 'xavier_uniform'"),
     ],
 )
 def test_refusals(words, message):
@@ -248,6 +279,24 @@ def test_refusals(words, message):
     with pytest.raises(ValueError, match=message):
         initialize_(model, **words)
     assert digest(model) == before
+
+
+def test_a_value_and_an_orthogonal_gain_may_be_negative():
+    layer = nn.Linear(3, 3)
+    initialize_(layer, "constant", gain=-1.0)
+    assert (layer.weight == -1).all()
+    initialize_(layer, "orthogonal", gain=-2.0)
+    torch.testing.assert_close(layer.weight @ layer.weight.T, 4 * torch.eye(3))
+
+
+def test_complex_weights_cannot_be_orthogonal_and_nothing_is_set():
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2, dtype=torch.complex64))
+    before = digest(model)
+    with pytest.raises(ValueError, match="1.weight is complex, and orthogonal takes real weights"):
+        initialize_(model, "orthogonal")
+    assert digest(model) == before
+    model[1].requires_grad_(False)
+    assert set(initialize_(model, "orthogonal").touched) == {"0.weight", "0.bias"}
 
 
 def test_weights_without_memory_are_refused_before_anything_is_set():
@@ -335,6 +384,26 @@ def test_only_weights_are_changed():
             assert not torch.equal(layer.weight, weight)
             layer.weight.copy_(weight)
     assert digest(model) == before and hooks_of(model) == hooks
+
+
+def test_lsuv_leaves_the_batch_where_the_model_works_in_place():
+    model = nn.Sequential(nn.ReLU(inplace=True), nn.Linear(16, 8))
+    x = normal(64, 16)
+    kept = x.clone()
+    assert lsuv_(model, x).failed == []
+    assert torch.equal(x, kept)
+
+
+def test_the_layers_of_a_compiled_part_are_scaled_and_reported():
+    part = torch.compile(nn.Sequential(nn.Linear(16, 16), nn.ReLU()), backend="eager")
+    model = nn.Sequential(nn.Linear(16, 16), part, nn.Linear(16, 10))
+    x = normal(64, 16)
+    with torch.no_grad():
+        model(x)
+    names = ["0", "1._orig_mod.0", "2"]
+    assert [row.name for row in init_report(model, x, F.cross_entropy, labels(64)).layers] == names
+    report = lsuv_(model, x)
+    assert [row.name for row in report.layers] == names and report.failed == []
 
 
 def test_a_failing_forward_leaves_everything():
@@ -459,6 +528,45 @@ def test_outputs_whose_squares_overflow_are_scaled():
     layer = nn.Linear(8, 8, bias=False)
     assert lsuv_(layer, normal(64, 8) * 1e25).failed == []
     assert (layer(normal(64, 8) * 1e25)).std().item() == pytest.approx(1.0, abs=0.05)
+
+
+@pytest.mark.parametrize("scale", [1e-60, 1e60])
+def test_float64_outputs_beyond_float32_are_scaled(scale):
+    layer = nn.Linear(8, 8, bias=False).double()
+    x = normal(64, 8).double() * scale
+    assert lsuv_(layer, x).failed == []
+    assert layer(x).std().item() == pytest.approx(1.0, abs=0.05)
+
+
+def test_a_layer_that_gives_more_than_a_tensor_is_left():
+    class Pair(nn.Linear):
+        def forward(self, x):
+            return super().forward(x), x
+
+    class First(nn.Module):
+        def forward(self, pair):
+            return pair[0]
+
+    model = nn.Sequential(Pair(8, 8), First(), nn.Linear(8, 8))
+    before = model[0].weight.clone()
+    first, second = lsuv_(model, normal(64, 8)).layers
+    assert first.verdict == "left: its output is a tuple, not a tensor"
+    assert torch.equal(model[0].weight, before) and second.verdict == "ok"
+
+
+def test_a_model_in_ddp_is_refused(tmp_path):
+    """Each rank would scale its copy by its own batch."""
+    store = f"file://{tmp_path}/store"
+    torch.distributed.init_process_group("gloo", init_method=store, rank=0, world_size=1)
+    try:
+        model = nn.parallel.DistributedDataParallel(nn.Linear(4, 4))
+        before = digest(model)
+        for wrapped in (model, torch.compile(model, backend="eager")):
+            with pytest.raises(TypeError, match="inside DistributedDataParallel.* before wrapping"):
+                lsuv_(wrapped, normal(8, 4))
+        assert digest(model) == before
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 def test_it_works_under_autocast():
@@ -975,6 +1083,15 @@ def test_log_probabilities_have_the_same_expected_loss():
     assert report.expected_loss == pytest.approx(math.log(10))
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_class_weights_of_the_models_dtype_are_taken(dtype):
+    model = nn.Linear(8, 10).to(dtype)
+    loss_fn = nn.CrossEntropyLoss(weight=torch.arange(1.0, 11.0).to(dtype))
+    report = init_report(model, normal(64, 8).to(dtype), loss_fn, labels(64))
+    assert report.expected_loss == pytest.approx(math.log(10), rel=0.01)
+    assert report.loss_verdict == "ok"
+
+
 def test_targets_that_are_not_classes_have_none():
     report = init_report(nn.Linear(4, 2), normal(8, 4), F.mse_loss, normal(8, 2))
     assert report.expected_loss is None and report.loss_verdict == "ok: nothing to compare it with"
@@ -1017,6 +1134,20 @@ def test_nothing_is_changed(loss_fn):
     before, hooks = digest(model), hooks_of(model)
     init_report(model, normal(16, 8), loss_fn, labels(16) if loss_fn else None)
     assert digest(model) == before and hooks_of(model) == hooks
+
+
+def test_batch_and_target_are_left_where_model_and_loss_work_in_place():
+    model = nn.Sequential(nn.ReLU(inplace=True), nn.Linear(8, 10))
+    x, y = normal(16, 8), labels(16, classes=9)
+    kept = x.clone(), y.clone()
+
+    def shifted(output, target):
+        return F.cross_entropy(output, target.add_(1))
+
+    report = init_report(model, x, shifted, y)
+    assert torch.equal(x, kept[0]) and torch.equal(y, kept[1])
+    assert report.input_rms == pytest.approx(x.square().mean().sqrt().item(), rel=1e-5)
+    assert report.initial_loss == pytest.approx(F.cross_entropy(model(x), y + 1).item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])

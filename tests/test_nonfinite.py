@@ -92,6 +92,13 @@ def test_inputs_are_those_before_a_module_works_in_place():
     assert (found.inputs[0].nonfinite, found.inputs[0].largest) == (0, 2.0)
 
 
+def test_a_module_in_a_compiled_part_is_named():
+    part = torch.compile(chain(lambda x: x / 0), backend="eager")
+    model = nn.Sequential(part)
+    model(X)
+    assert find_nonfinite(model, X).module == "0._orig_mod.1 (Do)"
+
+
 def test_outputs_in_dicts_and_tuples():
     model = Do(lambda x: {"a": [x, x / 0], "b": (x.long(), x > 0)})
     found = find_nonfinite(model, X)
