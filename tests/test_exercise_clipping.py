@@ -73,7 +73,11 @@ def reads_the_generator_twice(parameters, max_norm):
         (each_on_its_own, "expected [[0.6, 0.0], [0.8]], all by one factor, got [[1.0, 0.0], [1"),
         (always_to_the_threshold, "shorter than max_norm=10.0, expected them unchanged"),
         (adds_the_norms, "expected the norm 5.0 to be returned, got 7.0"),
-        (returns_what_is_left, "expected the norm before clipping to be returned, 5.0, got 1."),
+        (
+            returns_what_is_left,
+            "for the gradients [3.0, 0.0] and [4.0] and max_norm=1.0 expected the norm before "
+            "clipping to be returned, 5.0, got 1.",
+        ),
         (clamps_the_elements, "all by one factor, got [[1.0, 0.0], [1.0]]"),
         (forgets_the_frozen, "it raised AttributeError: 'NoneType'"),
         (reads_the_generator_twice, "a generator can be read only once"),

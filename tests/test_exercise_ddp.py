@@ -67,7 +67,10 @@ def sends_all_at_once(model, share, all_mean):
         (weights_after_the_mean, "the mean over the four rows is 1.5, got [3.0] on rank 0"),
         (skips_what_has_no_gradient, "rank 0 called all_mean 1 times and rank 1 2 times"),
         (keeps_none, "got [3.0, None] on rank 0 and [3.0, 3.0] on rank 1"),
-        (averages_the_weights, "of the two ranks untouched, got [[5.5]"),
+        (
+            averages_the_weights,
+            "the gradient [1], rank 1 [6] and [3]: expected the weights untouched, got [5.5]",
+        ),
         (lambda model: None, "it raised TypeError"),
         (
             lambda model, share, all_mean: all_mean(torch.zeros(2 if model[0].grad == 1 else 1)),

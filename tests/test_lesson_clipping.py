@@ -172,6 +172,7 @@ def test_curves_are_means_of_ten_and_redrawn(ax):
 def test_the_journey_begins_at_the_end(ax):
     task.journey(ax, {"before": [1.0, 2.0, 3.0], "after": [3.0, 2.0, 1.0]})
     assert list(ax.lines[0].get_ydata()) == [3.0, 2.0, 1.0]
+    assert ax.get_ylabel() == "norm of the gradient for h"  # h is the lesson's word
 
 
 def test_the_cliff_marks_where_the_steps_end(ax, batch):

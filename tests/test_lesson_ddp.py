@@ -108,6 +108,25 @@ def counted():
     return found
 
 
+def buckets():
+    """How many messages the lesson's deep network sends in a backward, by the size of a bucket."""
+    from ranks import count_averages
+
+    from nbkit.lab.lessons import ddp_timings
+
+    sent = {}
+    for kb in (1, 1000):
+        case, averages = Case(4, bucket_kb=kb, width=64, depth=8), []
+        model, optimizer = ddp_timings._net({}, case)
+        model.register_comm_hook(averages, count_averages)
+        for _ in range(2):  # after the first, DDP orders its buckets anew
+            averages.clear()
+            x, y = torch.randn(4, 64), torch.zeros(4, dtype=torch.long)
+            ddp_timings._window(case, model, optimizer, x, y)
+        sent[kb] = len(averages)
+    return sent
+
+
 def net():
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(64, 8), nn.Tanh(), nn.Linear(8, 10)).double()
@@ -158,6 +177,10 @@ def test_both_ranks_have_each_case_in_each_round_and_the_slower_rank_counts(foun
 def test_a_window_averages_as_often_as_its_way_says(found):
     for *_, counts, _ in found:
         assert counts == {"every": (3, True), "last": (1, True), "never": (0, False)}
+
+
+def test_the_smallest_buckets_send_the_deep_network_layer_by_layer(waiting):
+    assert waiting(buckets) == [{1: 9, 1000: 1}] * 2  # eight hidden layers and the output's
 
 
 def raises():

@@ -74,7 +74,10 @@ def all_by_one_factor(attempt: Callable) -> str | None:
             f"[[0.6, 0.0], [0.8]], all by one factor, got {left_in(parameters)}."
         )
     if not math.isclose(float(came), 5.0):
-        return f"expected the norm before clipping to be returned, 5.0, got {float(came):.3g}."
+        return (
+            f"for the gradients [3.0, 0.0] and [4.0] and max_norm=1.0 expected the norm before "
+            f"clipping to be returned, 5.0, got {float(came):.3g}."
+        )
     return None
 
 

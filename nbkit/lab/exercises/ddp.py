@@ -124,7 +124,10 @@ def weights_stay(attempt: Callable) -> str | None:
     """Gradients are averaged, not weights."""
     ranks = _run(attempt, [1.0], [3.0], [1.0, 1.0])
     if ranks.weights != [[5.0], [6.0]]:
-        return f"expected the weights [5] and [6] of the two ranks untouched, got {ranks.weights}."
+        return (
+            f"rank 0 has the weight [5] and the gradient [1], rank 1 [6] and [3]: expected the "
+            f"weights untouched, got {ranks.weights[0]} on rank 0 and {ranks.weights[1]} on rank 1."
+        )
     return None
 
 

@@ -222,7 +222,7 @@ def journey(ax: Axes, norms: Mapping[str, Sequence[float]]) -> Axes:
         back = values[::-1]
         ax.plot(range(len(back)), back, "o-", color=color, markersize=3)
         ax.text(len(back), back[-1], name, va="center", color=color)
-    ax.set(yscale="log", xlabel="numbers back from the end", ylabel="norm of dL/dh")
+    ax.set(yscale="log", xlabel="numbers back from the end", ylabel="norm of the gradient for h")
     ax.set_xlim(-0.5, 1.45 * len(back))
     return ax
 
