@@ -131,9 +131,10 @@ def train_runs(
 
     Any model of torch's layers is batched, whatever its own forward: Linear, Conv1d, Conv2d,
     BatchNorm, pooling and the activations by kernels made for it, all else through torch.func.vmap.
-    Refused by name: Dropout in training, hooks, shared parameters, a forward that draws random
-    numbers or branches on values. A few samples through every model, before the first step, show
-    whether its stack computes the same.
+    Refused by name: Dropout in training, hooks, shared parameters or buffers, padding in a lookup
+    other than nn.Embedding's own, a forward that draws random numbers or branches on values. A few
+    samples through every model, before the first step, show whether its stack computes the same, in
+    training and in evaluation.
 
     >>> from nbkit.lab.data import digits
     >>> from nbkit.lab.models import mlp
