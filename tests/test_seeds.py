@@ -570,10 +570,15 @@ def test_what_is_not_batched_is_refused_at_the_call_with_the_way_out():
 # How many fit
 
 
-def peak_of(make, data, arm, runs):
+def peak_of(make, data, arm, runs, steps=3):
+    """Of a training that is evaluated on the way, and whose last steps are left out."""
+
     def work():
-        done = run(make, data, {"arm": arm}, range(runs), steps=3)
-        done.evaluate(data.x_train[:1024], data.y_train[:1024])
+        arms = {"arm": arm}
+        for now in train_runs(make, data, arms, range(runs), steps=steps, batch_size=32):
+            if now.step == 3:
+                now.evaluate(data.x_train[:1024], data.y_train[:1024])
+                break
 
     return peak_bytes(work, data.x_train.device)
 
@@ -581,13 +586,31 @@ def peak_of(make, data, arm, runs):
 ADAM = {"lr": 0.01, "optimizer": "adam", "max_norm": 1.0}
 
 
-@pytest.mark.parametrize(("make", "arm"), [(small, ADAM), (pictures, {"lr": 0.1})])
-def test_the_largest_number_of_runs_fits_and_a_tenth_more_does_not(make, arm):
+@pytest.mark.parametrize(
+    ("make", "arm", "steps"),
+    [
+        (small, ADAM, 3),
+        (pictures, {"lr": 0.1}, 3),
+        (lambda: mlp(3, 256), {"lr": 0.01, "optimizer": "adam"}, 3),
+        (lambda: mlp(1, 8), {"lr": 0.1}, 10000),
+        (lambda: mlp(1, 8), {"lr": 0.01, "optimizer": "adam"}, 10000),
+    ],
+    ids=["adam", "sgd", "state of adam", "sgd, many steps", "adam, many steps"],
+)
+def test_the_largest_number_of_runs_fits_and_a_tenth_more_does_not(make, arm, steps):
     data = digits()
-    nbytes = peak_of(make, data, arm, 20)
-    count = largest(make, data, arm, batch_size=32, nbytes=nbytes)
+    nbytes = peak_of(make, data, arm, 20, steps)
+    count = largest(make, data, arm, steps=steps, batch_size=32, nbytes=nbytes)
     assert 18 <= count <= 22
-    assert largest(make, data, arm, batch_size=32, nbytes=1000) == 0
+
+
+def test_where_no_run_fits_the_largest_number_is_0():
+    assert largest(small, digits(), ADAM, steps=3, batch_size=32, nbytes=1000) == 0
+
+
+def test_no_step_has_no_largest_number_of_runs():
+    with pytest.raises(ValueError, match="steps must be at least 1, got 0"):
+        largest(small, digits(), ADAM, steps=0, batch_size=32, nbytes=1000)
 
 
 def test_a_peak_is_what_is_held_at_once():
@@ -693,7 +716,8 @@ def test_on_a_gpu_other_layers_and_optimizers_are_those_of_separate_runs(name):
 @pytest.mark.gpu
 def test_on_a_gpu_the_largest_number_of_runs_fits():
     data, arm = digits("cuda"), {"lr": 0.1}
-    count = largest(small, data, arm, batch_size=32, nbytes=peak_of(small, data, arm, 40))
+    nbytes = peak_of(small, data, arm, 40)
+    count = largest(small, data, arm, steps=3, batch_size=32, nbytes=nbytes)
     assert 34 <= count <= 44
 
 

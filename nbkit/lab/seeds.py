@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import torch
@@ -161,6 +162,7 @@ def largest(
     data: Data,
     arm: Mapping[str, Any],
     *,
+    steps: int,
     batch_size: int,
     nbytes: int,
 ) -> int:
@@ -172,21 +174,27 @@ def largest(
         make_model: as for `train_runs`; the runs are arms x seeds.
         data: what they are trained on, and where; it is not counted.
         arm: the one that needs the most memory, such as `{"lr": 0.1, "optimizer": "adam"}`.
+        steps: of the training to come: losses and schedules are kept for all of them.
         batch_size: samples of each batch.
         nbytes: the memory; of a GPU `torch.cuda.mem_get_info()[0]`, and leave a tenth of it free.
+    Raises:
+        ValueError: if steps is not at least 1, or train_runs cannot read the arm.
 
-    A trial takes two steps and evaluates as many samples as `evaluate` does at once.
+    A trial takes the first two of these steps, and after each it evaluates, in the middle of the
+    training, as many samples as `evaluate` does at once.
 
     >>> from nbkit.lab.data import digits
     >>> from nbkit.lab.models import mlp
-    >>> 1000 < largest(mlp, digits(), {"lr": 0.1}, batch_size=64, nbytes=2**31) < 10000
+    >>> 1000 < largest(mlp, digits(), {"lr": 0.1}, steps=200, batch_size=64, nbytes=2**31) < 10000
     True
     """
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}.")
 
     def trial(count: int) -> None:
-        arms = {"arm": arm}
-        *_, runs = train_runs(make_model, data, arms, range(count), steps=2, batch_size=batch_size)
-        runs.evaluate(data.x_train[:CHUNK], data.y_train[:CHUNK])
+        start = partial(train_runs, make_model, data, {"arm": arm}, range(count))
+        for runs in islice(start(steps=steps, batch_size=batch_size), 2):
+            runs.evaluate(data.x_train[:CHUNK], data.y_train[:CHUNK])
 
     few, more = 2, 4
     peaks = [peak_bytes(partial(trial, count), data.x_train.device) for count in (few, more)]
