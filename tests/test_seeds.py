@@ -232,6 +232,47 @@ def recurrent(layer):
     return make
 
 
+class Times(Last):
+    """The outputs of a recurrent layer at all times."""
+
+    def forward(self, x):
+        return self.layer(x)[0]
+
+
+class Loop(Last):
+    """The outputs of a cell at all times."""
+
+    def forward(self, x):
+        state, outputs = None, []
+        for now in x.unbind(1):
+            state = self.layer(now, state)
+            outputs.append(state[0] if isinstance(state, tuple) else state)
+        return torch.stack(outputs, 1)
+
+
+def cell(layer):
+    def make():
+        return nn.Sequential(
+            nn.Unflatten(1, (4, 16)), Loop(layer(16, 6)), nn.Flatten(), nn.Linear(24, 10)
+        )
+
+    return make
+
+
+def deep_lstm():
+    lstm = nn.LSTM(16, 4, 2, batch_first=True, bidirectional=True)
+    return nn.Sequential(nn.Unflatten(1, (4, 16)), Times(lstm), nn.Flatten(), nn.Linear(32, 10))
+
+
+def norms():
+    return nn.Sequential(
+        *(nn.Unflatten(1, (1, 8, 8)), nn.Conv2d(1, 4, 3, bias=False)),
+        *(nn.BatchNorm2d(4, momentum=None), nn.ReLU(), nn.Conv2d(4, 8, 3, groups=4, bias=False)),
+        *(nn.BatchNorm2d(8, track_running_stats=False), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()),
+        *(nn.LayerNorm(32, elementwise_affine=False), nn.Linear(32, 10)),
+    )
+
+
 NETS = {
     "pictures": pictures,
     "sequence": sequence,
@@ -239,6 +280,11 @@ NETS = {
     "rnn": recurrent(nn.RNN),
     "gru": recurrent(nn.GRU),
     "lstm": recurrent(nn.LSTM),
+    "deep lstm": deep_lstm,
+    "rnn cell": cell(nn.RNNCell),
+    "gru cell": cell(nn.GRUCell),
+    "lstm cell": cell(nn.LSTMCell),
+    "norms": norms,
 }
 THREE = {
     "sgd": {"lr": 0.05, "momentum": 0.9, "nesterov": True, "max_norm": 1.0},
@@ -323,6 +369,27 @@ def test_the_same_seed_gives_every_arm_the_same_weights_and_the_same_batches(vec
     assert torch.equal(losses[0], losses[1]) and torch.equal(losses[0], losses[2])
     assert len(set(losses[0, :, 0].tolist())) == len(SEEDS)
     assert len(set(losses[0, 0].tolist())) > 1
+
+
+class Extended(nn.Module):
+    """Layers that nothing uses, drawn before or after the others."""
+
+    def __init__(self, *, shared_first):
+        super().__init__()
+        parts = {"body": small, "extra": lambda: nn.Linear(64, 64)}
+        for name in parts if shared_first else reversed(parts):
+            self.add_module(name, parts[name]())
+
+    def forward(self, x):
+        return self.body(x)
+
+
+@pytest.mark.parametrize("shared_first", [True, False])
+def test_a_model_of_an_arms_own_shares_the_weights_that_it_draws_first(shared_first):
+    own = {"lr": 0.0, "model": lambda: Extended(shared_first=shared_first)}
+    losses = run(arms={"plain": {"lr": 0.0}, "extended": own}, steps=5).losses
+    same = torch.isclose(losses[0], losses[1], rtol=1e-5, atol=0)
+    assert same.all() if shared_first else not same.any()
 
 
 def test_a_seed_means_the_same_run_beside_other_seeds_and_arms():

@@ -117,11 +117,12 @@ def train_runs(
             max_norm: clips the norm of each run's gradients, as torch's clip_grad_norm_.
             init: a function that sets a built model's weights, or a scheme of nbkit.initialize_
                 by name, with a gain if need be; drawn from the seed, after the model is.
-            model: builds this arm's model in place of make_model.
+            model: builds this arm's model in place of make_model, from the same seed. Weights that
+                both draw in the same order are the same: draw first what the arms share.
             label_smoothing: of the loss that is trained on, and of `Runs.losses`; `evaluate`
                 measures the plain cross-entropy in every arm.
-        seeds: one run each, in every arm. Runs of one seed are paired: the same initial weights,
-            and the same batches in the same order.
+        seeds: one run each, in every arm. Runs of one seed are paired: the same batches in the
+            same order and, of one model and one init, the same initial weights.
         steps: optimizer updates of each run.
         batch_size: samples of each.
         vectorize: False trains the runs one by one in turn: any model, the same result, slower.
@@ -136,6 +137,10 @@ def train_runs(
     other than nn.Embedding's own, a forward that draws random numbers or branches on values. A few
     samples through every model, before the first step, show whether its stack computes the same, in
     training and in evaluation.
+
+    The same result means: but for rounding. A weight that the loss does not see, such as a bias
+    before a BatchNorm, has a gradient of rounding alone, and Adam makes whole steps of that: the
+    losses agree, but running statistics follow that weight late, so `evaluate` may differ by more.
 
     >>> from nbkit.lab.data import digits
     >>> from nbkit.lab.models import mlp
