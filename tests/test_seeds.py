@@ -232,6 +232,47 @@ def recurrent(layer):
     return make
 
 
+class Times(Last):
+    """The outputs of a recurrent layer at all times."""
+
+    def forward(self, x):
+        return self.layer(x)[0]
+
+
+class Loop(Last):
+    """The outputs of a cell at all times."""
+
+    def forward(self, x):
+        state, outputs = None, []
+        for now in x.unbind(1):
+            state = self.layer(now, state)
+            outputs.append(state[0] if isinstance(state, tuple) else state)
+        return torch.stack(outputs, 1)
+
+
+def cell(layer):
+    def make():
+        return nn.Sequential(
+            nn.Unflatten(1, (4, 16)), Loop(layer(16, 6)), nn.Flatten(), nn.Linear(24, 10)
+        )
+
+    return make
+
+
+def deep_lstm():
+    lstm = nn.LSTM(16, 4, 2, batch_first=True, bidirectional=True)
+    return nn.Sequential(nn.Unflatten(1, (4, 16)), Times(lstm), nn.Flatten(), nn.Linear(32, 10))
+
+
+def norms():
+    return nn.Sequential(
+        *(nn.Unflatten(1, (1, 8, 8)), nn.Conv2d(1, 4, 3, bias=False)),
+        *(nn.BatchNorm2d(4, momentum=None), nn.ReLU(), nn.Conv2d(4, 8, 3, groups=4, bias=False)),
+        *(nn.BatchNorm2d(8, track_running_stats=False), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()),
+        *(nn.LayerNorm(32, elementwise_affine=False), nn.Linear(32, 10)),
+    )
+
+
 NETS = {
     "pictures": pictures,
     "sequence": sequence,
@@ -239,6 +280,11 @@ NETS = {
     "rnn": recurrent(nn.RNN),
     "gru": recurrent(nn.GRU),
     "lstm": recurrent(nn.LSTM),
+    "deep lstm": deep_lstm,
+    "rnn cell": cell(nn.RNNCell),
+    "gru cell": cell(nn.GRUCell),
+    "lstm cell": cell(nn.LSTMCell),
+    "norms": norms,
 }
 THREE = {
     "sgd": {"lr": 0.05, "momentum": 0.9, "nesterov": True, "max_norm": 1.0},
@@ -323,6 +369,27 @@ def test_the_same_seed_gives_every_arm_the_same_weights_and_the_same_batches(vec
     assert torch.equal(losses[0], losses[1]) and torch.equal(losses[0], losses[2])
     assert len(set(losses[0, :, 0].tolist())) == len(SEEDS)
     assert len(set(losses[0, 0].tolist())) > 1
+
+
+class Extended(nn.Module):
+    """Layers that nothing uses, drawn before or after the others."""
+
+    def __init__(self, *, shared_first):
+        super().__init__()
+        parts = {"body": small, "extra": lambda: nn.Linear(64, 64)}
+        for name in parts if shared_first else reversed(parts):
+            self.add_module(name, parts[name]())
+
+    def forward(self, x):
+        return self.body(x)
+
+
+@pytest.mark.parametrize("shared_first", [True, False])
+def test_a_model_of_an_arms_own_shares_the_weights_that_it_draws_first(shared_first):
+    own = {"lr": 0.0, "model": lambda: Extended(shared_first=shared_first)}
+    losses = run(arms={"plain": {"lr": 0.0}, "extended": own}, steps=5).losses
+    same = torch.isclose(losses[0], losses[1], rtol=1e-5, atol=0)
+    assert same.all() if shared_first else not same.any()
 
 
 def test_a_seed_means_the_same_run_beside_other_seeds_and_arms():
@@ -570,10 +637,15 @@ def test_what_is_not_batched_is_refused_at_the_call_with_the_way_out():
 # How many fit
 
 
-def peak_of(make, data, arm, runs):
+def peak_of(make, data, arm, runs, steps=3):
+    """Of a training that is evaluated on the way, and whose last steps are left out."""
+
     def work():
-        done = run(make, data, {"arm": arm}, range(runs), steps=3)
-        done.evaluate(data.x_train[:1024], data.y_train[:1024])
+        arms = {"arm": arm}
+        for now in train_runs(make, data, arms, range(runs), steps=steps, batch_size=32):
+            if now.step == 3:
+                now.evaluate(data.x_train[:1024], data.y_train[:1024])
+                break
 
     return peak_bytes(work, data.x_train.device)
 
@@ -581,13 +653,31 @@ def peak_of(make, data, arm, runs):
 ADAM = {"lr": 0.01, "optimizer": "adam", "max_norm": 1.0}
 
 
-@pytest.mark.parametrize(("make", "arm"), [(small, ADAM), (pictures, {"lr": 0.1})])
-def test_the_largest_number_of_runs_fits_and_a_tenth_more_does_not(make, arm):
+@pytest.mark.parametrize(
+    ("make", "arm", "steps"),
+    [
+        (small, ADAM, 3),
+        (pictures, {"lr": 0.1}, 3),
+        (lambda: mlp(3, 256), {"lr": 0.01, "optimizer": "adam"}, 3),
+        (lambda: mlp(1, 8), {"lr": 0.1}, 10000),
+        (lambda: mlp(1, 8), {"lr": 0.01, "optimizer": "adam"}, 10000),
+    ],
+    ids=["adam", "sgd", "state of adam", "sgd, many steps", "adam, many steps"],
+)
+def test_the_largest_number_of_runs_fits_and_a_tenth_more_does_not(make, arm, steps):
     data = digits()
-    nbytes = peak_of(make, data, arm, 20)
-    count = largest(make, data, arm, batch_size=32, nbytes=nbytes)
+    nbytes = peak_of(make, data, arm, 20, steps)
+    count = largest(make, data, arm, steps=steps, batch_size=32, nbytes=nbytes)
     assert 18 <= count <= 22
-    assert largest(make, data, arm, batch_size=32, nbytes=1000) == 0
+
+
+def test_where_no_run_fits_the_largest_number_is_0():
+    assert largest(small, digits(), ADAM, steps=3, batch_size=32, nbytes=1000) == 0
+
+
+def test_no_step_has_no_largest_number_of_runs():
+    with pytest.raises(ValueError, match="steps must be at least 1, got 0"):
+        largest(small, digits(), ADAM, steps=0, batch_size=32, nbytes=1000)
 
 
 def test_a_peak_is_what_is_held_at_once():
@@ -693,7 +783,8 @@ def test_on_a_gpu_other_layers_and_optimizers_are_those_of_separate_runs(name):
 @pytest.mark.gpu
 def test_on_a_gpu_the_largest_number_of_runs_fits():
     data, arm = digits("cuda"), {"lr": 0.1}
-    count = largest(small, data, arm, batch_size=32, nbytes=peak_of(small, data, arm, 40))
+    nbytes = peak_of(small, data, arm, 40)
+    count = largest(small, data, arm, steps=3, batch_size=32, nbytes=nbytes)
     assert 34 <= count <= 44
 
 

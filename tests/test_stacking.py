@@ -8,8 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn import functional as F
 
-from nbkit.lab.stacking import ELEMENTWISE, compare, stack
+from nbkit.lab._stack_probe import compare
+from nbkit.lab.stacking import ELEMENTWISE, stack
 from nbkit.state import digest
 
 
@@ -269,6 +271,67 @@ class Scaled(nn.Linear):
         return super().forward(x) * self.scale
 
 
+class Turned(nn.Linear):
+    """Gradients as large, but of other elements under vmap."""
+
+    def forward(self, x):
+        y = F.linear(x, self.weight)
+        if not torch._C._functorch.is_batchedtensor(y):
+            return y + self.bias
+        return y + self.bias.detach() + (self.bias - self.bias.detach()).flip(0)
+
+
+class Replacing(nn.BatchNorm1d):
+    """The mean of evaluation is put in the old one's place: only a buffer says so in training."""
+
+    def forward(self, x):
+        if self.training:
+            self.running_mean = 0.9 * self.running_mean + 0.1 * x.mean(0).detach()
+            return x
+        return x - self.running_mean
+
+
+class AtRest(nn.Linear):
+    """In training as any other."""
+
+    scales = iter(range(1, 100))
+
+    def __init__(self):
+        super().__init__(4, 4)
+        self.scale = next(self.scales)
+
+    def forward(self, x):
+        return super().forward(x) * (1 if self.training else self.scale)
+
+
+class BranchingAtRest(nn.Linear):
+    def forward(self, x):
+        return x if not self.training and x.sum() > 0 else super().forward(x)
+
+
+class Warming(nn.Linear):
+    """In its first call as any other."""
+
+    warm = False
+
+    def forward(self, x):
+        noisy, self.warm = self.training and self.warm, True
+        return super().forward(x + torch.randn_like(x) if noisy else x)
+
+
+class Masked(nn.Module):
+    """In evaluation torch packs what is not masked, which vmap cannot follow."""
+
+    def __init__(self):
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(4, 2, 8, 0.0, batch_first=True)
+        self.encoder = nn.TransformerEncoder(layer, 1)
+
+    def forward(self, x):
+        x = x[:, None] * torch.ones(3, 1)
+        return self.encoder(x, src_key_padding_mask=x[..., 0] > 1)
+
+
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
@@ -276,6 +339,15 @@ class Scaled(nn.Linear):
         (lambda: Noisy(4, 4), r"the forward of Noisy \(.*random"),
         (lambda: Slow(4, 4), "Slow: stacked, it gives other gradients than each model alone"),
         (Scaled, "Scaled: stacked, it gives other outputs than each model alone"),
+        (lambda: Turned(4, 4), "Turned: stacked, it gives other gradients than each model alone"),
+        (lambda: Replacing(4), "Replacing: stacked, it gives other buffers than each model alone"),
+        (AtRest, "AtRest: stacked, it gives other outputs in evaluation than each model alone"),
+        (lambda: BranchingAtRest(4, 4), r"the forward of BranchingAtRest \(.*data-dependent"),
+        (lambda: Warming(4, 4), r"the forward of Warming \(.*random"),
+        pytest.param(
+            *(Masked, "the forward of Masked"),
+            marks=pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors"),
+        ),
     ],
 )
 def test_a_forward_that_cannot_be_stacked_is_found_by_a_few_samples(make, reason):
@@ -285,6 +357,80 @@ def test_a_forward_that_cannot_be_stacked_is_found_by_a_few_samples(make, reason
     with pytest.raises(ValueError, match=f"train_runs cannot batch {reason}"):
         compare(stacked, models, x)
     assert digest(*models) == before
+
+
+class Block(nn.Module):
+    def __init__(self, *layers):
+        super().__init__()
+        self.body = nn.Sequential(*layers)
+
+    def forward(self, x):
+        return x + self.body(x)
+
+
+def spectral():
+    return nn.utils.parametrizations.spectral_norm(nn.Linear(4, 4))
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda: nn.Sequential(nn.Linear(4, 4), nn.RReLU()), "the forward of RReLU"),
+        (lambda: nn.Sequential(nn.Linear(4, 4), spectral()), "the forward of _SpectralNorm"),
+        (
+            lambda: Block(nn.Linear(4, 4), Block(nn.BatchNorm1d(4, momentum=None), nn.ReLU())),
+            "the forward of BatchNorm1d",
+        ),
+        (
+            lambda: nn.Sequential(nn.Sequential(Slow(4, 4)), nn.BatchNorm1d(4, momentum=None)),
+            "Slow: stacked, it gives other gradients",
+        ),
+        (lambda: nn.Sequential(nn.Linear(4, 4), Block(Noisy(4, 4))), "the forward of Noisy"),
+    ],
+)
+def test_the_layer_is_named_wherever_it_is(make, reason):
+    models = [make() for _ in range(3)]
+    x = torch.randn(5, 4)
+    stacked, before = stack(models), digest(*models)
+    with pytest.raises(ValueError, match=f"cannot batch {reason}.*Pass vectorize=False"):
+        compare(stacked, models, x)
+    assert digest(*models) == before
+
+
+class SpecialEmbedding(nn.Embedding):
+    pass
+
+
+class OwnEmbedding(nn.Embedding):
+    """Looks up by itself; `options` as torch.nn.functional.embedding takes them."""
+
+    def __init__(self, *options, **named):
+        super().__init__(9, 3)
+        self.options, self.named = options, named
+
+    def forward(self, x):
+        return F.embedding(x, self.weight, *self.options, **self.named)
+
+
+@pytest.mark.parametrize(
+    ("make", "option"),
+    [
+        (lambda: SpecialEmbedding(9, 3, padding_idx=0), "SpecialEmbedding .*with padding_idx"),
+        (lambda: OwnEmbedding(padding_idx=0), "OwnEmbedding .*with padding_idx"),
+        (lambda: OwnEmbedding(8), "OwnEmbedding .*with padding_idx"),
+        (lambda: OwnEmbedding(scale_grad_by_freq=True), "OwnEmbedding .*with scale_grad_by_freq"),
+    ],
+)
+def test_a_lookup_that_vmap_gets_wrong_is_refused_though_no_sample_shows_it(make, option):
+    models = [nn.Sequential(make(), nn.Flatten(), nn.Linear(6, 2)) for _ in range(3)]
+    with pytest.raises(ValueError, match=f"the forward of {option}"):
+        compare(stack(models), models, torch.tensor([[1, 2], [3, 4]]))
+
+
+@pytest.mark.parametrize("make", [lambda: SpecialEmbedding(9, 3), OwnEmbedding])
+def test_other_lookups_are_batched(make):
+    models = [nn.Sequential(make(), nn.Flatten(), nn.Linear(6, 2)) for _ in range(3)]
+    compare(stack(models), models, torch.tensor([[0, 2], [3, 3]]))
 
 
 @pytest.mark.parametrize("gain", [1.0, 1e30])
@@ -306,15 +452,24 @@ def test_comparing_weighs_the_outputs_so_that_a_last_norm_leaves_a_gradient():
     compare(stack(models), models, torch.randn(8, 4, generator=torch.Generator().manual_seed(0)))
 
 
-def test_comparing_leaves_models_statistics_and_random_state_alone():
-    models = [nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 2)) for _ in range(3)]
+def test_comparing_is_blind_to_the_rounding_of_a_gradient_that_is_nothing():
+    """A bias before a BatchNorm: the mean takes it away again."""
+    models = [nn.Sequential(nn.Linear(64, 8), nn.BatchNorm1d(8), nn.Linear(8, 2)) for _ in range(3)]
+    compare(stack(models), models, torch.randn(8, 64))
+
+
+def test_comparing_leaves_models_statistics_samples_and_random_state_alone():
+    models = [
+        nn.Sequential(nn.ReLU(inplace=True), nn.BatchNorm1d(4), nn.Linear(4, 2)) for _ in range(3)
+    ]
     stacked = stack(models)
-    before = digest(stacked, *models)
-    compare(stacked, models, torch.randn(5, 4, generator=torch.Generator().manual_seed(0)))
-    assert digest(stacked, *models) == before
+    x = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
+    before = digest(stacked, *models, x)
+    compare(stacked, models, x)
+    assert digest(stacked, *models, x) == before
 
 
-def test_hooks_and_shared_weights_are_refused():
+def test_hooks_shared_weights_and_shared_statistics_are_refused():
     hooked = nn.Linear(1, 1)
     hooked.register_forward_hook(lambda *_: None)
     with pytest.raises(ValueError, match="cannot batch a Linear with hooks"):
@@ -325,4 +480,7 @@ def test_hooks_and_shared_weights_are_refused():
         stack([tied])
     twice = nn.Linear(2, 2)
     with pytest.raises(ValueError, match="cannot batch parameters that two layers share"):
+        stack([nn.Sequential(twice, twice)])
+    twice = nn.BatchNorm1d(2, affine=False)
+    with pytest.raises(ValueError, match="cannot batch buffers that two layers share"):
         stack([nn.Sequential(twice, twice)])

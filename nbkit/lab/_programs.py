@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nbkit.lab._arms import Rule
+from nbkit.lab._stack_probe import compare
 from nbkit.lab._stacked_optimizers import make_update, per_run, run_losses
 from nbkit.lab.data import Batches, Data
-from nbkit.lab.stacking import compare, stack
+from nbkit.lab.stacking import stack
 from nbkit.lab.training import train
 
 PROBE = 8  # samples on which a stack is compared with its models before it is trained

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import torch
@@ -116,11 +117,12 @@ def train_runs(
             max_norm: clips the norm of each run's gradients, as torch's clip_grad_norm_.
             init: a function that sets a built model's weights, or a scheme of nbkit.initialize_
                 by name, with a gain if need be; drawn from the seed, after the model is.
-            model: builds this arm's model in place of make_model.
+            model: builds this arm's model in place of make_model, from the same seed. Weights that
+                both draw in the same order are the same: draw first what the arms share.
             label_smoothing: of the loss that is trained on, and of `Runs.losses`; `evaluate`
                 measures the plain cross-entropy in every arm.
-        seeds: one run each, in every arm. Runs of one seed are paired: the same initial weights,
-            and the same batches in the same order.
+        seeds: one run each, in every arm. Runs of one seed are paired: the same batches in the
+            same order and, of one model and one init, the same initial weights.
         steps: optimizer updates of each run.
         batch_size: samples of each.
         vectorize: False trains the runs one by one in turn: any model, the same result, slower.
@@ -131,9 +133,14 @@ def train_runs(
 
     Any model of torch's layers is batched, whatever its own forward: Linear, Conv1d, Conv2d,
     BatchNorm, pooling and the activations by kernels made for it, all else through torch.func.vmap.
-    Refused by name: Dropout in training, hooks, shared parameters, a forward that draws random
-    numbers or branches on values. A few samples through every model, before the first step, show
-    whether its stack computes the same.
+    Refused by name: Dropout in training, hooks, shared parameters or buffers, padding in a lookup
+    other than nn.Embedding's own, a forward that draws random numbers or branches on values. A few
+    samples through every model, before the first step, show whether its stack computes the same, in
+    training and in evaluation.
+
+    The same result means: but for rounding. A weight that the loss does not see, such as a bias
+    before a BatchNorm, has a gradient of rounding alone, and Adam makes whole steps of that: the
+    losses agree, but running statistics follow that weight late, so `evaluate` may differ by more.
 
     >>> from nbkit.lab.data import digits
     >>> from nbkit.lab.models import mlp
@@ -160,6 +167,7 @@ def largest(
     data: Data,
     arm: Mapping[str, Any],
     *,
+    steps: int,
     batch_size: int,
     nbytes: int,
 ) -> int:
@@ -171,21 +179,27 @@ def largest(
         make_model: as for `train_runs`; the runs are arms x seeds.
         data: what they are trained on, and where; it is not counted.
         arm: the one that needs the most memory, such as `{"lr": 0.1, "optimizer": "adam"}`.
+        steps: of the training to come: losses and schedules are kept for all of them.
         batch_size: samples of each batch.
         nbytes: the memory; of a GPU `torch.cuda.mem_get_info()[0]`, and leave a tenth of it free.
+    Raises:
+        ValueError: if steps is not at least 1, or train_runs cannot read the arm.
 
-    A trial takes two steps and evaluates as many samples as `evaluate` does at once.
+    A trial takes the first two of these steps, and after each it evaluates, in the middle of the
+    training, as many samples as `evaluate` does at once.
 
     >>> from nbkit.lab.data import digits
     >>> from nbkit.lab.models import mlp
-    >>> 1000 < largest(mlp, digits(), {"lr": 0.1}, batch_size=64, nbytes=2**31) < 10000
+    >>> 1000 < largest(mlp, digits(), {"lr": 0.1}, steps=200, batch_size=64, nbytes=2**31) < 10000
     True
     """
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}.")
 
     def trial(count: int) -> None:
-        arms = {"arm": arm}
-        *_, runs = train_runs(make_model, data, arms, range(count), steps=2, batch_size=batch_size)
-        runs.evaluate(data.x_train[:CHUNK], data.y_train[:CHUNK])
+        start = partial(train_runs, make_model, data, {"arm": arm}, range(count))
+        for runs in islice(start(steps=steps, batch_size=batch_size), 2):
+            runs.evaluate(data.x_train[:CHUNK], data.y_train[:CHUNK])
 
     few, more = 2, 4
     peaks = [peak_bytes(partial(trial, count), data.x_train.device) for count in (few, more)]
