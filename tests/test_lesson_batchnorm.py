@@ -170,3 +170,5 @@ def test_dots_pairs_and_averages_show_what_they_are_given(ax):
     assert bench.averages(ax, [1.0, 2.0], [1.5, 1.5], late) is ax
     assert [list(line.get_ydata()) for line in ax.lines[1:4]] == list(late.values())
     assert list(ax.lines[-1].get_ydata()) == [1.5, 1.5]
+    named = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert named == ["each batch", *(f"momentum {m:g}" for m in late), "all the data"]

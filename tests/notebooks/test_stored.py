@@ -27,6 +27,10 @@ def code(lesson):
     return [cell for cell in lesson.cells if cell.cell_type == "code"]
 
 
+def all_code(lesson):
+    return "\n".join(cell.source for cell in code(lesson))
+
+
 def outputs(lesson):
     return [output for cell in code(lesson) for output in cell.outputs]
 
@@ -64,6 +68,16 @@ def test_cells_are_short_and_have_sentences_between_them(lesson):
         assert not cell.source.rstrip().endswith(";"), cell.source  # nbval compares it all the same
     kinds = "".join("c" if cell.cell_type == "code" else "t" for cell in lesson.cells)
     assert "ccccc" not in kinds
+
+
+def test_a_prediction_is_committed_before_anything_of_it_is_shown(lesson):
+    calls = re.findall(r"lesson\.(predict|explore|verdict|reveal)\(", all_code(lesson))
+    assert calls[0] == "predict" and {"explore", "verdict", "reveal"} <= set(calls), calls
+
+
+def test_no_formula_has_a_doubled_backslash(lesson):
+    texts = [cell.source for cell in lesson.cells if cell.cell_type == "markdown"]
+    assert not [found for text in texts for found in re.findall(r"\\\\[a-z]\w*", text)]
 
 
 def test_every_claim_of_the_lesson_has_a_stored_verdict(path, lesson):

@@ -50,7 +50,7 @@ def the_step_takes_the_true_gradient(attempt: Callable) -> str | None:
 
 
 def every_group_is_unscaled(attempt: Callable) -> str | None:
-    """An optimizer may have several parameter groups, and a weight may have no gradient."""
+    """Every parameter group is unscaled, and a weight without a gradient stays as it is."""
     weights, optimizer = _weights(3)
     attempt(3 * weights[0].sum() + 5 * weights[1].sum(), optimizer, 1024.0)
     found = [weight.item() for weight in weights]
@@ -77,7 +77,7 @@ def a_lost_gradient_stops_the_step(attempt: Callable) -> str | None:
 
 
 def a_finite_loss_is_not_enough(attempt: Callable) -> str | None:
-    """The loss may be finite where its gradient is not."""
+    """No step where the gradient is lost, though the loss is finite."""
     weights, optimizer = _weights(1)
     with torch.no_grad():
         weights[0].zero_()

@@ -64,12 +64,12 @@ def a_ragged_batch_counts_for_what_it_is(attempt: Callable) -> str | None:
 
 
 def the_variance_between_batches_counts(attempt: Callable) -> str | None:
-    """Two batches without any variance inside may lie far apart."""
+    """The variance between batches counts: without any inside they may lie far apart."""
     return _told([[[0.0], [0.0]], [[10.0], [10.0]]], ([5.0], [25.0]), attempt)
 
 
 def far_from_zero_the_digits_last(attempt: Callable) -> str | None:
-    """In float32 the mean of the squares minus the square of the mean has no digits left."""
+    """The right digits far from zero, where float32 has none left for a difference of squares."""
     given = [[[2000.0], [2000.5]], [[2001.0], [2001.5]]]
     return _told(given, ([2000.75], [0.3125]), attempt)
 

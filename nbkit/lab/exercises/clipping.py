@@ -82,7 +82,7 @@ def all_by_one_factor(attempt: Callable) -> str | None:
 
 
 def one_without_a_gradient(attempt: Callable) -> str | None:
-    """A frozen parameter has `grad` None."""
+    """A frozen parameter, whose `grad` is None, is passed over."""
     parameters = with_gradients([3.0], None, [4.0])
     attempt(parameters, 1.0)
     if left_in(parameters) != [[0.6], [0.8]]:
@@ -92,7 +92,7 @@ def one_without_a_gradient(attempt: Callable) -> str | None:
 
 
 def a_generator_too(attempt: Callable) -> str | None:
-    """`model.parameters()` can be read only once."""
+    """The same for a generator: `model.parameters()` can be read only once."""
     parameters = with_gradients([3.0], [4.0])
     attempt((parameter for parameter in parameters), 1.0)
     if left_in(parameters) != [[0.6], [0.8]]:

@@ -45,7 +45,8 @@ def it_fills_in_place(attempt: Callable) -> str | None:
     weight = _filled(attempt, 256, 512)
     if bool((weight == 0).all()):
         return (
-            "a weight of shape (256, 512) came as zeros and is still all zeros: fill it in place."
+            "expected random numbers in a weight of shape (256, 512) that came as zeros, got all "
+            "zeros: fill it in place."
         )
     return None
 
@@ -60,7 +61,7 @@ def no_two_units_are_alike(attempt: Callable) -> str | None:
 
 
 def a_linear_layer_has_the_spread(attempt: Callable) -> str | None:
-    """gain / sqrt(inputs), whichever of the two dimensions is larger."""
+    """A standard deviation of gain / sqrt(inputs), whichever of the two dimensions is larger."""
     for outputs, inputs in ((256, 512), (512, 256)):
         what = f"for a Linear of {inputs} inputs and {outputs} outputs"
         weight = _filled(attempt, outputs, inputs)
@@ -70,7 +71,7 @@ def a_linear_layer_has_the_spread(attempt: Callable) -> str | None:
 
 
 def its_mean_is_zero(attempt: Callable) -> str | None:
-    """A mean would add up over all inputs."""
+    """A mean of zero: another would add up over all inputs."""
     found = float(_filled(attempt, 256, 512).detach().mean())
     if abs(found) > 0.1 * ROOT_TWO / math.sqrt(512):
         return f"expected numbers of mean 0 in a weight of shape (256, 512), got {found:.3f}."
@@ -84,7 +85,7 @@ def the_gain_counts(attempt: Callable) -> str | None:
 
 
 def a_convolution_sums_its_kernel(attempt: Callable) -> str | None:
-    """A unit of a convolution sums channels * height * width numbers."""
+    """gain / sqrt(channels * height * width): so many numbers does a unit of it sum."""
     what = "for a Conv2d weight of shape (64, 32, 3, 3), whose units sum 288 numbers,"
     weight = _filled(attempt, 64, 32, 3, 3)
     return _spread(weight, ROOT_TWO / math.sqrt(288), what)

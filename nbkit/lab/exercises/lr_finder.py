@@ -66,7 +66,7 @@ def the_update_uses_the_rung(attempt: Callable) -> str | None:
 
 
 def every_group_is_set(attempt: Callable) -> str | None:
-    """An optimizer may have several parameter groups."""
+    """Each parameter group at the rung's lr; an optimizer may have several."""
     step = Recorder([2.0, 1.0, 3.0], groups=2)
     attempt(step, step.optimizer, LRS)
     used = [lrs[1] for lrs in step.seen]

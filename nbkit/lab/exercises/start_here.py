@@ -30,11 +30,12 @@ def _expect(low: float, high: float, why: str) -> Callable[[Callable], str | Non
             return None
         return f"low={low}, high={high}, margin=0.5: expected {expected!r} ({why}), got {came!r}."
 
+    check.__doc__ = f"{reference(low, high, 0.5)!r} ({why})."
     return check
 
 
 def the_margin_is_read(attempt: Callable) -> str | None:
-    """The same interval, another margin, another verdict."""
+    """'SUPPORTED': the margin that is handed over is the one that counts."""
     came = attempt(0.6, 0.9, 1.0)
     if came == "SUPPORTED":
         return None

@@ -321,7 +321,7 @@ def averages(
         running: momentum -> its average, before the first step and after each.
     """
     steps = range(1, len(batch) + 1)
-    ax.plot(steps, batch, ".", color=plots.QUIET, alpha=0.5, markersize=4)
+    ax.plot(steps, batch, ".", color=plots.QUIET, alpha=0.5, markersize=4, label="each batch")
     for (momentum, values), style in zip(running.items(), ("--", "-", ":"), strict=True):
         ax.plot(values, style, color=plots.BASELINE, label=f"momentum {momentum:g}")
     ax.plot(steps, truth, color="black", linewidth=1.8, label="all the data")
