@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import tomllib
 from collections import Counter
 from pathlib import Path
 
@@ -61,6 +62,14 @@ def test_the_table_says_the_minutes_and_the_recorded_verdicts():
         words = ("SUPPORTED", "REFUTED", "INCONCLUSIVE", "SKIPPED")
         told = ", ".join(f"{counts[word]} {word.lower()}" for word in words if counts[word])
         assert verdicts == told, lesson
+
+
+@pytest.mark.parametrize("name", ["README.md", "data/README.md"])
+def test_what_is_installed_is_this_checkout_and_not_another_nbkit(name):
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    ours = {".", *(f".[{extra}]" for extra in project["optional-dependencies"])}
+    lines = re.findall(r"pip install (?:--\S+ )*([^`\n]+)", (ROOT / name).read_text())
+    assert lines and {shlex.split(line)[0] for line in lines} <= ours
 
 
 COMMANDS = re.findall(r"^nbkit ([a-z]+.*?)(?: +#.*)?$", README, re.M)
