@@ -88,6 +88,11 @@ def other_lesson(task, monkeypatch):
     return task
 
 
+def other_claims_beside_it(task, monkeypatch):
+    (task.path.parent / "claims.toml").write_text("[c]\nmargin = 2\n")
+    return task
+
+
 def other_version(task, monkeypatch):
     monkeypatch.setattr("nbkit.__version__", "99")
     return task
@@ -125,8 +130,8 @@ def failed(task, monkeypatch):
 
 @pytest.mark.parametrize(
     "change",
-    [other_parameters, other_lesson, other_version, other_code, no_page, no_notebook,
-     half_a_record, still_running, failed],
+    [other_parameters, other_lesson, other_claims_beside_it, other_version, other_code, no_page,
+     no_notebook, half_a_record, still_running, failed],
 )  # fmt: skip
 def test_what_was_done_otherwise_is_not(lesson, tmp_path, monkeypatch, change):
     (task,) = plan([lesson], tmp_path / "out", {"lr": "1"})
@@ -134,6 +139,15 @@ def test_what_was_done_otherwise_is_not(lesson, tmp_path, monkeypatch, change):
     monkeypatch.setattr(tasks, "read_notebook", lambda path: pytest.fail("not needed"))
     monkeypatch.setattr(tasks, "check_place", lambda task: None)
     assert change(task, monkeypatch).done() is None
+
+
+@pytest.mark.parametrize("name", ["claims.toml", "digits.npz"])
+def test_what_nbkit_is_counts_its_claims_and_its_data(tmp_path, monkeypatch, name):
+    (tmp_path / name).write_bytes(b"as they were")
+    monkeypatch.setattr("nbkit.lab.data.file", lambda name: tmp_path / name)
+    before = tasks.code_sha256.__wrapped__()
+    (tmp_path / name).write_bytes(b"with another margin")
+    assert tasks.code_sha256.__wrapped__() != before
 
 
 def test_an_attempt_at_something_else_is_not_counted(lesson, tmp_path):

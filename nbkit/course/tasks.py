@@ -14,6 +14,7 @@ import nbkit
 from nbkit.course.client import CELL_SECONDS
 from nbkit.course.lessons import LessonError, check_parameters, read_notebook
 from nbkit.course.record import OK, WAITING, Record
+from nbkit.lab import data
 from nbkit.lab.knobs import KnobError, Value
 
 
@@ -72,7 +73,7 @@ class Task:
                 "lesson": self.path.stem,
                 "parameters": dict(self.values),
                 "nbkit": nbkit.__version__,
-                "notebook_sha256": hashlib.sha256(self.path.read_bytes()).hexdigest(),
+                "notebook_sha256": lesson_sha256(self.path),
                 "started": "",
                 "machine": {},
                 "status": WAITING,
@@ -103,7 +104,7 @@ class Task:
             and record.parameters == self.values
             and record.nbkit == nbkit.__version__
             and record.code_sha256 == code_sha256()
-            and record.notebook_sha256 == hashlib.sha256(self.path.read_bytes()).hexdigest()
+            and record.notebook_sha256 == lesson_sha256(self.path)
         )
 
 
@@ -201,11 +202,23 @@ def _is_short(value: Value) -> bool:
     return isinstance(value, float) and float(f"{value:g}") == value
 
 
+def lesson_sha256(path: Path) -> str:
+    """What a lesson is: its notebook, and the claims that it is judged by, `*.toml` beside it.
+
+    Without such a file it is the notebook's own checksum.
+    """
+    digest = hashlib.sha256(path.read_bytes())
+    for file in sorted(path.parent.glob("*.toml")):
+        digest.update(f"{file.name}\0".encode() + file.read_bytes())
+    return digest.hexdigest()
+
+
 @cache
 def code_sha256() -> str:
-    """What nbkit's own source is: it can change where the version does not."""
-    package = Path(nbkit.__file__).parent
+    """What nbkit's own source and data are: they can change where the version does not."""
+    package, shipped = Path(nbkit.__file__).parent, data.file("claims.toml").parent
     digest = hashlib.sha256()
-    for file in sorted(package.rglob("*.py")):
-        digest.update(f"{file.relative_to(package)}\0".encode() + file.read_bytes())
+    for folder, pattern in ((package, "**/*.py"), (shipped, "*.toml"), (shipped, "*.npz")):
+        for file in sorted(folder.glob(pattern)):
+            digest.update(f"{file.relative_to(folder)}\0".encode() + file.read_bytes())
     return digest.hexdigest()
