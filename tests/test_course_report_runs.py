@@ -178,9 +178,34 @@ def test_a_damaged_record_is_named_and_the_others_are_reported(tmp_path, text, p
 
 
 def test_a_notebook_that_nobody_recorded_is_named(tmp_path):
-    told = report([save(tmp_path / "run", **{"01_a": notebook()})], tmp_path / "run")
+    folder = save(tmp_path / "run", record("02_b", status="ok"), **{"01_a": notebook()})
+    told = report([folder], folder)
     assert told.damaged[0].problem == "an executed notebook without a record"
-    assert told.title == "0 of 0 lessons ran"
+    assert told.title == "1 of 1 lesson ran"
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [("package.json", "not a record: without lesson"), ("01_a.ipynb", "without a record")],
+)
+def test_a_folder_without_a_record_is_no_run_and_its_page_stays(tmp_path, name, problem):
+    (tmp_path / name).write_text("{}")
+    (tmp_path / "index.html").write_text("somebody's")
+    with pytest.raises(ValueError, match=rf"has no records(?s:.*){name}: .*{problem}"):
+        report([tmp_path], tmp_path)
+    assert (tmp_path / "index.html").read_text() == "somebody's"
+
+
+@pytest.mark.parametrize("name", ["index.html", "report.md", "report.json"])
+def test_nobodys_page_is_written_over(two, tmp_path, name):
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / name).write_text("{}")
+    with pytest.raises(ValueError, match=f"{name} is not nbkit's and would be lost"):
+        report(two, tmp_path / "site")
+    assert [path.name for path in (tmp_path / "site").iterdir()] == [name]
+    report(two, tmp_path / "out")
+    report(two[:1], tmp_path / "out")  # its own gives way
+    assert "a chip" in (tmp_path / "out" / "index.html").read_text()
 
 
 def test_a_record_of_a_later_version_is_read(tmp_path):

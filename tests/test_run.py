@@ -183,6 +183,17 @@ def test_nobodys_notebook_is_written_over(tmp_path):
         run([executed], executed.parent)
 
 
+@pytest.mark.parametrize("name", ["index.html", "report.md", "01_a.html", "01_a.json"])
+def test_nobodys_page_or_json_is_written_over(tmp_path, name):
+    path = write(tmp_path / "01_a.ipynb", "1")
+    site = tmp_path_made(tmp_path / "site")
+    (site / name).write_text('{"name": "somebody"}')
+    with pytest.raises(LessonError, match=f"{name} is not .* and would be lost"):
+        run([path], site)
+    assert [file.name for file in site.iterdir()] == [name]
+    assert (site / name).read_text() == '{"name": "somebody"}'
+
+
 def test_an_earlier_run_gives_way_to_a_new_one(tmp_path):
     path = write(tmp_path / "01_a.ipynb", "import os; 1 / int(os.environ.get('OF', 0))")
     out = tmp_path_made(tmp_path / "out")

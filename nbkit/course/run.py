@@ -22,7 +22,7 @@ from nbkit.course.progress import Progress
 from nbkit.course.quiet import needs_quiet
 from nbkit.course.record import Record
 from nbkit.course.remaining import Expected, expect
-from nbkit.course.report import PAGE, table, write_reports
+from nbkit.course.report import PAGE, check_page, table, write_reports
 from nbkit.course.tasks import Task, plan
 
 __all__ = ["run", "run_lesson"]
@@ -60,7 +60,7 @@ def run(
         the records, in the order of the lessons and points.
     Raises:
         KnobError: if a lesson does not take one of the parameters; none has been started.
-        LessonError: if two lessons, or a lesson and somebody's notebook, would share a file, or
+        LessonError: if two lessons, or a lesson and somebody's work, would share a file, or
             another run is at work in the folder.
     """
     if to_ledger and grid:
@@ -71,6 +71,7 @@ def run(
         environment=environment,
         per_gpu=per_gpu,
     )
+    check_page(out)
     if executor == LOCAL:
         warm.start([task.path for task in tasks], environment)  # meanwhile the rest is got ready
     try:

@@ -14,6 +14,7 @@ import nbkit
 from nbkit.course.client import CELL_SECONDS
 from nbkit.course.lessons import LessonError, check_parameters, read_notebook
 from nbkit.course.record import OK, WAITING, Record
+from nbkit.course.report_read import read_entry
 from nbkit.lab import data
 from nbkit.lab.knobs import KnobError, Value
 
@@ -127,7 +128,7 @@ def plan(
         more: for each task: `environment`, `per_gpu`, `token`.
     Raises:
         KnobError: if a lesson does not take one of the parameters.
-        LessonError: if two tasks, or a task and somebody's notebook, would share a file.
+        LessonError: if two tasks, or a task and somebody's work, would share a file.
     """
     if out.exists() and not out.is_dir():
         raise LessonError(f"{out} is a file: choose a folder for the outputs.")
@@ -165,16 +166,36 @@ def read_grid(texts: Sequence[str]) -> dict[str, list[str]]:
 
 
 def check_place(task: Task) -> None:
-    """Refuse to write over a notebook that no run has made: it is a lesson, or somebody's work.
+    """Refuse to write over a file that no run has made: it is a lesson, or somebody's work.
+
+    A run's notebook says that papermill made it, a record reads like one, and beside a run's page
+    there is at least one of the two.
 
     Raises:
-        LessonError: if there is one where the task's would go.
+        LessonError: if there is such a file where one of the task's would go.
     """
-    there = task.notebook
-    if not there.exists():
-        return
-    if there.samefile(task.path) or "papermill" not in read_notebook(there).metadata:
-        raise LessonError(f"{there} is not a run's and would be lost: choose another folder.")
+    executed, recorded = task.notebook.exists(), task.account.exists()
+    lost = None
+    if executed and (
+        task.notebook.samefile(task.path)
+        or "papermill" not in read_notebook(task.notebook).metadata
+    ):
+        lost = task.notebook
+    elif recorded and not _is_record(task.account):
+        lost = task.account
+    elif task.page.exists() and not (executed or recorded):
+        lost = task.page
+    if lost:
+        raise LessonError(f"{lost} is not a run's and would be lost: choose another folder.")
+
+
+def _is_record(path: Path) -> bool:
+    """Whether a file is a record, of this or another version of nbkit."""
+    try:
+        read_entry(path)
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _points(
