@@ -240,9 +240,13 @@ def test_report_puts_runs_side_by_side(tmp_path, capsys, monkeypatch):
 
 def test_resume_takes_the_newest_folder_of_a_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for name in ("first", "second", "docs"):
-        (tmp_path / "runs" / name).mkdir(parents=True)
-    (tmp_path / "runs" / "first" / "01_x.json").write_text("{}")
-    (tmp_path / "runs" / "second" / "01_x.json").write_text("{}")
-    os.utime(tmp_path / "runs" / "first", (1, 1))
-    assert _newest_folder() == Path("runs/second")  # docs is newer still, and no run
+    done = Record("01_x", {}, "0", "0", "2026", {}, status="ok")
+    for time, name in enumerate(("first", "second", "docs", "both")):
+        folder = tmp_path / "runs" / name
+        folder.mkdir(parents=True)
+        if name in ("first", "second"):
+            done.save(folder / "01_x.json")
+        if name == "both":  # newer still, and of a report
+            assert main(["report", "runs/first", "runs/second", "--out", "runs/both"]) == 0
+        os.utime(folder, (time, time))
+    assert _newest_folder() == Path("runs/second")

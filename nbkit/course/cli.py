@@ -231,8 +231,12 @@ def _like_ctrl_c(*_: object) -> None:
 
 
 def _newest_folder() -> Path:
-    """The folder under runs/ that was made last."""
-    folders = [folder for folder in Path("runs").glob("*") if any(folder.glob("*.json"))]
+    """The folder under runs/ that was made last; one of a report alone is no run's."""
+    from nbkit.course.record import Record
+
+    folders = [
+        folder for folder in Path("runs").glob("*") if any(map(Record.find, folder.glob("*.json")))
+    ]
     if not folders:
         raise UsageError("there is nothing to resume under runs/: name the folder with --out.")
     return max(folders, key=lambda folder: (folder.stat().st_mtime, folder.name))
