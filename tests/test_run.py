@@ -12,7 +12,9 @@ from course_notebooks import write
 
 import nbkit
 from nbkit.course import lesson_run
+from nbkit.course import run as course_run
 from nbkit.course.claim import claim
+from nbkit.course.cli import main
 from nbkit.course.execute import execute, find_fault
 from nbkit.course.lessons import LessonError
 from nbkit.course.record import Record
@@ -256,6 +258,42 @@ def test_resume_runs_only_what_is_not_done(tmp_path, capsys):
     assert "02_b" in (tmp_path / "out" / "index.html").read_text()
     third = run([good, bad], tmp_path / "out", {"lr": 1}, resume=True)
     assert all(new.started and new != old for new, old in zip(third, again, strict=True))
+
+
+@pytest.fixture
+def ledger(tmp_path, monkeypatch):
+    for module in (course_run, lesson_run):
+        monkeypatch.setattr(module, "ledger_dir", lambda: tmp_path / "ledger")
+    return tmp_path / "ledger"
+
+
+def test_a_ledger_that_cannot_be_written_stops_no_lesson(ledger, tmp_path, capsys):
+    ledger.write_text("a file where the folder should be")
+    lessons = [write(tmp_path / f"{name}.ipynb", VERDICT) for name in ("01_a", "02_b")]
+    words = ["run", *map(str, lessons), "--out", str(tmp_path / "out"), "--record"]
+    assert main(words) == 1
+    assert all(Record.load(tmp_path / "out" / f"{name}.json").ok for name in ("01_a", "02_b"))
+    *_, first, second = capsys.readouterr().out.splitlines()
+    for line in (first, second):
+        assert line.startswith("ledger: [Errno 20] Not a directory") and str(ledger) in line
+    ledger.unlink()
+    assert main([*words, "--resume"]) == 0
+    assert len(list(ledger.glob("*/*.json"))) == 2
+
+
+def test_a_damaged_ledger_stops_no_lesson_and_is_recorded_anew(ledger, tmp_path, capsys):
+    words = ["run", str(write(tmp_path / "01_a.ipynb", VERDICT)), "--out", str(tmp_path / "out")]
+    assert main([*words, "--record"]) == 0
+    (kept,) = ledger.glob("*/01_a.json")
+    kept.write_text("{")
+    for more in ([], ["--resume"]):
+        assert main([*words, *more]) == 1
+        assert Record.load(tmp_path / "out" / "01_a.json").ok
+        assert (tmp_path / "out" / "01_a.html").exists()
+        told = capsys.readouterr().out.splitlines()[-1]
+        assert told == f"ledger: {kept} is not a record: take it back from git, or --record."
+    assert main([*words, "--resume", "--record"]) == 0
+    assert main(words) == 0
 
 
 def test_two_runs_in_one_folder_are_refused(tmp_path):

@@ -28,8 +28,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Do what the command line says.
 
     Returns:
-        the exit status: 0 done, 1 a lesson failed, 2 bad usage, 3 a verdict is another than the
-        ledger's, 130 stopped by Ctrl-C.
+        the exit status: 0 done, 1 a lesson failed, or the ledger could not be read or written,
+        2 bad usage, 3 a verdict is another than the ledger's, 130 stopped by Ctrl-C.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     words, for_jupyter = _split(words)
@@ -59,6 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(options: argparse.Namespace) -> int:
     """Execute lessons headless."""
     from nbkit.course.lessons import LessonError, find_lessons
+    from nbkit.course.run import LedgerError
     from nbkit.course.run import run as run_lessons
     from nbkit.course.tasks import read_grid
     from nbkit.lab.data import lessons_dir
@@ -81,6 +82,8 @@ def run(options: argparse.Namespace) -> int:
         )
     except (LessonError, KnobError) as error:
         raise UsageError(error) from error
+    except LedgerError:  # printed below the table
+        return LESSON_FAILED
     if not all(record.ok for record in records):
         return LESSON_FAILED
     flipped = any(record.flips for record in records)

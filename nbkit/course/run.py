@@ -28,6 +28,10 @@ from nbkit.course.tasks import Task, plan
 __all__ = ["run", "run_lesson"]
 
 
+class LedgerError(Exception):
+    """The lessons ran, and are reported; the ledger could not be read or written."""
+
+
 def run(
     lessons: Sequence[Path],
     out: Path,
@@ -62,6 +66,7 @@ def run(
         KnobError: if a lesson does not take one of the parameters; none has been started.
         LessonError: if two lessons, or a lesson and somebody's work, would share a file, or
             another run is at work in the folder.
+        LedgerError: if the ledger cannot be read or written; after all have run and are reported.
     """
     if to_ledger and grid:
         raise LessonError("the ledger holds one run of a lesson: record without a grid.")
@@ -86,19 +91,19 @@ def _run(
     tasks: list[Task], pool: object, out: Path, jobs: int, resume: bool, to_ledger: bool
 ) -> list[Record]:
     kept = {task.name: done for task in tasks if resume and (done := task.done())}
-    for record in kept.values():
-        record.flips = find_flips(record, ledger_dir())  # it may have been recorded since
     missing = [task for task in tasks if task.name not in kept]
     expected = {task.name: expect(task) for task in tasks}
     for task in missing:
         _wait(task)
 
+    problems: list[str] = []
+
     def finished(record: Record) -> None:
-        if to_ledger and record.ok:
-            keep(record, ledger_dir())
+        if record.ok:
+            problems.extend(_hold_against_ledger(record, to_ledger))
 
     for record in kept.values():
-        finished(record)
+        finished(record)  # it may have been recorded since
     try:
         with Progress(len(missing), jobs=jobs, expected=expected) as progress:
             drive(_in_order(missing, expected, jobs), pool, progress, finished)
@@ -107,7 +112,30 @@ def _run(
             print(f"done before, and kept: {', '.join(kept)}")
         records = [kept.get(task.name) or _stands(task) for task in tasks]
         _report(records, out)
+        for problem in problems:
+            print(f"ledger: {problem}")
+    if problems:
+        raise LedgerError("; ".join(problems))
     return records
+
+
+def _hold_against_ledger(record: Record, to_ledger: bool) -> list[str]:
+    """Note what has flipped, and record the verdicts if that is wanted; what went wrong with it.
+
+    A ledger that cannot be read or written is nothing that is wrong with the lesson, or the others.
+    """
+    problems = []
+    try:
+        record.flips = find_flips(record, ledger_dir())
+    except (OSError, ValueError) as error:
+        problems = [str(error)]
+    if not to_ledger:
+        return problems
+    try:
+        keep(record, ledger_dir())
+    except (OSError, ValueError) as error:
+        return [str(error)]
+    return []
 
 
 def _wait(task: Task) -> None:
