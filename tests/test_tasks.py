@@ -1,5 +1,6 @@
 """What is to be run is known, checked and named before anything starts."""
 
+import nbformat
 import pytest
 from course_notebooks import write
 
@@ -32,6 +33,19 @@ def test_one_value_is_one_point(lesson, tmp_path):
 def test_values_that_look_alike_have_names_of_their_own(lesson, tmp_path):
     found = plan([lesson], tmp_path / "out", {}, {"lr": ["0.10000001", "0.1"]})
     assert [task.name for task in found] == ["01_a--lr=0.10000001", "01_a--lr=0.1"]
+
+
+def test_no_point_hides_behind_another_s_name(tmp_path):
+    nb = nbformat.read(write(tmp_path / "01_a.ipynb", "1", parameters=True), as_version=4)
+    modes = ["a b", "a/b", "a_b", "a--lr=1", "a%20b"]
+    nb.cells[1].source += '\nmode: str = "a b"  # which'
+    ranges = f"mode=choice({', '.join(map(repr, modes))}), quick="
+    nb.cells[2].source = nb.cells[2].source.replace("quick=", ranges)
+    nbformat.write(nb, tmp_path / "01_a.ipynb")
+    found = plan([tmp_path / "01_a.ipynb"], tmp_path / "out", {}, {"mode": modes})
+    assert [task.values["mode"] for task in found] == modes
+    assert found[0].name == "01_a--mode=a%20b"
+    assert all(task.notebook.parent == tmp_path / "out" for task in found)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from urllib.parse import quote
 
 import nbkit
 from nbkit.course.client import CELL_SECONDS
@@ -215,8 +216,9 @@ def _points(
 
 
 def _file_word(value: Value) -> str:
-    """A value as it may stand in a file's name."""
-    return re.sub(r"[^\w.+-]", "_", f"{value:g}" if _is_short(value) else str(value))
+    """A value as it may stand in a file's name; two values never give the same word."""
+    text = f"{value:g}" if _is_short(value) else str(value)
+    return re.sub(r"[^\w.+-]", lambda found: quote(found[0], safe=""), text)
 
 
 def _is_short(value: Value) -> bool:
