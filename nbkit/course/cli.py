@@ -101,16 +101,19 @@ def lab(folder: Path, for_jupyter: Sequence[str] = ()) -> int:
 
 def copy(folder: Path, solutions: bool) -> int:
     """Copy the lessons to a folder to work in."""
-    from nbkit.course.copy import copy_lessons
+    from nbkit.course.copy import copy_lessons, with_solutions
     from nbkit.lab.data import lessons_dir
 
     try:
         copied, kept = copy_lessons(lessons_dir(), folder, solutions=solutions)
+        solved = [] if solutions else with_solutions(folder, kept)
     except OSError as error:
         raise UsageError(f"{error.filename or folder}: {error.strerror}.") from error
     print(f"{folder}: lessons copied: {len(copied)}")
     if kept:
         print(f"{folder}: kept as they were: {', '.join(kept)}")
+    if solved:
+        print(f"{folder}: SOLUTIONS are still in {', '.join(solved)}: choose another folder.")
     return OK
 
 
