@@ -4,6 +4,9 @@ import hashlib
 import json
 import os
 import platform
+import subprocess
+import sys
+from pathlib import Path
 
 import nbformat
 import papermill
@@ -301,6 +304,24 @@ def test_two_runs_in_one_folder_are_refused(tmp_path):
     with claim(tmp_path / "out"), pytest.raises(LessonError, match="another run is at work in"):
         run([path], tmp_path / "out")
     assert run([path], tmp_path / "out")[0].ok
+
+
+FULL = """\
+import resource, sys
+from nbkit.course.cli import main
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+sys.exit(main(["run", sys.argv[1], "--out", "out"]))"""
+
+
+def test_a_disk_that_is_full_at_the_start_is_one_line_and_leaves_nothing(tmp_path):
+    path = write(tmp_path / "01_a.ipynb", "1")
+    words = [sys.executable, "-c", FULL, str(path)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(nbkit.__file__).parents[1])}
+    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 2
+    out = tmp_path / "out"
+    assert done.stderr.splitlines() == ["nbkit run: out cannot be written: File too large."]
+    assert list(out.iterdir()) == []
 
 
 def test_plain_papermill_does_the_same(tmp_path):
