@@ -160,7 +160,11 @@ def _parser() -> argparse.ArgumentParser:
         "--profile", choices=("smoke", "lesson", "full"), help="seconds, a minute, more"
     )
     run.add_argument(
-        "--jobs", type=_count, default=1, metavar="N", help="lessons at a time; %(default)s"
+        "--jobs",
+        type=_count,
+        default=1,
+        metavar="N",
+        help="lessons at a time, of dask as many as it has threads; %(default)s",
     )
     run.add_argument(
         *("--timeout",), type=_seconds, default=600, metavar="S",
