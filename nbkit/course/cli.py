@@ -7,6 +7,7 @@ without the lab.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
 import signal
 import subprocess
@@ -125,8 +126,10 @@ def report(runs: Sequence[Path], out: Path | None) -> int:
     out = out or (runs[0] if len(runs) == 1 else _new_folder())
     try:
         told = write_report(runs, out)
-    except (ValueError, OSError) as error:
+    except ValueError as error:
         raise UsageError(error) from error
+    except OSError as error:
+        raise UsageError(f"{error.filename or out}: {error.strerror}.") from error
     print(f"{told.title}\n\nEverything on one page: {out / PAGE}")
     return OK
 
@@ -183,8 +186,8 @@ def _parser() -> argparse.ArgumentParser:
         help="local; dask:ADDRESS of a scheduler; module:callable, which takes the jobs",
     )  # fmt: skip
     run.add_argument(
-        *("--per-gpu",), type=_count, default=1, metavar="N",
-        help="lessons that may share a GPU; %(default)s",
+        *("--per-gpu",), type=_count_or_none, default=1, metavar="N",
+        help="lessons that may share a GPU; 0 leaves the GPUs to all; %(default)s",
     )  # fmt: skip
 
     text = "one page, Markdown and JSON from one or several runs, side by side"
@@ -223,17 +226,21 @@ def _split(words: list[str]) -> tuple[list[str], list[str]]:
 
 
 def _seconds(text: str) -> float:
-    seconds = float(text)
-    if not 0 < seconds < float("inf"):
-        raise ValueError
-    return seconds
+    with contextlib.suppress(ValueError):
+        if 0 < (seconds := float(text)) < float("inf"):
+            return seconds
+    raise argparse.ArgumentTypeError(f"expected seconds, more than 0, got {text!r}")
 
 
-def _count(text: str) -> int:
-    count = int(text)
-    if count < 1:
-        raise ValueError
-    return count
+def _count(text: str, least: int = 1) -> int:
+    with contextlib.suppress(ValueError):
+        if (count := int(text)) >= least:
+            return count
+    raise argparse.ArgumentTypeError(f"expected a whole number from {least} on, got {text!r}")
+
+
+def _count_or_none(text: str) -> int:
+    return _count(text, least=0)
 
 
 def _like_ctrl_c(*_: object) -> None:

@@ -56,8 +56,10 @@ def check_page(folder: Path) -> None:
     """Refuse to write over a page, Markdown or JSON that no report has written.
 
     Raises:
-        LessonError: if there is one, and beside it no `report.json` of nbkit's.
+        LessonError: if there is one, and beside it no `report.json` of nbkit's; or if it is a file.
     """
+    if folder.exists() and not folder.is_dir():
+        raise LessonError(f"{folder} is a file: choose a folder for the report.")
     there = [file for name in (PAGE, MARKDOWN, OWN) if (file := folder / name).exists()]
     if there and not _is_report(folder / OWN):
         raise LessonError(f"{there[0]} is not nbkit's and would be lost: choose another folder.")
