@@ -225,9 +225,11 @@ def test_the_points_of_a_grid_have_the_names_of_their_files(tmp_path):
     told = report([tmp_path], tmp_path)
     assert [lesson.title for lesson in told.lessons] == ["01_a", "01_a@lr=0.1"]
 
-    point = record("01_a", status="ok")
+    point = record("01_a", status="ok", seconds=99.0)
     point.name = "01_a@lr=0.1"  # where a record knows the name of its files
-    assert [lesson.title for lesson in write_reports([point], tmp_path).lessons] == [point.name]
+    told = write_reports([point], tmp_path)
+    assert [lesson.title for lesson in told.lessons] == ["01_a", point.name]
+    assert told.lessons[1].sides[0].seconds == 99.0  # what is at hand counts
     assert table([point]).splitlines()[1].startswith("01_a@lr=0.1 ")
 
 

@@ -263,6 +263,21 @@ def test_resume_runs_only_what_is_not_done(tmp_path, capsys):
     assert all(new.started and new != old for new, old in zip(third, again, strict=True))
 
 
+def test_a_part_that_is_run_again_keeps_the_others_on_the_page(tmp_path, capsys):
+    lessons = [write(tmp_path / f"{name}.ipynb", "1") for name in ("01_a", "02_b", "03_c")]
+    run(lessons, tmp_path / "out")
+    (tmp_path / "out" / "03_c.json").write_text("{}")
+    before = (tmp_path / "out" / "index.html").read_text()
+    capsys.readouterr()
+    run(lessons[1:2], tmp_path / "out", resume=True)
+    told = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert [lesson["title"] for lesson in told["lessons"]] == ["01_a", "02_b"]
+    assert [each["file"] for each in told["damaged"]] == [str(tmp_path / "out" / "03_c.json")]
+    assert "3 of 3 lessons ran" in before
+    assert "2 of 2 lessons ran" in (tmp_path / "out" / "index.html").read_text()
+    assert "01_a" not in capsys.readouterr().out  # the table is of what was asked for
+
+
 @pytest.fixture
 def ledger(tmp_path, monkeypatch):
     for module in (course_run, lesson_run):

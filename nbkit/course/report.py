@@ -18,8 +18,8 @@ from nbkit.course.report_data import Report, build
 from nbkit.course.report_html import html
 from nbkit.course.report_markdown import markdown
 from nbkit.course.report_pictures import pictures
-from nbkit.course.report_read import OWN, Damaged, Entry, entries, read_run
-from nbkit.course.report_words import summary, table
+from nbkit.course.report_read import OWN, Damaged, Entry, entries, read_records, read_run
+from nbkit.course.report_words import name_of, summary, table
 
 __all__ = ["page", "report", "summary", "table", "write_page", "write_reports"]
 PAGE, MARKDOWN = "index.html", "report.md"
@@ -74,8 +74,20 @@ def _is_report(path: Path) -> bool:
 
 
 def write_reports(records: Sequence[Record], folder: Path) -> Report:
-    """Write a run that is at hand as page, Markdown and JSON into its folder."""
+    """Write a run as page, Markdown and JSON into its folder, with what else has run there.
+
+    Args:
+        records: those at hand; they count where the folder says something else.
+        folder: of the run; the records in it are read.
+    Raises:
+        OSError: if the files cannot be written.
+    """
     found, damaged = entries(records, folder)
+    at_hand = {name_of(record) for record in records}
+    earlier, unread = read_records(folder)
+    if others := [entry for entry in earlier if entry.name not in at_hand]:
+        found = sorted([*found, *others], key=lambda entry: entry.name)
+    damaged += [each for each in unread if Path(each.file).stem not in at_hand]
     return _write([found], damaged, [folder], folder)
 
 

@@ -58,19 +58,24 @@ def read_run(folder: Path) -> tuple[list[Entry], list[Damaged]]:
     """
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a folder: give one that `nbkit run` has written.")
-    paths = sorted(path for path in folder.glob("*.json") if path.name != OWN)
-    found, damaged = [], []
-    for path in paths:
-        try:
-            found.append(read_entry(path))
-        except (OSError, ValueError) as error:
-            damaged.append(Damaged(str(path), str(error)))
+    found, damaged = read_records(folder)
     for path in sorted(folder.glob("*.ipynb")):
         if not path.with_suffix(".json").exists():
             damaged.append(Damaged(str(path), "an executed notebook without a record"))
     if not found:
         other = "".join(f"\n{each.file}: {each.problem}" for each in damaged)
         raise ValueError(f"{folder} has no records, <lesson>.json: is it a run's folder?{other}")
+    return found, damaged
+
+
+def read_records(folder: Path) -> tuple[list[Entry], list[Damaged]]:
+    """The records in a folder, in the order of their names, and those that are damaged."""
+    found, damaged = [], []
+    for path in sorted(path for path in folder.glob("*.json") if path.name != OWN):
+        try:
+            found.append(read_entry(path))
+        except (OSError, ValueError) as error:
+            damaged.append(Damaged(str(path), str(error)))
     return found, damaged
 
 
