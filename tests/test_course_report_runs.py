@@ -141,6 +141,24 @@ def test_runs_that_agree_say_so_and_alike_machines_have_names(two, tmp_path):
     assert told.title == "2 runs side by side: no claim was judged in more than one"
 
 
+def test_a_claim_that_no_longer_stands_is_named_with_its_run(two, tmp_path):
+    weak = {**VERDICT, "p_value": 0.04}
+    folders = []
+    for name in ("one", "two"):
+        point = record("01_a", status="ok", verdicts=[weak])
+        folders.append(save(tmp_path / name, record("02_b", status="ok", verdicts=[weak])))
+        point.save(folders[-1] / "01_a--lr=1.json")
+    told = report(folders, tmp_path / "out")
+    assert told.weakened == [
+        f"near-best (a chip · {run}{point})"
+        for run in ("one", "two")
+        for point in (", 01_a--lr=1", "")
+    ]
+    alone = report(folders[:1], tmp_path / "out")
+    assert alone.weakened == ["near-best (01_a--lr=1)", "near-best"]
+    assert "near-best (01\\_a--lr=1), near-best." in (tmp_path / "out" / "report.md").read_text()
+
+
 def test_what_else_differs_between_runs_is_said(two, tmp_path):
     other = record("01_a", status="ok", parameters={"lr": 1}, notebook_sha256="cd")
     told = report([two[0], save(tmp_path / "other", other)], tmp_path / "out")
