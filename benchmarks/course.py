@@ -5,7 +5,8 @@
 Each arm is what a shell would do: papermill is called once a lesson, as it comes, and writes the
 notebook; nbkit is called once for all, and writes notebook, page and record of each. Both have one
 compute thread a kernel, and the same parameters. In the smoke profile the start of the kernels
-weighs most; `--profile ''` times the lessons as a reader runs them. Below that: what the start of a kernel costs.
+weighs most; `--profile ''` times the lessons as a reader runs them. Below that: what the start of
+a kernel costs.
 """
 
 import argparse
