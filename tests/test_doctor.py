@@ -1,6 +1,7 @@
 """What the machine can do: each lack is named, with what it means or what installs it."""
 
 import os
+import re
 from importlib import metadata
 from pathlib import Path
 
@@ -77,6 +78,14 @@ def test_what_is_not_installed_is_named_with_the_line_that_installs_it(monkeypat
     assert found("nbkit[lab]") == doctor.Finding(
         "nbkit[lab]", "without matplotlib", 'pip install "nbkit[lab]"'
     )
+
+
+def test_many_that_are_missing_are_counted_so_that_the_table_fits_on_a_screen(monkeypatch):
+    monkeypatch.setattr(doctor, "_installed", lambda name: False)
+    told = found("nbkit[lab]").found
+    assert re.fullmatch(r"without anywidget, cloudpickle, ipykernel and \d+ more", told)
+    extras = doctor._extras()
+    assert len(extras) == 4 and max(len(extra.found) for extra in extras) < 60
 
 
 def test_claims_that_cannot_be_judged_are_listed_with_what_they_need(monkeypatch):

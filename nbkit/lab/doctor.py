@@ -17,6 +17,7 @@ from nbkit.lab.machine import machine
 from nbkit.report import Report
 
 LESSON_GIB = 3  # what a lesson may need
+NAMED = 3  # packages that are missing; a row has to fit on a screen
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 
@@ -178,7 +179,9 @@ def _extra(extra: str, names: Sequence[str]) -> Finding:
     what = f"nbkit[{extra}]"
     if not missing:
         return Finding(what, "all there")
-    return Finding(what, f"without {', '.join(missing)}", f'pip install "{what}"')
+    named = ", ".join(missing[:NAMED])
+    more = f" and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
+    return Finding(what, f"without {named}{more}", f'pip install "{what}"')
 
 
 def _installed(name: str) -> bool:
