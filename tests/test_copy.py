@@ -1,6 +1,7 @@
 """Copies of the lessons: nothing is overwritten, and nbgrader grades the students'."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -173,6 +174,27 @@ def hand_in(course, student, source=None):
     folder = course / "submitted" / student / "verdicts"
     folder.mkdir(parents=True)
     nbformat.write(nb, folder / LESSON.name)
+
+
+@pytest.mark.slow
+def test_nbgrader_hands_out_every_lesson_with_its_marks(course):
+    shutil.rmtree(course / "source")
+    copy_lessons(lessons_dir(), course / "source" / "week1", solutions=False)
+    nbgrader(course, "generate_assignment", "week1")
+    for path in sorted(lessons_dir().glob("*.ipynb")):
+        released = read_notebook(course / "release" / "week1" / path.name)
+        names = [cell.source.split('"')[1] for cell in exercise_cells(read_notebook(path))]
+        stubs = exercise_cells(released)
+        assert names and [cell.metadata["nbgrader"]["grade_id"] for cell in stubs] == names
+        for stub in stubs:
+            assert "raise NotImplementedError" in stub.source and "SOLUTION" not in stub.source
+        marks = [cell.metadata.get("nbgrader", {}) for cell in released.cells]
+        graded = [mark["grade_id"] for mark in marks if mark.get("grade")]
+        assert graded == [f"{name}-check" for name in names]
+
+
+def exercise_cells(nb):
+    return [nb.cells[n] for n in exercises(nb)]
 
 
 @pytest.mark.slow
