@@ -1,7 +1,6 @@
 """What the machine can do: each lack is named, with what it means or what installs it."""
 
 import os
-import re
 from importlib import metadata
 from pathlib import Path
 
@@ -80,12 +79,11 @@ def test_what_is_not_installed_is_named_with_the_line_that_installs_it(monkeypat
     )
 
 
-def test_many_that_are_missing_are_counted_so_that_the_table_fits_on_a_screen(monkeypatch):
+def test_what_is_missing_fits_on_a_screen_however_much_it_is(monkeypatch):
     monkeypatch.setattr(doctor, "_installed", lambda name: False)
-    told = found("nbkit[lab]").found
-    assert re.fullmatch(r"without anywidget, cloudpickle, ipykernel and \d+ more", told)
-    extras = doctor._extras()
-    assert len(extras) == 4 and max(len(extra.found) for extra in extras) < 60
+    assert found("nbkit[lab]").found == "without anywidget, cloudpickle, ..."
+    _, _, *rows = str(doctor.Examination(doctor._extras(), [])).splitlines()
+    assert len(rows) == 4 and max(map(len, rows)) <= 80
 
 
 def test_claims_that_cannot_be_judged_are_listed_with_what_they_need(monkeypatch):
