@@ -18,7 +18,7 @@ from nbkit.lab.machine import machine
 from nbkit.report import Report
 
 LESSON_GIB = 3  # what a lesson may need
-ROOM = 28  # letters for the names of packages: a row has to fit on a screen of 80
+ROOM = 26  # letters for the names of packages: a row has to fit on a screen of 80
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 
@@ -180,7 +180,7 @@ def _extra(extra: str, names: Sequence[str]) -> Finding:
     what = f"nbkit[{extra}]"
     if not missing:
         return Finding(what, "all there")
-    named = textwrap.shorten(", ".join(missing), ROOM, placeholder=" ...")
+    named = textwrap.shorten(", ".join(missing), ROOM, break_on_hyphens=False, placeholder=" ...")
     return Finding(what, f"without {named}", f'pip install "{what}"')
 
 
