@@ -1,10 +1,12 @@
-"""The whole course headless: `nbkit run --jobs 2` against papermill, one lesson after another.
+"""The course headless, its smoke profile: `nbkit run --jobs 2` against papermill, one by one.
 
     python benchmarks/course.py [LESSON ...] [--profile smoke] [--repeats 3] [--copies N]
 
 Each arm is what a shell would do: papermill is called once a lesson, as it comes, and writes the
 notebook; nbkit is called once for all, and writes notebook, page and record of each. Both have one
-compute thread a kernel, and the same parameters. Below that: what the start of a kernel costs.
+compute thread a kernel, and the same parameters. In the smoke profile the start of the kernels
+weighs most; `--profile ''` times the lessons as a reader runs them. Below that: what the start of
+a kernel costs.
 """
 
 import argparse
@@ -49,7 +51,9 @@ def call(words):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("lessons", nargs="*")
-    parser.add_argument("--profile", default="smoke", help="%(default)s; '' is the lessons' own")
+    parser.add_argument(
+        "--profile", default="smoke", help="that is timed: %(default)s; '' is the lessons' own"
+    )
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--copies", type=int, default=1, help="of each lesson, to have more")
@@ -78,14 +82,15 @@ def main():
         start = interleaved(starts, 3)
 
     ours, theirs = timed.of("nbkit"), timed.of("papermill")
-    print(f"{len(lessons)} lessons, profile {options.profile or 'of the lesson'}, seconds:")
+    profile = options.profile or "own profile"
+    print(f"{len(lessons)} lessons, {profile}, seconds:")
     for name, spread in (("nbkit run --jobs 2", ours), ("papermill, in turn", theirs)):
         print(f"  {name:<40} {spread.median:7.1f} ({spread.low:.1f}..{spread.high:.1f})")
     print("what a kernel's start costs, seconds:")
     for name in starts:
         spread: Spread = start.of(name)
         print(f"  {name:<40} {spread.median:7.2f} ({spread.low:.2f}..{spread.high:.2f})")
-    name = f"{len(lessons)} lessons: nbkit run --jobs {options.jobs} / papermill in turn"
+    name = f"{len(lessons)} lessons, {profile}: nbkit run --jobs {options.jobs} / papermill in turn"
     return 0 if report(name, timed.ratio("nbkit", "papermill"), BOUND) else 1
 
 

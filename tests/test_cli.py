@@ -132,6 +132,34 @@ def test_what_cannot_be_read_exits_with_2(words, capsys):
     assert stopped.value.code == 2
 
 
+def test_the_path_of_a_notebook_without_its_ending_is_understood(course, capsys):
+    (course / "own").mkdir()
+    write(course / "own" / "06_x.ipynb", "1")
+    assert main(["run", "notebooks/own/06_x"]) == 2
+    message = "no lesson 'notebooks/own/06_x'. Did you mean 'notebooks/own/06_x.ipynb'?"
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "option, text, message",
+    [
+        ("--jobs", "0", "expected a whole number from 1 on, got '0'"),
+        ("--jobs", "two", "expected a whole number from 1 on, got 'two'"),
+        ("--per-gpu", "-1", "expected a whole number from 0 on, got '-1'"),
+        ("--timeout", "0", "expected seconds, more than 0, got '0'"),
+        ("--timeout", "inf", "expected seconds, more than 0, got 'inf'"),
+    ],
+)
+def test_a_number_that_does_not_fit_is_answered_with_what_does(option, text, message, capsys):
+    with pytest.raises(SystemExit):
+        main(["run", f"{option}={text}"])
+    assert capsys.readouterr().err.endswith(f"argument {option}: {message}\n")
+
+
+def test_the_gpus_can_be_left_to_all():
+    assert cli._parser().parse_args(["run", "--per-gpu", "0"]).per_gpu == 0
+
+
 def test_the_time_limit_is_passed_on(course, capsys):
     write(course / "02_b.ipynb", "import time; time.sleep(60)")
     assert main(["run", "2", "--timeout", "1"]) == 1
@@ -236,13 +264,24 @@ def test_report_puts_runs_side_by_side(tmp_path, capsys, monkeypatch):
     assert {"index.html", "report.md", "report.json"} == set(os.listdir("both"))
     assert main(["report", "nowhere"]) == 2
     assert "nbkit report:" in capsys.readouterr().err
+    (tmp_path / "file").write_text("")
+    assert main(["report", "one", "--out", "file"]) == 2
+    assert (
+        capsys.readouterr().err == "nbkit report: file is a file: choose a folder for the report.\n"
+    )
+    assert main(["report", "one", "--out", "file/new"]) == 2
+    assert capsys.readouterr().err == "nbkit report: file/new: Not a directory.\n"
 
 
 def test_resume_takes_the_newest_folder_of_a_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for name in ("first", "second", "docs"):
-        (tmp_path / "runs" / name).mkdir(parents=True)
-    (tmp_path / "runs" / "first" / "01_x.json").write_text("{}")
-    (tmp_path / "runs" / "second" / "01_x.json").write_text("{}")
-    os.utime(tmp_path / "runs" / "first", (1, 1))
-    assert _newest_folder() == Path("runs/second")  # docs is newer still, and no run
+    done = Record("01_x", {}, "0", "0", "2026", {}, status="ok")
+    for time, name in enumerate(("first", "second", "docs", "both")):
+        folder = tmp_path / "runs" / name
+        folder.mkdir(parents=True)
+        if name in ("first", "second"):
+            done.save(folder / "01_x.json")
+        if name == "both":  # newer still, and of a report
+            assert main(["report", "runs/first", "runs/second", "--out", "runs/both"]) == 0
+        os.utime(folder, (time, time))
+    assert _newest_folder() == Path("runs/second")

@@ -1,6 +1,7 @@
 """Copies of the lessons: nothing is overwritten, and nbgrader grades the students'."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
+from nbkit.course.cli import main
 from nbkit.course.copy import copy_lessons, without_solutions
 from nbkit.course.lessons import read_notebook
 from nbkit.lab.data import lessons_dir
@@ -42,6 +44,52 @@ def test_a_copy_is_the_lesson_and_nothing_is_overwritten(tmp_path):
     assert copy_lessons(tmp_path / "in", out) == (["02_b.ipynb"], ["01_a.ipynb"])
     assert (out / "01_a.ipynb").read_bytes() == b"my work"
     assert (out / "02_b.ipynb").read_bytes() == b"another"
+
+
+LIMITED = """\
+import resource, sys
+from pathlib import Path
+from nbkit.course.copy import copy_lessons
+resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
+copy_lessons(Path("in"), Path("out"))"""
+
+
+def test_a_copy_that_breaks_off_leaves_no_stump(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "01_a.ipynb").write_bytes(b"short")
+    (tmp_path / "in" / "02_b.ipynb").write_bytes(b"long" * 10_000)
+    words = [sys.executable, "-c", LIMITED]
+    environment = {**os.environ, "PYTHONPATH": str(lessons_dir().parent)}
+    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert "File too large" in done.stderr
+    assert os.listdir(tmp_path / "out") == ["01_a.ipynb"]
+    again = copy_lessons(tmp_path / "in", tmp_path / "out")
+    assert again == (["02_b.ipynb"], ["01_a.ipynb"])
+
+
+def test_where_there_are_no_links_nothing_is_overwritten_either(tmp_path, monkeypatch):
+    def refuse(*paths):
+        raise PermissionError("no links here")
+
+    monkeypatch.setattr(os, "link", refuse)
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "01_a.ipynb").write_bytes(b"the lesson")
+    assert copy_lessons(tmp_path / "in", tmp_path / "out") == (["01_a.ipynb"], [])
+    (tmp_path / "out" / "01_a.ipynb").write_bytes(b"my work")
+    assert copy_lessons(tmp_path / "in", tmp_path / "out") == ([], ["01_a.ipynb"])
+    assert (tmp_path / "out" / "01_a.ipynb").read_bytes() == b"my work"
+    assert os.listdir(tmp_path / "out") == ["01_a.ipynb"]
+
+
+def test_solutions_that_stay_in_a_student_s_folder_are_said(tmp_path, capsys):
+    assert main(["copy", str(tmp_path)]) == 0
+    (tmp_path / LESSON.name).unlink()
+    assert main(["copy", str(tmp_path), "--without-solutions"]) == 0
+    told = capsys.readouterr().out.splitlines()[-1]
+    others = sorted(path.name for path in lessons_dir().glob("*.ipynb") if path != LESSON)
+    assert told == f"{tmp_path}: SOLUTIONS are still in {', '.join(others)}: choose another folder."
+    assert main(["copy", str(tmp_path)]) == 0
+    assert "SOLUTIONS" not in capsys.readouterr().out
 
 
 def test_existing_work_stays_in_a_student_s_folder_too(tmp_path):
@@ -126,6 +174,27 @@ def hand_in(course, student, source=None):
     folder = course / "submitted" / student / "verdicts"
     folder.mkdir(parents=True)
     nbformat.write(nb, folder / LESSON.name)
+
+
+@pytest.mark.slow
+def test_nbgrader_hands_out_every_lesson_with_its_marks(course):
+    shutil.rmtree(course / "source")
+    copy_lessons(lessons_dir(), course / "source" / "week1", solutions=False)
+    nbgrader(course, "generate_assignment", "week1")
+    for path in sorted(lessons_dir().glob("*.ipynb")):
+        released = read_notebook(course / "release" / "week1" / path.name)
+        names = [cell.source.split('"')[1] for cell in exercise_cells(read_notebook(path))]
+        stubs = exercise_cells(released)
+        assert names and [cell.metadata["nbgrader"]["grade_id"] for cell in stubs] == names
+        for stub in stubs:
+            assert "raise NotImplementedError" in stub.source and "SOLUTION" not in stub.source
+        marks = [cell.metadata.get("nbgrader", {}) for cell in released.cells]
+        graded = [mark["grade_id"] for mark in marks if mark.get("grade")]
+        assert graded == [f"{name}-check" for name in names]
+
+
+def exercise_cells(nb):
+    return [nb.cells[n] for n in exercises(nb)]
 
 
 @pytest.mark.slow

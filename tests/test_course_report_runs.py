@@ -141,6 +141,24 @@ def test_runs_that_agree_say_so_and_alike_machines_have_names(two, tmp_path):
     assert told.title == "2 runs side by side: no claim was judged in more than one"
 
 
+def test_a_claim_that_no_longer_stands_is_named_with_its_run(two, tmp_path):
+    weak = {**VERDICT, "p_value": 0.04}
+    folders = []
+    for name in ("one", "two"):
+        point = record("01_a", status="ok", verdicts=[weak])
+        folders.append(save(tmp_path / name, record("02_b", status="ok", verdicts=[weak])))
+        point.save(folders[-1] / "01_a--lr=1.json")
+    told = report(folders, tmp_path / "out")
+    assert told.weakened == [
+        f"near-best (a chip · {run}{point})"
+        for run in ("one", "two")
+        for point in (", 01_a--lr=1", "")
+    ]
+    alone = report(folders[:1], tmp_path / "out")
+    assert alone.weakened == ["near-best (01_a--lr=1)", "near-best"]
+    assert "near-best (01\\_a--lr=1), near-best." in (tmp_path / "out" / "report.md").read_text()
+
+
 def test_what_else_differs_between_runs_is_said(two, tmp_path):
     other = record("01_a", status="ok", parameters={"lr": 1}, notebook_sha256="cd")
     told = report([two[0], save(tmp_path / "other", other)], tmp_path / "out")
@@ -178,9 +196,34 @@ def test_a_damaged_record_is_named_and_the_others_are_reported(tmp_path, text, p
 
 
 def test_a_notebook_that_nobody_recorded_is_named(tmp_path):
-    told = report([save(tmp_path / "run", **{"01_a": notebook()})], tmp_path / "run")
+    folder = save(tmp_path / "run", record("02_b", status="ok"), **{"01_a": notebook()})
+    told = report([folder], folder)
     assert told.damaged[0].problem == "an executed notebook without a record"
-    assert told.title == "0 of 0 lessons ran"
+    assert told.title == "1 of 1 lesson ran"
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [("package.json", "not a record: without lesson"), ("01_a.ipynb", "without a record")],
+)
+def test_a_folder_without_a_record_is_no_run_and_its_page_stays(tmp_path, name, problem):
+    (tmp_path / name).write_text("{}")
+    (tmp_path / "index.html").write_text("somebody's")
+    with pytest.raises(ValueError, match=rf"has no records(?s:.*){name}: .*{problem}"):
+        report([tmp_path], tmp_path)
+    assert (tmp_path / "index.html").read_text() == "somebody's"
+
+
+@pytest.mark.parametrize("name", ["index.html", "report.md", "report.json"])
+def test_nobodys_page_is_written_over(two, tmp_path, name):
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / name).write_text("{}")
+    with pytest.raises(ValueError, match=f"{name} is not nbkit's and would be lost"):
+        report(two, tmp_path / "site")
+    assert [path.name for path in (tmp_path / "site").iterdir()] == [name]
+    report(two, tmp_path / "out")
+    report(two[:1], tmp_path / "out")  # its own gives way
+    assert "a chip" in (tmp_path / "out" / "index.html").read_text()
 
 
 def test_a_record_of_a_later_version_is_read(tmp_path):
@@ -200,9 +243,11 @@ def test_the_points_of_a_grid_have_the_names_of_their_files(tmp_path):
     told = report([tmp_path], tmp_path)
     assert [lesson.title for lesson in told.lessons] == ["01_a", "01_a@lr=0.1"]
 
-    point = record("01_a", status="ok")
+    point = record("01_a", status="ok", seconds=99.0)
     point.name = "01_a@lr=0.1"  # where a record knows the name of its files
-    assert [lesson.title for lesson in write_reports([point], tmp_path).lessons] == [point.name]
+    told = write_reports([point], tmp_path)
+    assert [lesson.title for lesson in told.lessons] == ["01_a", point.name]
+    assert told.lessons[1].sides[0].seconds == 99.0  # what is at hand counts
     assert table([point]).splitlines()[1].startswith("01_a@lr=0.1 ")
 
 

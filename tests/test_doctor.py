@@ -79,6 +79,13 @@ def test_what_is_not_installed_is_named_with_the_line_that_installs_it(monkeypat
     )
 
 
+def test_what_is_missing_fits_on_a_screen_however_much_it_is(monkeypatch):
+    monkeypatch.setattr(doctor, "_installed", lambda name: False)
+    assert found("nbkit[lab]").found == "without anywidget, ..."
+    _, _, *rows = str(doctor.Examination(doctor._extras(), [])).splitlines()
+    assert len(rows) == 4 and max(map(len, rows)) <= 80
+
+
 def test_claims_that_cannot_be_judged_are_listed_with_what_they_need(monkeypatch):
     claim = next(iter(all_claims().values()))
     needy = type(claim)(**{**vars(claim), "needs": ("two gpus",)})

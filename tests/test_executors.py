@@ -33,6 +33,11 @@ ROOT = str(Path(nbkit.__file__).parents[1])
         ("nowhere", "the executor is local, dask:ADDRESS or module:callable, got 'nowhere'"),
         ("no_such_module:Pool", "there is no executor no_such_module:Pool: No module named"),
         ("concurrent.futures:Pool", "there is no executor concurrent.futures:Pool"),
+        ("concurrent.futures:wait", "is no executor: called with 1, TypeError: "),
+        ("os:getpid", "os:getpid is no executor: called with 1, TypeError: "),
+        ("builtins:str", "builtins:str is no executor: it gave a str, which has no `submit`"),
+        ("dask:", "after dask: comes a scheduler's address, tcp://HOST:PORT, got ''"),
+        ("dask:foo://bar", "unknown address scheme 'foo'"),
     ],
 )
 def test_what_is_no_executor_is_bad_usage(tmp_path, name, message, capsys):
@@ -64,6 +69,22 @@ def test_any_executor_by_name(tmp_path):
     lessons = [write(tmp_path / f"0{n}_a.ipynb", "1") for n in (1, 2, 3)]
     records = run(lessons, tmp_path / "out", jobs=2, executor=f"{__name__}:two_at_a_time")
     assert [record.ok for record in records] == [True] * 3
+
+
+MINE = """\
+from concurrent.futures import ThreadPoolExecutor
+def make(jobs):
+    return ThreadPoolExecutor(jobs)"""
+
+
+def test_an_executor_may_lie_in_the_folder_that_the_command_runs_in(tmp_path):
+    (tmp_path / "mypool.py").write_text(MINE)
+    write(tmp_path / "01_a.ipynb", "1")
+    code = "import sys; from nbkit.course.cli import main; sys.exit(main(sys.argv[1:]))"
+    words = [sys.executable, "-P", "-c", code, "run", "01_a.ipynb", "--executor", "mypool:make"]
+    environment = {**os.environ, "PYTHONPATH": ROOT}
+    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_pool_that_breaks_is_a_reason_with_the_cell(tmp_path):

@@ -3,12 +3,16 @@
 import json
 import re
 import shlex
+import shutil
+import tomllib
 from collections import Counter
 from pathlib import Path
 
+import nbformat
 import pytest
+from course_notebooks import write
 
-from nbkit.course.cli import _parser
+from nbkit.course.cli import _parser, main
 from nbkit.lab.claims import load_claims
 
 ROOT = Path(__file__).parents[1]
@@ -69,6 +73,14 @@ def test_the_table_says_the_minutes_and_the_recorded_verdicts():
         assert verdicts == told, lesson
 
 
+@pytest.mark.parametrize("name", ["README.md", "data/README.md"])
+def test_what_is_installed_is_this_checkout_and_not_another_nbkit(name):
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    ours = {".", *(f".[{extra}]" for extra in project["optional-dependencies"])}
+    lines = re.findall(r"pip install (?:--\S+ )*([^`\n]+)", (ROOT / name).read_text())
+    assert lines and {shlex.split(line)[0] for line in lines} <= ours
+
+
 COMMANDS = re.findall(r"^nbkit ([a-z]+.*?)(?: +#.*)?$", README, re.M)
 COMMANDS += re.findall(r"`nbkit ([a-z]+[^`]*)`", README)
 
@@ -83,3 +95,58 @@ def test_each_command_can_be_read(words):
 
 def test_there_are_commands():
     assert len(COMMANDS) > 10
+
+
+@pytest.fixture
+def course(tmp_path, monkeypatch):
+    """A small course with the names and parameters that the README's commands have."""
+    knobs = {"01_lr_finder": ("batch_size", "depth"), "04_clipping": ("max_norm",), "05_amp": ()}
+    (tmp_path / "notebooks").mkdir()
+    for lesson, names in knobs.items():
+        path = write(tmp_path / "notebooks" / f"{lesson}.ipynb", "1", parameters=True)
+        nb = nbformat.read(path, as_version=4)
+        for name in names:
+            nb.cells[1].source += f"\n{name}: float = 1.0  # a number"
+            nb.cells[2].source = nb.cells[2].source.replace("lr=", f"{name}=log(0.1, 100), lr=")
+        nbformat.write(nb, path)
+    monkeypatch.setattr("nbkit.lab.data.lessons_dir", lambda: tmp_path / "notebooks")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_the_block_of_commands_does_what_it_says(course, monkeypatch, capsys):
+    opened = []
+    monkeypatch.setattr("subprocess.call", lambda command: opened.append(command) or 0)
+    (block,) = re.findall(r"```\n(nbkit doctor.*?)```", README, re.DOTALL)
+    lines = block.splitlines()
+    for line in lines:
+        if line.startswith("nbkit report"):  # what somebody else has run
+            shutil.copytree("runs/mine", "runs/yours")
+        assert main(shlex.split(line, comments=True)[1:]) == 0, line
+        said = capsys.readouterr().out
+        if "--resume" in line:
+            assert "done before, and kept: 01_lr_finder, 04_clipping, 05_amp\n" in said
+    assert len(lines) > 10
+    names = sorted(path.name for path in (course / "notebooks").iterdir())
+    for folder in ("my-lessons", "source/week1"):
+        assert sorted(path.name for path in Path(folder).iterdir()) == names
+    assert len(opened) == 1 and str(course / "my-lessons") in " ".join(opened[0])
+    assert "2 runs side by side" in Path("runs/both/report.md").read_text()
+    records = [json.loads(path.read_text()) for path in course.glob("runs/*/*--*.json")]
+    points = [(r["parameters"]["batch_size"], r["parameters"]["depth"]) for r in records]
+    assert sorted(points) == [(16, 1), (16, 3), (64, 1), (64, 3)]
+
+
+def test_the_examples_to_take_home_are_as_short_as_promised():
+    home = README.partition("## Take one function home")[2].partition("And below them all")[0]
+    assert "Six examples of three to seven lines" in home
+    _, *examples = re.findall(r"```python\n(.*?)```", home, re.DOTALL)  # the first is the network
+    lengths = [len(re.findall(r"^(?:>>>|\.\.\.) ", text, re.M)) for text in examples]
+    assert len(lengths) == 6 and min(lengths) == 3 and max(lengths) == 7
+
+
+def test_each_technique_has_a_test_file_of_its_name():
+    modules = [path.stem for path in (ROOT / "nbkit").glob("[a-z]*.py")]
+    assert len(modules) > 8
+    assert [name for name in modules if not (ROOT / "tests" / f"test_{name}.py").exists()] == []

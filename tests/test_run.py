@@ -4,6 +4,9 @@ import hashlib
 import json
 import os
 import platform
+import subprocess
+import sys
+from pathlib import Path
 
 import nbformat
 import papermill
@@ -12,7 +15,9 @@ from course_notebooks import write
 
 import nbkit
 from nbkit.course import lesson_run
+from nbkit.course import run as course_run
 from nbkit.course.claim import claim
+from nbkit.course.cli import main
 from nbkit.course.execute import execute, find_fault
 from nbkit.course.lessons import LessonError
 from nbkit.course.record import Record
@@ -183,6 +188,17 @@ def test_nobodys_notebook_is_written_over(tmp_path):
         run([executed], executed.parent)
 
 
+@pytest.mark.parametrize("name", ["index.html", "report.md", "01_a.html", "01_a.json"])
+def test_nobodys_page_or_json_is_written_over(tmp_path, name):
+    path = write(tmp_path / "01_a.ipynb", "1")
+    site = tmp_path_made(tmp_path / "site")
+    (site / name).write_text('{"name": "somebody"}')
+    with pytest.raises(LessonError, match=f"{name} is not .* and would be lost"):
+        run([path], site)
+    assert [file.name for file in site.iterdir()] == [name]
+    assert (site / name).read_text() == '{"name": "somebody"}'
+
+
 def test_an_earlier_run_gives_way_to_a_new_one(tmp_path):
     path = write(tmp_path / "01_a.ipynb", "import os; 1 / int(os.environ.get('OF', 0))")
     out = tmp_path_made(tmp_path / "out")
@@ -247,11 +263,80 @@ def test_resume_runs_only_what_is_not_done(tmp_path, capsys):
     assert all(new.started and new != old for new, old in zip(third, again, strict=True))
 
 
+def test_a_part_that_is_run_again_keeps_the_others_on_the_page(tmp_path, capsys):
+    lessons = [write(tmp_path / f"{name}.ipynb", "1") for name in ("01_a", "02_b", "03_c")]
+    run(lessons, tmp_path / "out")
+    (tmp_path / "out" / "03_c.json").write_text("{}")
+    before = (tmp_path / "out" / "index.html").read_text()
+    capsys.readouterr()
+    run(lessons[1:2], tmp_path / "out", resume=True)
+    told = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert [lesson["title"] for lesson in told["lessons"]] == ["01_a", "02_b"]
+    assert [each["file"] for each in told["damaged"]] == [str(tmp_path / "out" / "03_c.json")]
+    assert "3 of 3 lessons ran" in before
+    assert "2 of 2 lessons ran" in (tmp_path / "out" / "index.html").read_text()
+    assert "01_a" not in capsys.readouterr().out  # the table is of what was asked for
+
+
+@pytest.fixture
+def ledger(tmp_path, monkeypatch):
+    for module in (course_run, lesson_run):
+        monkeypatch.setattr(module, "ledger_dir", lambda: tmp_path / "ledger")
+    return tmp_path / "ledger"
+
+
+def test_a_ledger_that_cannot_be_written_stops_no_lesson(ledger, tmp_path, capsys):
+    ledger.write_text("a file where the folder should be")
+    lessons = [write(tmp_path / f"{name}.ipynb", VERDICT) for name in ("01_a", "02_b")]
+    words = ["run", *map(str, lessons), "--out", str(tmp_path / "out"), "--record"]
+    assert main(words) == 1
+    assert all(Record.load(tmp_path / "out" / f"{name}.json").ok for name in ("01_a", "02_b"))
+    *_, first, second = capsys.readouterr().out.splitlines()
+    for line in (first, second):
+        assert line.startswith("ledger: [Errno 20] Not a directory") and str(ledger) in line
+    ledger.unlink()
+    assert main([*words, "--resume"]) == 0
+    assert len(list(ledger.glob("*/*.json"))) == 2
+
+
+def test_a_damaged_ledger_stops_no_lesson_and_is_recorded_anew(ledger, tmp_path, capsys):
+    words = ["run", str(write(tmp_path / "01_a.ipynb", VERDICT)), "--out", str(tmp_path / "out")]
+    assert main([*words, "--record"]) == 0
+    (kept,) = ledger.glob("*/01_a.json")
+    kept.write_text("{")
+    for more in ([], ["--resume"]):
+        assert main([*words, *more]) == 1
+        assert Record.load(tmp_path / "out" / "01_a.json").ok
+        assert (tmp_path / "out" / "01_a.html").exists()
+        told = capsys.readouterr().out.splitlines()[-1]
+        assert told == f"ledger: {kept} is not a record: take it back from git, or --record."
+    assert main([*words, "--resume", "--record"]) == 0
+    assert main(words) == 0
+
+
 def test_two_runs_in_one_folder_are_refused(tmp_path):
     path = write(tmp_path / "01_a.ipynb", "1")
     with claim(tmp_path / "out"), pytest.raises(LessonError, match="another run is at work in"):
         run([path], tmp_path / "out")
     assert run([path], tmp_path / "out")[0].ok
+
+
+FULL = """\
+import resource, sys
+from nbkit.course.cli import main
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+sys.exit(main(["run", sys.argv[1], "--out", "out"]))"""
+
+
+def test_a_disk_that_is_full_at_the_start_is_one_line_and_leaves_nothing(tmp_path):
+    path = write(tmp_path / "01_a.ipynb", "1")
+    words = [sys.executable, "-c", FULL, str(path)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(nbkit.__file__).parents[1])}
+    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 2
+    out = tmp_path / "out"
+    assert done.stderr.splitlines() == ["nbkit run: out cannot be written: File too large."]
+    assert list(out.iterdir()) == []
 
 
 def test_plain_papermill_does_the_same(tmp_path):

@@ -1,5 +1,6 @@
 """What is to be run is known, checked and named before anything starts."""
 
+import nbformat
 import pytest
 from course_notebooks import write
 
@@ -32,6 +33,19 @@ def test_one_value_is_one_point(lesson, tmp_path):
 def test_values_that_look_alike_have_names_of_their_own(lesson, tmp_path):
     found = plan([lesson], tmp_path / "out", {}, {"lr": ["0.10000001", "0.1"]})
     assert [task.name for task in found] == ["01_a--lr=0.10000001", "01_a--lr=0.1"]
+
+
+def test_no_point_hides_behind_another_s_name(tmp_path):
+    nb = nbformat.read(write(tmp_path / "01_a.ipynb", "1", parameters=True), as_version=4)
+    modes = ["a b", "a/b", "a_b", "a--lr=1", "a%20b"]
+    nb.cells[1].source += '\nmode: str = "a b"  # which'
+    ranges = f"mode=choice({', '.join(map(repr, modes))}), quick="
+    nb.cells[2].source = nb.cells[2].source.replace("quick=", ranges)
+    nbformat.write(nb, tmp_path / "01_a.ipynb")
+    found = plan([tmp_path / "01_a.ipynb"], tmp_path / "out", {}, {"mode": modes})
+    assert [task.values["mode"] for task in found] == modes
+    assert found[0].name == "01_a--mode=a%20b"
+    assert all(task.notebook.parent == tmp_path / "out" for task in found)
 
 
 @pytest.mark.parametrize(
@@ -88,6 +102,11 @@ def other_lesson(task, monkeypatch):
     return task
 
 
+def other_claims_beside_it(task, monkeypatch):
+    (task.path.parent / "claims.toml").write_text("[c]\nmargin = 2\n")
+    return task
+
+
 def other_version(task, monkeypatch):
     monkeypatch.setattr("nbkit.__version__", "99")
     return task
@@ -125,8 +144,8 @@ def failed(task, monkeypatch):
 
 @pytest.mark.parametrize(
     "change",
-    [other_parameters, other_lesson, other_version, other_code, no_page, no_notebook,
-     half_a_record, still_running, failed],
+    [other_parameters, other_lesson, other_claims_beside_it, other_version, other_code, no_page,
+     no_notebook, half_a_record, still_running, failed],
 )  # fmt: skip
 def test_what_was_done_otherwise_is_not(lesson, tmp_path, monkeypatch, change):
     (task,) = plan([lesson], tmp_path / "out", {"lr": "1"})
@@ -134,6 +153,15 @@ def test_what_was_done_otherwise_is_not(lesson, tmp_path, monkeypatch, change):
     monkeypatch.setattr(tasks, "read_notebook", lambda path: pytest.fail("not needed"))
     monkeypatch.setattr(tasks, "check_place", lambda task: None)
     assert change(task, monkeypatch).done() is None
+
+
+@pytest.mark.parametrize("name", ["claims.toml", "digits.npz"])
+def test_what_nbkit_is_counts_its_claims_and_its_data(tmp_path, monkeypatch, name):
+    (tmp_path / name).write_bytes(b"as they were")
+    monkeypatch.setattr("nbkit.lab.data.file", lambda name: tmp_path / name)
+    before = tasks.code_sha256.__wrapped__()
+    (tmp_path / name).write_bytes(b"with another margin")
+    assert tasks.code_sha256.__wrapped__() != before
 
 
 def test_an_attempt_at_something_else_is_not_counted(lesson, tmp_path):

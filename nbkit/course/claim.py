@@ -7,6 +7,7 @@ import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 from nbkit.course.lessons import LessonError
 
@@ -32,13 +33,20 @@ def claim(folder: Path) -> Iterator[tuple[Path, str]]:
     with handle:
         if not _lock(handle.fileno()):
             raise LessonError(f"another run is at work in {folder}: wait, or choose another --out.")
-        handle.truncate(0)
-        handle.write(text)
-        handle.flush()
         try:
+            _write(handle, text, folder)
             yield file, text
         finally:
             file.unlink(missing_ok=True)
+
+
+def _write(handle: TextIO, text: str, folder: Path) -> None:
+    """Put the text into the open file in place of what an earlier run has left there."""
+    try:
+        handle.truncate(0)
+        os.write(handle.fileno(), text.encode())  # unbuffered: closing has nothing left to write
+    except OSError as error:
+        raise LessonError(f"{folder} cannot be written: {error.strerror}.") from error
 
 
 def _lock(descriptor: int) -> bool:

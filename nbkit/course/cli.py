@@ -7,6 +7,7 @@ without the lab.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
 import signal
 import subprocess
@@ -28,8 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Do what the command line says.
 
     Returns:
-        the exit status: 0 done, 1 a lesson failed, 2 bad usage, 3 a verdict is another than the
-        ledger's, 130 stopped by Ctrl-C.
+        the exit status: 0 done, 1 a lesson failed, or the ledger could not be read or written,
+        2 bad usage, 3 a verdict is another than the ledger's, 130 stopped by Ctrl-C.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     words, for_jupyter = _split(words)
@@ -59,6 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(options: argparse.Namespace) -> int:
     """Execute lessons headless."""
     from nbkit.course.lessons import LessonError, find_lessons
+    from nbkit.course.run import LedgerError
     from nbkit.course.run import run as run_lessons
     from nbkit.course.tasks import read_grid
     from nbkit.lab.data import lessons_dir
@@ -81,6 +83,8 @@ def run(options: argparse.Namespace) -> int:
         )
     except (LessonError, KnobError) as error:
         raise UsageError(error) from error
+    except LedgerError:  # printed below the table
+        return LESSON_FAILED
     if not all(record.ok for record in records):
         return LESSON_FAILED
     flipped = any(record.flips for record in records)
@@ -98,16 +102,19 @@ def lab(folder: Path, for_jupyter: Sequence[str] = ()) -> int:
 
 def copy(folder: Path, solutions: bool) -> int:
     """Copy the lessons to a folder to work in."""
-    from nbkit.course.copy import copy_lessons
+    from nbkit.course.copy import copy_lessons, with_solutions
     from nbkit.lab.data import lessons_dir
 
     try:
         copied, kept = copy_lessons(lessons_dir(), folder, solutions=solutions)
+        solved = [] if solutions else with_solutions(folder, kept)
     except OSError as error:
         raise UsageError(f"{error.filename or folder}: {error.strerror}.") from error
     print(f"{folder}: lessons copied: {len(copied)}")
     if kept:
         print(f"{folder}: kept as they were: {', '.join(kept)}")
+    if solved:
+        print(f"{folder}: SOLUTIONS are still in {', '.join(solved)}: choose another folder.")
     return OK
 
 
@@ -119,8 +126,10 @@ def report(runs: Sequence[Path], out: Path | None) -> int:
     out = out or (runs[0] if len(runs) == 1 else _new_folder())
     try:
         told = write_report(runs, out)
-    except (ValueError, OSError) as error:
+    except ValueError as error:
         raise UsageError(error) from error
+    except OSError as error:
+        raise UsageError(f"{error.filename or out}: {error.strerror}.") from error
     print(f"{told.title}\n\nEverything on one page: {out / PAGE}")
     return OK
 
@@ -154,7 +163,11 @@ def _parser() -> argparse.ArgumentParser:
         "--profile", choices=("smoke", "lesson", "full"), help="seconds, a minute, more"
     )
     run.add_argument(
-        "--jobs", type=_count, default=1, metavar="N", help="lessons at a time; %(default)s"
+        "--jobs",
+        type=_count,
+        default=1,
+        metavar="N",
+        help="lessons at a time, of dask as many as it has threads; %(default)s",
     )
     run.add_argument(
         *("--timeout",), type=_seconds, default=600, metavar="S",
@@ -173,8 +186,8 @@ def _parser() -> argparse.ArgumentParser:
         help="local; dask:ADDRESS of a scheduler; module:callable, which takes the jobs",
     )  # fmt: skip
     run.add_argument(
-        *("--per-gpu",), type=_count, default=1, metavar="N",
-        help="lessons that may share a GPU; %(default)s",
+        *("--per-gpu",), type=_count_or_none, default=1, metavar="N",
+        help="lessons that may share a GPU; 0 leaves the GPUs to all; %(default)s",
     )  # fmt: skip
 
     text = "one page, Markdown and JSON from one or several runs, side by side"
@@ -213,17 +226,21 @@ def _split(words: list[str]) -> tuple[list[str], list[str]]:
 
 
 def _seconds(text: str) -> float:
-    seconds = float(text)
-    if not 0 < seconds < float("inf"):
-        raise ValueError
-    return seconds
+    with contextlib.suppress(ValueError):
+        if 0 < (seconds := float(text)) < float("inf"):
+            return seconds
+    raise argparse.ArgumentTypeError(f"expected seconds, more than 0, got {text!r}")
 
 
-def _count(text: str) -> int:
-    count = int(text)
-    if count < 1:
-        raise ValueError
-    return count
+def _count(text: str, least: int = 1) -> int:
+    with contextlib.suppress(ValueError):
+        if (count := int(text)) >= least:
+            return count
+    raise argparse.ArgumentTypeError(f"expected a whole number from {least} on, got {text!r}")
+
+
+def _count_or_none(text: str) -> int:
+    return _count(text, least=0)
 
 
 def _like_ctrl_c(*_: object) -> None:
@@ -231,8 +248,12 @@ def _like_ctrl_c(*_: object) -> None:
 
 
 def _newest_folder() -> Path:
-    """The folder under runs/ that was made last."""
-    folders = [folder for folder in Path("runs").glob("*") if any(folder.glob("*.json"))]
+    """The folder under runs/ that was made last; one of a report alone is no run's."""
+    from nbkit.course.record import Record
+
+    folders = [
+        folder for folder in Path("runs").glob("*") if any(map(Record.find, folder.glob("*.json")))
+    ]
     if not folders:
         raise UsageError("there is nothing to resume under runs/: name the folder with --out.")
     return max(folders, key=lambda folder: (folder.stat().st_mtime, folder.name))

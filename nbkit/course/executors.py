@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
@@ -22,8 +24,9 @@ def open_executor(name: str, jobs: int) -> Iterator[Any]:
     Args:
         name: `local`; `dask:ADDRESS` of a scheduler; `module:callable` for any other, called with
             the number of jobs. What comes back has `submit`, whose futures have `done`, `result`
-            and `cancel`; `shutdown` is called if it is there.
-        jobs: how many lessons at a time.
+            and `cancel`; `shutdown` is called if it is there. The module may lie in the folder that
+            this runs in.
+        jobs: how many lessons at a time; of dask, its workers' threads are how many.
     Raises:
         LessonError: if there is no such executor, or no scheduler answers.
     """
@@ -43,21 +46,37 @@ def _make(name: str, jobs: int) -> tuple[Any, Callable[[], object]]:
     module, colon, attribute = name.partition(":")
     if not (module and colon and attribute):
         raise LessonError(f"the executor is local, dask:ADDRESS or module:callable, got {name!r}.")
+    if os.getcwd() not in sys.path:  # a command that is installed does not look in its own folder
+        sys.path.append(os.getcwd())
     try:
         make = getattr(import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+    except Exception as error:  # it is somebody's module, and may raise anything
         raise LessonError(f"there is no executor {name}: {error}.") from error
-    executor = make(jobs)
+    try:
+        executor = make(jobs)
+    except Exception as error:
+        problem = f"{type(error).__name__}: {error}"
+        raise LessonError(f"{name} is no executor: called with {jobs}, {problem}.") from error
+    if not hasattr(executor, "submit"):
+        what = type(executor).__name__
+        raise LessonError(f"{name} is no executor: it gave a {what}, which has no `submit`.")
     return executor, getattr(executor, "shutdown", lambda: None)
 
 
 def _dask(address: str) -> tuple[Any, Callable[[], object]]:
     try:
         from distributed import Client
+        from distributed.comm.addressing import get_address_host_port
     except ImportError as error:
         raise LessonError('dask is not installed. Get it with: pip install "nbkit[cluster]"') from (
             error
         )
+    try:  # a client that is given no address looks for one, and for a long time
+        get_address_host_port(address)
+    except ValueError as error:
+        raise LessonError(
+            f"after dask: comes a scheduler's address, tcp://HOST:PORT, got {address!r}: {error}."
+        ) from error
     try:
         client = Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
     except (OSError, ValueError) as error:

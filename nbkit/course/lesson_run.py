@@ -157,7 +157,8 @@ def _close(
         if nb is not None:
             record.cells, record.verdicts = _cells(nb), _verdicts(nb)
             record.peak_bytes = nb.metadata.papermill.pop("peak_bytes", None)
-            record.flips = find_flips(record, ledger_dir())
+            with contextlib.suppress(OSError, ValueError):  # a damaged ledger is told by the run
+                record.flips = find_flips(record, ledger_dir())
             save_notebook(nb, task.notebook)
             write_whole(task.page, as_html(nb))
     except Exception as error:

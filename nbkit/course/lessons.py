@@ -51,6 +51,7 @@ def _find(name: str, course: list[Path]) -> list[Path]:
     if not found:
         known = [path.stem for path in course]
         near = difflib.get_close_matches(stem, known, n=1)
+        near = [f"{name}.ipynb"] if Path(f"{name}.ipynb").is_file() else near
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise LessonError(
             f"no lesson {name!r}.{hint} There are: {', '.join(known) or 'none'}; the path of a "

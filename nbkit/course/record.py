@@ -23,7 +23,7 @@ class Record:
     lesson: str  # the stem of the lesson's notebook
     parameters: dict[str, Any]  # those that were given
     nbkit: str  # its version
-    notebook_sha256: str  # of the lesson as it was run
+    notebook_sha256: str  # of the lesson as it was run, with the claims beside it
     started: str  # UTC
     machine: dict[str, Any]  # lab.machine; empty before it has begun somewhere
     seconds: float = 0.0
@@ -34,7 +34,7 @@ class Record:
     verdicts: list[dict[str, Any]] = field(default_factory=list)
     flips: list[dict[str, Any]] = field(default_factory=list)  # against the ledger
     name: str = ""  # the stem of its files: the lesson's, or a grid point's
-    code_sha256: str = ""  # of nbkit's own source
+    code_sha256: str = ""  # of nbkit's own source and data
     cell_count: int | None = None  # how many cells there are to run
     worker: dict[str, Any] = field(default_factory=dict)  # host and pid of who drives the kernel
     attempts: list[dict[str, Any]] = field(default_factory=list)  # earlier ones, cut off: see below

@@ -102,7 +102,7 @@ class Report:
     lessons: list[Lesson]
     skips: list[Skip]
     tests: int  # how many verdicts Holm's correction counts
-    weakened: list[str]  # claims that do not stand when all count together
+    weakened: list[str]  # claims that do not stand when all count together, with where needed
     no_lesson: dict[str, str]  # claims of the register that nothing measures yet
     damaged: list[Damaged] = field(default_factory=list)
 
@@ -149,12 +149,29 @@ def build(
         lessons=lessons,
         skips=_skips(names, runs),
         tests=sum(v["p_holm"] is not None for v in found),
-        weakened=[str(v["claim"]) for v in found if v["verdict_holm"] != v["verdict"]],
+        weakened=_weakened(names, runs, verdicts),
         no_lesson={name: claim.sentence for name, claim in without_lesson().items()},
         damaged=list(damaged),
     )
     report.title = _title(report)
     return report
+
+
+def _weakened(
+    names: Sequence[str],
+    runs: Sequence[Sequence[Entry]],
+    verdicts: Sequence[dict[str, list[dict[str, Any]]]],
+) -> list[str]:
+    """The claims that Holm's correction has weakened; of several runs or points, in which one."""
+    told = []
+    for name, run, judged in zip(names, runs, verdicts, strict=True):
+        for entry in run:
+            where = [name] if len(runs) > 1 else []
+            where += [entry.name] if entry.name != entry.record.lesson else []
+            after = f" ({', '.join(where)})" if where else ""
+            changed = (v for v in judged[entry.name] if v["verdict_holm"] != v["verdict"])
+            told += [f"{v['claim']}{after}" for v in changed]
+    return told
 
 
 def _title(report: Report) -> str:

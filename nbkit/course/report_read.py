@@ -54,22 +54,28 @@ def read_run(folder: Path) -> tuple[list[Entry], list[Damaged]]:
     """The records in a run's folder, in the order of their names, and what is damaged there.
 
     Raises:
-        ValueError: if it is no folder, or there is nothing of a run in it.
+        ValueError: if it is no folder, or there is no record in it that can be read.
     """
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a folder: give one that `nbkit run` has written.")
-    paths = sorted(path for path in folder.glob("*.json") if path.name != OWN)
+    found, damaged = read_records(folder)
+    for path in sorted(folder.glob("*.ipynb")):
+        if not path.with_suffix(".json").exists():
+            damaged.append(Damaged(str(path), "an executed notebook without a record"))
+    if not found:
+        other = "".join(f"\n{each.file}: {each.problem}" for each in damaged)
+        raise ValueError(f"{folder} has no records, <lesson>.json: is it a run's folder?{other}")
+    return found, damaged
+
+
+def read_records(folder: Path) -> tuple[list[Entry], list[Damaged]]:
+    """The records in a folder, in the order of their names, and those that are damaged."""
     found, damaged = [], []
-    for path in paths:
+    for path in sorted(path for path in folder.glob("*.json") if path.name != OWN):
         try:
             found.append(read_entry(path))
         except (OSError, ValueError) as error:
             damaged.append(Damaged(str(path), str(error)))
-    for path in sorted(folder.glob("*.ipynb")):
-        if not path.with_suffix(".json").exists():
-            damaged.append(Damaged(str(path), "an executed notebook without a record"))
-    if not found and not damaged:
-        raise ValueError(f"{folder} has no records, <lesson>.json: is it the folder of a run?")
     return found, damaged
 
 

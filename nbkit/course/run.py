@@ -22,10 +22,14 @@ from nbkit.course.progress import Progress
 from nbkit.course.quiet import needs_quiet
 from nbkit.course.record import Record
 from nbkit.course.remaining import Expected, expect
-from nbkit.course.report import PAGE, table, write_reports
+from nbkit.course.report import PAGE, check_page, table, write_reports
 from nbkit.course.tasks import Task, plan
 
 __all__ = ["run", "run_lesson"]
+
+
+class LedgerError(Exception):
+    """The lessons ran, and are reported; the ledger could not be read or written."""
 
 
 def run(
@@ -60,8 +64,9 @@ def run(
         the records, in the order of the lessons and points.
     Raises:
         KnobError: if a lesson does not take one of the parameters; none has been started.
-        LessonError: if two lessons, or a lesson and somebody's notebook, would share a file, or
+        LessonError: if two lessons, or a lesson and somebody's work, would share a file, or
             another run is at work in the folder.
+        LedgerError: if the ledger cannot be read or written; after all have run and are reported.
     """
     if to_ledger and grid:
         raise LessonError("the ledger holds one run of a lesson: record without a grid.")
@@ -71,6 +76,7 @@ def run(
         environment=environment,
         per_gpu=per_gpu,
     )
+    check_page(out)
     if executor == LOCAL:
         warm.start([task.path for task in tasks], environment)  # meanwhile the rest is got ready
     try:
@@ -85,19 +91,19 @@ def _run(
     tasks: list[Task], pool: object, out: Path, jobs: int, resume: bool, to_ledger: bool
 ) -> list[Record]:
     kept = {task.name: done for task in tasks if resume and (done := task.done())}
-    for record in kept.values():
-        record.flips = find_flips(record, ledger_dir())  # it may have been recorded since
     missing = [task for task in tasks if task.name not in kept]
     expected = {task.name: expect(task) for task in tasks}
     for task in missing:
         _wait(task)
 
+    problems: list[str] = []
+
     def finished(record: Record) -> None:
-        if to_ledger and record.ok:
-            keep(record, ledger_dir())
+        if record.ok:
+            problems.extend(_hold_against_ledger(record, to_ledger))
 
     for record in kept.values():
-        finished(record)
+        finished(record)  # it may have been recorded since
     try:
         with Progress(len(missing), jobs=jobs, expected=expected) as progress:
             drive(_in_order(missing, expected, jobs), pool, progress, finished)
@@ -106,7 +112,30 @@ def _run(
             print(f"done before, and kept: {', '.join(kept)}")
         records = [kept.get(task.name) or _stands(task) for task in tasks]
         _report(records, out)
+        for problem in problems:
+            print(f"ledger: {problem}")
+    if problems:
+        raise LedgerError("; ".join(problems))
     return records
+
+
+def _hold_against_ledger(record: Record, to_ledger: bool) -> list[str]:
+    """Note what has flipped, and record the verdicts if that is wanted; what went wrong with it.
+
+    A ledger that cannot be read or written is nothing that is wrong with the lesson, or the others.
+    """
+    problems = []
+    try:
+        record.flips = find_flips(record, ledger_dir())
+    except (OSError, ValueError) as error:
+        problems = [str(error)]
+    if not to_ledger:
+        return problems
+    try:
+        keep(record, ledger_dir())
+    except (OSError, ValueError) as error:
+        return [str(error)]
+    return []
 
 
 def _wait(task: Task) -> None:

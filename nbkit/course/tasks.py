@@ -9,11 +9,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from urllib.parse import quote
 
 import nbkit
 from nbkit.course.client import CELL_SECONDS
 from nbkit.course.lessons import LessonError, check_parameters, read_notebook
 from nbkit.course.record import OK, WAITING, Record
+from nbkit.course.report_read import read_entry
+from nbkit.lab import data
 from nbkit.lab.knobs import KnobError, Value
 
 
@@ -72,7 +75,7 @@ class Task:
                 "lesson": self.path.stem,
                 "parameters": dict(self.values),
                 "nbkit": nbkit.__version__,
-                "notebook_sha256": hashlib.sha256(self.path.read_bytes()).hexdigest(),
+                "notebook_sha256": lesson_sha256(self.path),
                 "started": "",
                 "machine": {},
                 "status": WAITING,
@@ -103,7 +106,7 @@ class Task:
             and record.parameters == self.values
             and record.nbkit == nbkit.__version__
             and record.code_sha256 == code_sha256()
-            and record.notebook_sha256 == hashlib.sha256(self.path.read_bytes()).hexdigest()
+            and record.notebook_sha256 == lesson_sha256(self.path)
         )
 
 
@@ -126,7 +129,7 @@ def plan(
         more: for each task: `environment`, `per_gpu`, `token`.
     Raises:
         KnobError: if a lesson does not take one of the parameters.
-        LessonError: if two tasks, or a task and somebody's notebook, would share a file.
+        LessonError: if two tasks, or a task and somebody's work, would share a file.
     """
     if out.exists() and not out.is_dir():
         raise LessonError(f"{out} is a file: choose a folder for the outputs.")
@@ -164,16 +167,36 @@ def read_grid(texts: Sequence[str]) -> dict[str, list[str]]:
 
 
 def check_place(task: Task) -> None:
-    """Refuse to write over a notebook that no run has made: it is a lesson, or somebody's work.
+    """Refuse to write over a file that no run has made: it is a lesson, or somebody's work.
+
+    A run's notebook says that papermill made it, a record reads like one, and beside a run's page
+    there is at least one of the two.
 
     Raises:
-        LessonError: if there is one where the task's would go.
+        LessonError: if there is such a file where one of the task's would go.
     """
-    there = task.notebook
-    if not there.exists():
-        return
-    if there.samefile(task.path) or "papermill" not in read_notebook(there).metadata:
-        raise LessonError(f"{there} is not a run's and would be lost: choose another folder.")
+    executed, recorded = task.notebook.exists(), task.account.exists()
+    lost = None
+    if executed and (
+        task.notebook.samefile(task.path)
+        or "papermill" not in read_notebook(task.notebook).metadata
+    ):
+        lost = task.notebook
+    elif recorded and not _is_record(task.account):
+        lost = task.account
+    elif task.page.exists() and not (executed or recorded):
+        lost = task.page
+    if lost:
+        raise LessonError(f"{lost} is not a run's and would be lost: choose another folder.")
+
+
+def _is_record(path: Path) -> bool:
+    """Whether a file is a record, of this or another version of nbkit."""
+    try:
+        read_entry(path)
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _points(
@@ -193,19 +216,32 @@ def _points(
 
 
 def _file_word(value: Value) -> str:
-    """A value as it may stand in a file's name."""
-    return re.sub(r"[^\w.+-]", "_", f"{value:g}" if _is_short(value) else str(value))
+    """A value as it may stand in a file's name; two values never give the same word."""
+    text = f"{value:g}" if _is_short(value) else str(value)
+    return re.sub(r"[^\w.+-]", lambda found: quote(found[0], safe=""), text)
 
 
 def _is_short(value: Value) -> bool:
     return isinstance(value, float) and float(f"{value:g}") == value
 
 
+def lesson_sha256(path: Path) -> str:
+    """What a lesson is: its notebook, and the claims that it is judged by, `*.toml` beside it.
+
+    Without such a file it is the notebook's own checksum.
+    """
+    digest = hashlib.sha256(path.read_bytes())
+    for file in sorted(path.parent.glob("*.toml")):
+        digest.update(f"{file.name}\0".encode() + file.read_bytes())
+    return digest.hexdigest()
+
+
 @cache
 def code_sha256() -> str:
-    """What nbkit's own source is: it can change where the version does not."""
-    package = Path(nbkit.__file__).parent
+    """What nbkit's own source and data are: they can change where the version does not."""
+    package, shipped = Path(nbkit.__file__).parent, data.file("claims.toml").parent
     digest = hashlib.sha256()
-    for file in sorted(package.rglob("*.py")):
-        digest.update(f"{file.relative_to(package)}\0".encode() + file.read_bytes())
+    for folder, pattern in ((package, "**/*.py"), (shipped, "*.toml"), (shipped, "*.npz")):
+        for file in sorted(folder.glob(pattern)):
+            digest.update(f"{file.relative_to(folder)}\0".encode() + file.read_bytes())
     return digest.hexdigest()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -17,6 +18,7 @@ from nbkit.lab.machine import machine
 from nbkit.report import Report
 
 LESSON_GIB = 3  # what a lesson may need
+ROOM = 26  # letters for the names of packages: a row has to fit on a screen of 80
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 
@@ -178,7 +180,8 @@ def _extra(extra: str, names: Sequence[str]) -> Finding:
     what = f"nbkit[{extra}]"
     if not missing:
         return Finding(what, "all there")
-    return Finding(what, f"without {', '.join(missing)}", f'pip install "{what}"')
+    named = textwrap.shorten(", ".join(missing), ROOM, break_on_hyphens=False, placeholder=" ...")
+    return Finding(what, f"without {named}", f'pip install "{what}"')
 
 
 def _installed(name: str) -> bool:
