@@ -88,7 +88,7 @@ def test_what_is_missing_from_an_installed_package_comes_back_with_it(left, tmp_
         digits()
     assert str(error.value) == (
         f"{tmp_path / 'nbkit/share/data/digits.npz'} is missing: expected digits.npz, which ships "
-        f"with nbkit. Get it back with `pip install --force-reinstall --no-deps nbkit`."
+        "with nbkit. Get it back: `pip install --force-reinstall --no-deps .` in a checkout."
     )
 
 
@@ -104,7 +104,9 @@ def test_a_damaged_file_is_named_with_both_checksums_and_the_way_to_get_it_back(
     message = str(error.value)
     assert message.startswith(f"{share / 'digits.npz'} is damaged: expected sha256 ec5f46")
     assert "(14 bytes)" in message
-    assert message.endswith("Get it back with `pip install --force-reinstall --no-deps nbkit`.")
+    assert message.endswith(
+        "Get it back: `pip install --force-reinstall --no-deps .` in a checkout."
+    )
 
 
 def test_one_flipped_bit_is_damage(tmp_path, monkeypatch):

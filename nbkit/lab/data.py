@@ -202,7 +202,7 @@ def _shipped(folder: str) -> Path:
 def _way_back(path: Path) -> str:
     """The line that brings a shipped file back."""
     if path.is_relative_to(PACKAGE):
-        return "Get it back with `pip install --force-reinstall --no-deps nbkit`."
+        return "Get it back: `pip install --force-reinstall --no-deps .` in a checkout."
     relative = path.relative_to(PACKAGE.parent)
     return f"Get it back with `git checkout -- {relative}` in {PACKAGE.parent}."
 
