@@ -18,6 +18,7 @@ from timing import Spread, report
 
 from nbkit.lab.data import digits
 from nbkit.lab.explore import Explorer, explore
+from nbkit.lab.garbage import IDLE
 from nbkit.lab.knobs import between, log
 from nbkit.lab.models import mlp
 from nbkit.lab.seeds import train_runs
@@ -96,6 +97,7 @@ async def measure() -> bool:
     storms, memory = [], []
     for _ in range(STORMS):
         storms.append(await storm(ui))
+        await asyncio.sleep(2 * IDLE)  # somebody looks at the picture
         memory.append(resident())
     growth = [after - before for before, after in pairwise(memory)]
     print("pictures during a storm of 100 moves:", [during for _, _, during in storms])

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+import weakref
 
 import ipywidgets as widgets
 import pytest
@@ -349,3 +350,58 @@ async def test_the_picture_says_which_values_it_was_made_for(fit):
     ui.controls["fails"].value = True
     await settled(ui)
     assert ui.screen.names.alt == "lr = 0.1, steps = 3, fails = False: lr 0.1"
+
+
+@in_a_loop
+async def test_a_run_looks_for_garbage_among_its_own_objects_only(fit):
+    def seen(fig, *, lr):
+        fig.add_subplot()
+        frozen.append(gc.get_freeze_count())
+        yield
+        return "done"
+
+    frozen = []
+    ui = explore(seen, KNOBS, START, **SMALL)
+    ui.controls["lr"].value = 0.01
+    await settled(ui)
+    assert frozen[0] == 0 and frozen[1] > 10_000  # torch alone is more
+    assert gc.get_freeze_count() == 0
+
+
+@in_a_loop
+async def test_what_somebody_has_frozen_stays_frozen(fit):
+    ui = explore(fit, KNOBS, START, **SMALL)
+    gc.freeze()
+    try:
+        ui.controls["lr"].value = 0.01
+        await settled(ui)
+        assert ui.result == "lr 0.01"
+        assert gc.get_freeze_count() > 0
+    finally:
+        gc.unfreeze()
+
+
+@in_a_loop
+async def test_what_runs_have_left_over_goes_when_nothing_moves(monkeypatch):
+    class Ring:
+        def __init__(self):
+            self.itself = self
+
+    def leaves_a_ring(fig, *, lr):
+        fig.add_subplot()
+        rings.append(weakref.ref(Ring()))
+        yield
+        return "done"
+
+    monkeypatch.setattr("nbkit.lab.garbage.IDLE", 0.05)
+    rings = []
+    ui = explore(leaves_a_ring, KNOBS, START, **SMALL)
+    for lr in (0.01, 0.1):
+        ui.controls["lr"].value = lr
+        await settled(ui)
+    gc.disable()  # only what the lab itself collects
+    try:
+        await asyncio.sleep(0.2)
+    finally:
+        gc.enable()
+    assert len(rings) == 3 and not any(ring() for ring in rings)

@@ -17,6 +17,7 @@ from collections.abc import Mapping
 
 from nbkit.lab.fitting import Fit, Fitting, Picture, knobs_of
 from nbkit.lab.frontend import in_vs_code, live
+from nbkit.lab.garbage import Tidy, old_objects_kept
 from nbkit.lab.interrupt import StopButton
 from nbkit.lab.knobs import Knob, Value, check_values
 from nbkit.lab.stops import Stops, format_value, static
@@ -120,6 +121,7 @@ class Explorer:
         self._running: Fitting | None = None
         self._task: asyncio.Task[None] | None = None
         self._stop = StopButton()
+        self._tidy = Tidy()
         try:
             self._loop: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
         except RuntimeError:
@@ -178,16 +180,19 @@ class Explorer:
 
     async def _follow(self) -> None:
         """Run the newest values until no newer ones have come."""
-        while self._begun != self._asked:
-            self._begun = self._asked
-            try:
-                run = Fitting(self.fit, self.values, self.picture, seed=self.seed)
-                await self._train(run)
-            except KeyboardInterrupt:
-                self._begun = self._asked  # the stop button means the moves that wait, too
-                self.screen.say("stopped")
-            except (Exception, SystemExit) as error:
-                self._fail(error)
+        self._tidy.not_now()
+        with old_objects_kept():
+            while self._begun != self._asked:
+                self._begun = self._asked
+                try:
+                    run = Fitting(self.fit, self.values, self.picture, seed=self.seed)
+                    await self._train(run)
+                except KeyboardInterrupt:
+                    self._begun = self._asked  # the stop button means the moves that wait, too
+                    self.screen.say("stopped")
+                except (Exception, SystemExit) as error:
+                    self._fail(error)
+        self._tidy.later()
 
     async def _train(self, run: Fitting) -> None:
         """One run to its end, or until a newer value has come and a picture has been shown.
