@@ -135,17 +135,20 @@ def test_an_exception_comes_back_with_its_rank_and_traceback(token, cell, tmp_pa
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with pytest.raises(LaunchError) as caught:
         launch(cell["fails"], {}, timeout=PATIENCE)
-    *said, last = str(caught.value).splitlines()
-    assert [line for line in said if "^^^" not in line] == [
+    lines = [line for line in str(caught.value).splitlines() if "^^^" not in line]
+    assert lines[:5] == [
         "fails failed on rank 1 of 2.",
         "Traceback (most recent call last):",
         '  File "<cell 7>", line 15, in fails',  # and no frame of the launcher's
         '    settings["momentum"]',
         "KeyError: 'momentum'",
     ]
-    assert last.startswith("Rank 0 then: RuntimeError: ")  # it lost its peer
     told = [(failure.rank, failure.error) for failure in caught.value.failures]
-    assert told == [(1, "KeyError"), (0, "RuntimeError")]
+    assert told[0] == (1, "KeyError")
+    if len(told) > 1:  # rank 0 has lost its peer, if it was not stopped before it noticed
+        assert told[1:] == [(0, "RuntimeError")]
+        assert lines[5].startswith("Rank 0 then: RuntimeError: ")
+    assert len(lines) == 4 + len(told)
     assert caught.value._render_traceback_()[0] == "LaunchError: fails failed on rank 1 of 2."
     assert not list(tmp_path.glob("nbkit-*"))
 

@@ -3,13 +3,14 @@
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nbformat
 import pytest
 from course_notebooks import write
 
-from nbkit.course import quiet
+from nbkit.course import quiet, warm
 from nbkit.course.client import Stopped
 from nbkit.course.lesson_run import run_task
 from nbkit.course.quiet import company, needs_quiet
@@ -22,6 +23,8 @@ from nbkit.course.tasks import Task
 def locks(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setattr(quiet, "WAIT_SECONDS", 0.001)
+    yield
+    warm.stop()
 
 
 def has_to_wait(alone):
@@ -142,8 +145,9 @@ def test_one_that_is_stopped_while_it_waits_has_not_begun(tmp_path):
     path, out = write(tmp_path / "07_ddp.ipynb", "1"), tmp_path / "out"
     out.mkdir()
     gone = (tmp_path / "a run that has been stopped", "")
-    with company(alone=False):
-        record = run_task(Task(path, out, "07_ddp", token=gone))
+    task = Task(path, out, "07_ddp", token=gone)
+    with company(alone=False), ThreadPoolExecutor(1) as pool:  # as a run does it
+        record = pool.submit(run_task, task).result()
     assert record.status == "failed"
     assert record.reason == "not begun: stopped by Ctrl-C"
     assert Record.find(out / "07_ddp.json") == record
