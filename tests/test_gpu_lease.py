@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from nbkit.course import gpu
+from nbkit.course import locks as file_locks
 from nbkit.course.client import Stopped
 from nbkit.course.gpu import gpus, lease
 
@@ -14,7 +14,7 @@ from nbkit.course.gpu import gpus, lease
 @pytest.fixture(autouse=True)
 def locks(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    monkeypatch.setattr(gpu, "WAIT_SECONDS", 0.001)
+    monkeypatch.setattr(file_locks, "WAIT_SECONDS", 0.001)
 
 
 @pytest.fixture

@@ -10,7 +10,8 @@ import nbformat
 import pytest
 from course_notebooks import write
 
-from nbkit.course import quiet, warm
+from nbkit.course import locks as file_locks
+from nbkit.course import warm
 from nbkit.course.client import Stopped
 from nbkit.course.lesson_run import run_task
 from nbkit.course.quiet import company, needs_quiet
@@ -22,7 +23,7 @@ from nbkit.course.tasks import Task
 @pytest.fixture(autouse=True)
 def locks(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    monkeypatch.setattr(quiet, "WAIT_SECONDS", 0.001)
+    monkeypatch.setattr(file_locks, "WAIT_SECONDS", 0.001)
     yield
     warm.stop()
 

@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from time import sleep
 
 import torch
 
-from nbkit.course.client import Stopped
-
-WAIT_SECONDS = 0.2
+from nbkit.course.locks import hold
 
 
 def gpus() -> list[str]:
@@ -35,30 +30,12 @@ def lease(
         stopped: asked while waiting whether to give up.
     Raises:
         Stopped: if it was.
-
-    The lock is a file's, which all processes of this user on this machine go by, and which the
-    system lifts from one that is killed.
     """
     devices = gpus() if per_gpu else []
     if not devices:
         yield {}
         return
-    import fcntl
-
-    while True:
-        for place in range(per_gpu):
-            for device in devices:
-                with _lock_file(device, place).open("a") as file:
-                    try:
-                        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    except BlockingIOError:
-                        continue
-                    yield {"CUDA_VISIBLE_DEVICES": device}
-                    return
-        if stopped():
-            raise Stopped
-        sleep(WAIT_SECONDS)
-
-
-def _lock_file(device: str, place: int) -> Path:
-    return Path(tempfile.gettempdir(), f"nbkit-{os.getuid()}-gpu-{device}-{place}.lock")
+    # One lesson on each GPU before there are two on one.
+    places = {f"gpu-{device}-{k}": device for k in range(per_gpu) for device in devices}
+    with hold(list(places), stopped) as name:
+        yield {"CUDA_VISIBLE_DEVICES": places[name]}

@@ -6,16 +6,10 @@ Two processes on two cores, and another lesson on one of them: the timings would
 from __future__ import annotations
 
 import contextlib
-import os
-import tempfile
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from time import sleep
 
-from nbkit.course.client import Stopped
+from nbkit.course.locks import hold
 from nbkit.lab.claims import all_claims
-
-WAIT_SECONDS = 0.1
 
 
 def needs_quiet(lesson: str) -> bool:
@@ -33,35 +27,9 @@ def company(alone: bool, stopped: Callable[[], bool] = lambda: False) -> Iterato
         stopped: asked while waiting whether to give up.
     Raises:
         Stopped: if it was.
-
-    The locks are files', which all runs of this user on this machine go by, and which the system
-    lifts from a process that is killed. Where there are none (Windows), nobody waits.
     """
-    try:
-        import fcntl
-    except ImportError:
-        yield
-        return
-
     with contextlib.ExitStack() as held:
         # Who waits to be alone waits in the door: those who come later cannot overtake for ever.
-        with _locked("door", fcntl.LOCK_EX, stopped):
-            kind = fcntl.LOCK_EX if alone else fcntl.LOCK_SH
-            held.enter_context(_locked("machine", kind, stopped))
-        yield
-
-
-@contextlib.contextmanager
-def _locked(name: str, kind: int, stopped: Callable[[], bool]) -> Iterator[None]:
-    import fcntl
-
-    with Path(tempfile.gettempdir(), f"nbkit-{os.getuid()}-{name}.lock").open("a") as file:
-        while True:
-            try:
-                fcntl.flock(file, kind | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if stopped():
-                    raise Stopped from None
-                sleep(WAIT_SECONDS)
+        with hold(["door"], stopped):
+            held.enter_context(hold(["machine"], stopped, shared=not alone))
         yield
