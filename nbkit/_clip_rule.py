@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.linalg import vector_norm
 
 from nbkit._gradients import ClipReport, Parameters, listed, named_parameters, numbers, summed
+from nbkit._precision import WIDE
 
 # Each gradient's norm, the smallest factor given their total norm, and what clips when it is told
 # that factor. A factor of 1 means: leave everything, since nothing is too large or it is skipped.
@@ -26,7 +27,6 @@ Measured = tuple[Sequence[Tensor], Callable[[Tensor], Tensor], Callable[[Tensor]
 
 MODES = ("max_norm", "max_value", "agc")
 HALF = (torch.float16, torch.bfloat16)
-WIDE = (torch.float64, torch.complex128)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 

@@ -17,10 +17,10 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from nbkit import _forward, _trial
+from nbkit._precision import WIDE
 from nbkit._trial import LOSS, Trial, tensors_in
 from nbkit.report import Report
 
-WIDE = (torch.float64, torch.complex128)
 TORCH = os.path.dirname(torch.__file__) + os.sep
 OURS = (__file__, _trial.__file__, _forward.__file__)
 MOVES = (torch.ops.aten._to_copy, torch.ops.aten.clone)  # they compute nothing

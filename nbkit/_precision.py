@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+WIDE = (torch.float64, torch.complex128)
 DTYPES = {"fp32": None, "tf32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 

@@ -22,7 +22,7 @@ MISSING = "NO LONGER JUDGED"  # of a claim that the ledger has judged and a whol
 
 def ledger_dir() -> Path:
     """The folder of the ledger: beside the claims, in a checkout's data/ or the package's copy."""
-    return data.file("claims.toml").parent / "ledger"
+    return data.data_dir() / "ledger"
 
 
 def keep(record: Record, ledger: Path) -> Path:
@@ -65,7 +65,7 @@ def find_flips(record: Record, ledger: Path) -> list[dict[str, Any]]:
     if recorded.parameters != record.parameters:
         return []
 
-    before, after = _numbered(recorded.verdicts), _numbered(record.verdicts)
+    before, after = numbered(recorded.verdicts), numbered(record.verdicts)
     pairs = [(then, now) for key, now in after.items() if (then := before.get(key))]
     if record.ok:
         pairs += [(then, _missing(then)) for key, then in before.items() if key not in after]
@@ -76,14 +76,15 @@ def find_flips(record: Record, ledger: Path) -> list[dict[str, Any]]:
     ]
 
 
-def _numbered(verdicts: Sequence[dict[str, Any]]) -> dict[tuple[str, int], dict[str, Any]]:
-    """Each verdict under its claim and the how-maniest of that claim it is."""
+def numbered(verdicts: Sequence[dict[str, Any]]) -> dict[tuple[str, int], dict[str, Any]]:
+    """Each verdict under its claim and the how-maniest of that claim it is: none hides another."""
     seen: Counter[str] = Counter()
-    numbered = {}
+    found = {}
     for verdict in verdicts:
-        numbered[verdict["claim"], seen[verdict["claim"]]] = verdict
-        seen[verdict["claim"]] += 1
-    return numbered
+        claim = str(verdict["claim"])
+        found[claim, seen[claim]] = verdict
+        seen[claim] += 1
+    return found
 
 
 def _missing(then: Mapping[str, Any]) -> dict[str, Any]:

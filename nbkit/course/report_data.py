@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from nbkit.course.ledger import JUDGED
+from nbkit.course.ledger import JUDGED, numbered
 from nbkit.course.report_read import Damaged, Entry
 from nbkit.course.report_words import (
     count_verdicts,
@@ -241,7 +241,7 @@ def _relative(path: Path, out: Path) -> str:
 
 
 def _lesson(title: str, sides: list[Side | None], verdicts: list[list[dict[str, Any]]]) -> Lesson:
-    columns = [dict(_numbered(run)) for run in verdicts]
+    columns = [numbered(run) for run in verdicts]
     findings = []
     for key in dict.fromkeys(key for column in columns for key in column):
         row = [column.get(key) for column in columns]
@@ -257,15 +257,6 @@ def _lesson(title: str, sides: list[Side | None], verdicts: list[list[dict[str, 
     }
     differs = [name for name, values in same.items() if any(v != values[0] for v in values)]
     return Lesson(title, sides, findings, differs)
-
-
-def _numbered(verdicts: list[dict[str, Any]]) -> Iterator[tuple[tuple[str, int], dict[str, Any]]]:
-    """Each verdict under its claim and the how-maniest of that claim it is: none hides another."""
-    seen: Counter[str] = Counter()
-    for verdict in verdicts:
-        claim = str(verdict["claim"])
-        yield (claim, seen[claim]), verdict
-        seen[claim] += 1
 
 
 def _skips(names: Sequence[str], runs: Sequence[Sequence[Entry]]) -> list[Skip]:

@@ -239,7 +239,7 @@ def lesson_sha256(path: Path) -> str:
 @cache
 def code_sha256() -> str:
     """What nbkit's own source and data are: they can change where the version does not."""
-    package, shipped = Path(nbkit.__file__).parent, data.file("claims.toml").parent
+    package, shipped = Path(nbkit.__file__).parent, data.data_dir()
     digest = hashlib.sha256()
     for folder, pattern in ((package, "**/*.py"), (shipped, "*.toml"), (shipped, "*.npz")):
         for file in sorted(folder.glob(pattern)):

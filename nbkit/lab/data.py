@@ -180,12 +180,17 @@ def file(name: str) -> Path:
     Raises:
         FileNotFoundError: if it is missing, with the line that brings it back.
     """
-    path = _shipped("data") / name
+    path = data_dir() / name
     if not path.exists():
         raise FileNotFoundError(
             f"{path} is missing: expected {name}, which ships with nbkit. {_way_back(path)}"
         )
     return path
+
+
+def data_dir() -> Path:
+    """The folder of data and ledger: a checkout's data/, or the installed package's copy."""
+    return _shipped("data")
 
 
 def lessons_dir() -> Path:

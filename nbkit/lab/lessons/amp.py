@@ -270,7 +270,7 @@ def recorded(lesson: str, ledger: Path | None = None) -> str:
     It reads `<ledger>/<hardware>/<lesson>.json`. Where no such file is of a machine with a GPU, it
     says so in a sentence.
     """
-    folder = ledger or shipped.file("claims.toml").parent / "ledger"
+    folder = ledger or shipped.data_dir() / "ledger"
     records = [json.loads(path.read_text()) for path in sorted(folder.glob(f"*/{lesson}.json"))]
     rows = [
         f"| `{one['claim']}` | {one['verdict']} | {_effect(one)} | {record['machine']['gpu']} | "
