@@ -3,7 +3,7 @@
 import pytest
 from course_notebooks import write
 
-from nbkit.course import cli, ledger, lesson_run
+from nbkit.course import cli, ledger
 from nbkit.course import run as course_run
 from nbkit.course.ledger import find_flips, keep, ledger_dir
 from nbkit.course.record import Record
@@ -141,8 +141,7 @@ def test_a_missing_verdict_is_told_with_its_reason(tmp_path):
 def test_a_run_is_recorded_on_purpose_only_and_a_flip_exits_with_3(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     kept = tmp_path / "kept" / ledger_file()
-    for module in (course_run, lesson_run):
-        monkeypatch.setattr(module, "ledger_dir", lambda: tmp_path / "kept")
+    monkeypatch.setattr(course_run, "ledger_dir", lambda: tmp_path / "kept")
     lesson = write(tmp_path / "01_a.ipynb", CLAIM % ("SUPPORTED", 1.0))
     words = ["run", str(lesson), "--out", "out"]
 

@@ -110,8 +110,8 @@ def course(tmp_path, monkeypatch):
             nb.cells[2].source = nb.cells[2].source.replace("lr=", f"{name}=log(0.1, 100), lr=")
         nbformat.write(nb, path)
     monkeypatch.setattr("nbkit.lab.data.lessons_dir", lambda: tmp_path / "notebooks")
-    for module in ("run", "lesson_run"):  # these lessons judge none of the recorded claims
-        monkeypatch.setattr(f"nbkit.course.{module}.ledger_dir", lambda: tmp_path / "ledger")
+    # These lessons judge none of the recorded claims.
+    monkeypatch.setattr("nbkit.course.run.ledger_dir", lambda: tmp_path / "ledger")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

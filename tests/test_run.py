@@ -280,8 +280,7 @@ def test_a_part_that_is_run_again_keeps_the_others_on_the_page(tmp_path, capsys)
 
 @pytest.fixture
 def ledger(tmp_path, monkeypatch):
-    for module in (course_run, lesson_run):
-        monkeypatch.setattr(module, "ledger_dir", lambda: tmp_path / "ledger")
+    monkeypatch.setattr(course_run, "ledger_dir", lambda: tmp_path / "ledger")
     return tmp_path / "ledger"
 
 

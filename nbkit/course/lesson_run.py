@@ -21,7 +21,6 @@ from nbkit.course.client import CELL_SECONDS, Stopped, runnable_cells
 from nbkit.course.execute import as_html, execute, find_fault, read_left, save_notebook
 from nbkit.course.gpu import lease
 from nbkit.course.headless import headless_environment
-from nbkit.course.ledger import find_flips, ledger_dir
 from nbkit.course.lessons import LessonError, check_parameters
 from nbkit.course.quiet import company, needs_quiet
 from nbkit.course.record import RUNNING, Record, write_whole
@@ -157,8 +156,6 @@ def _close(
         if nb is not None:
             record.cells, record.verdicts = _cells(nb), _verdicts(nb)
             record.peak_bytes = nb.metadata.papermill.pop("peak_bytes", None)
-            with contextlib.suppress(OSError, ValueError):  # a damaged ledger is told by the run
-                record.flips = find_flips(record, ledger_dir())
             save_notebook(nb, task.notebook)
             write_whole(task.page, as_html(nb))
     except Exception as error:

@@ -97,10 +97,10 @@ def _run(
         _wait(task)
 
     problems: list[str] = []
+    places = {task.name: task.account for task in tasks}
 
     def finished(record: Record) -> None:
-        if record.ok:
-            problems.extend(_hold_against_ledger(record, to_ledger))
+        problems.extend(_hold_against_ledger(record, places[record.name], to_ledger))
 
     for record in kept.values():
         finished(record)  # it may have been recorded since
@@ -110,7 +110,7 @@ def _run(
     finally:  # what has run is reported after Ctrl-C too
         if kept:
             print(f"done before, and kept: {', '.join(kept)}")
-        records = [kept.get(task.name) or _stands(task) for task in tasks]
+        records = [_stands(task) for task in tasks]
         _report(records, out)
         for problem in problems:
             print(f"ledger: {problem}")
@@ -119,17 +119,21 @@ def _run(
     return records
 
 
-def _hold_against_ledger(record: Record, to_ledger: bool) -> list[str]:
+def _hold_against_ledger(record: Record, account: Path, to_ledger: bool) -> list[str]:
     """Note what has flipped, and record the verdicts if that is wanted; what went wrong with it.
 
     A ledger that cannot be read or written is nothing that is wrong with the lesson, or the others.
     """
-    problems = []
+    if not record.machine:  # it has not begun
+        return []
+    problems, before = [], record.flips
     try:
         record.flips = find_flips(record, ledger_dir())
+        if record.flips != before:
+            record.save(account)
     except (OSError, ValueError) as error:
-        problems = [str(error)]
-    if not to_ledger:
+        problems = [str(error)] if record.ok else []
+    if not (to_ledger and record.ok):
         return problems
     try:
         keep(record, ledger_dir())
