@@ -5,9 +5,10 @@ import re
 from html.parser import HTMLParser
 
 import pytest
+from course_pages import page
 
 from nbkit.course.record import Record
-from nbkit.course.report import page, report, summary, table, write_page
+from nbkit.course.report import report, summary, table, write_reports
 from nbkit.course.report_words import duration, effect, failure, memory
 from nbkit.lab.claims import without_lesson
 
@@ -152,7 +153,7 @@ class Tags(HTMLParser):
 
 
 def test_the_page_says_what_the_records_say(records, tmp_path):
-    write_page(records, tmp_path / "index.html")
+    write_reports(records, tmp_path)
     tags = Tags((tmp_path / "index.html").read_text())
     text = " ".join(tags.words)
     for words in (

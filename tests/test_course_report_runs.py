@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from test_course_report import MACHINE, VERDICT, Tags, record
 
-from nbkit.course.report import report, table, write_page, write_reports
+from nbkit.course.report import report, table, write_reports
 from nbkit.course.report_markdown import plain
 from nbkit.course.report_pictures import choose, pictures, thumbnail
 from nbkit.course.report_read import Entry, read_entry
@@ -316,7 +316,7 @@ def test_the_page_stays_small_and_says_what_it_left_out(tmp_path):
     big, names = noise(520), ["01_a", "02_b", "03_c", "04_d"]
     lesson = notebook([shown(big)], [verdict_output(), shown(big)])
     save(tmp_path, **dict.fromkeys(names, lesson))
-    write_page([record(name, status="ok") for name in names], tmp_path / "index.html")
+    write_reports([record(name, status="ok") for name in names], tmp_path)
     text = (tmp_path / "index.html").read_text()
     count = text.count("<img")
     assert 1 <= count < 8 and len(text) < 1_500_000

@@ -2,12 +2,13 @@
 
 import pytest
 from course_notebooks import write
+from course_pages import page
 
 from nbkit.course import cli, ledger
 from nbkit.course import run as course_run
 from nbkit.course.ledger import find_flips, keep, ledger_dir
 from nbkit.course.record import Record
-from nbkit.course.report import page, summary, table
+from nbkit.course.report import summary, table
 
 CLAIM = """\
 from IPython.display import display

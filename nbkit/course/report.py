@@ -21,7 +21,7 @@ from nbkit.course.report_pictures import pictures
 from nbkit.course.report_read import OWN, Damaged, Entry, entries, read_records, read_run
 from nbkit.course.report_words import name_of, summary, table
 
-__all__ = ["page", "report", "summary", "table", "write_page", "write_reports"]
+__all__ = ["report", "summary", "table", "write_reports"]
 PAGE, MARKDOWN = "index.html", "report.md"
 KIND = "nbkit report"  # as report.json calls itself
 
@@ -91,39 +91,18 @@ def write_reports(records: Sequence[Record], folder: Path) -> Report:
     return _write([found], damaged, [folder], folder)
 
 
-def write_page(records: Sequence[Record], path: Path) -> None:
-    """Write the run as one page; it shows and links to the executed notebooks beside it."""
-    write_whole(path, page(records, path.parent))
-
-
-def page(records: Sequence[Record], folder: Path | None = None) -> str:
-    """The run as one HTML page; with links and pictures if it is told the folder of the files."""
-    found, damaged = entries(records, folder)
-    return _page([found], damaged, [folder], folder)[1]
-
-
 def as_json(told: Report) -> str:
     """The report for programs; a number that JSON does not have becomes null."""
     data = {"kind": KIND, "nbkit": nbkit.__version__, **asdict(told)}
     return json.dumps(finite(data), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _page(
-    runs: list[list[Entry]],
-    damaged: list[Damaged],
-    folders: Sequence[Path | None],
-    out: Path | None,
-) -> tuple[Report, str]:
-    shown, unread, left_out = pictures(runs)
-    told = build(runs, [*damaged, *unread], folders=folders, out=out)
-    return told, html(told, shown, left_out)
-
-
 def _write(
     runs: list[list[Entry]], damaged: list[Damaged], folders: list[Path], out: Path
 ) -> Report:
-    told, text = _page(runs, damaged, folders, out)
+    shown, unread, left_out = pictures(runs)
+    told = build(runs, [*damaged, *unread], folders=folders, out=out)
     write_whole(out / OWN, as_json(told))  # first: by it the other two are known for nbkit's
-    write_whole(out / PAGE, text)
+    write_whole(out / PAGE, html(told, shown, left_out))
     write_whole(out / MARKDOWN, markdown(told))
     return told
