@@ -72,6 +72,17 @@ def test_names_of_lines_that_end_together_are_spread(ax):
     assert far == before["far"]
 
 
+def test_names_are_spread_anew_where_the_scale_has_changed(ax):
+    for label, end in (("a", 1.0), ("b", 3.0)):
+        plots.seeds(ax, torch.tensor([[5.0, end]]), label=label, color=plots.QUIET)
+    spread = heights(plots.spread_names(ax))
+    assert heights(plots.spread_names(ax)) == spread
+    ax.set_ylim(0, 1000)  # now the lines end within a point
+    told = heights(plots.spread_names(ax))
+    assert told["b"] - told["a"] == pytest.approx(11, abs=0.1)
+    assert heights(plots.spread_names(ax)) == pytest.approx(told)
+
+
 def test_a_single_name_stays_where_it_is(ax):
     plots.seeds(ax, torch.tensor([[5.0, 1.0]]), label="a", color=plots.QUIET)
     before = heights(ax)

@@ -73,22 +73,22 @@ def arms(ax: Axes, runs: Runs, colors: Mapping[str, str]) -> Axes:
 def spread_names(ax: Axes, gap: float = 11.0) -> Axes:
     """Move the names beside lines up or down until neighbours are `gap` points apart.
 
-    Call it when the limits and scales of `ax` are set.
+    Call it when the limits and scales of `ax` are set, and again when they have changed.
     """
     from matplotlib.text import Annotation
 
     points = 72 / ax.figure.dpi
     names = [text for text in ax.texts if isinstance(text, Annotation)]
     ends = [float(ax.transData.transform(name.xy)[1]) * points for name in names]
-    order = sorted(range(len(names)), key=ends.__getitem__)
-    heights = list(ends)
+    heights = [end + name.xyann[1] for name, end in zip(names, ends, strict=True)]
+    order = sorted(range(len(names)), key=heights.__getitem__)
     for _ in range(20):  # neighbours push each other away, half the overlap each
         for low, high in pairwise(order):
             push = max(0.0, gap - (heights[high] - heights[low])) / 2
             heights[low] -= push
             heights[high] += push
     for name, end, height in zip(names, ends, heights, strict=True):
-        name.xyann = (name.xyann[0], name.xyann[1] + height - end)
+        name.xyann = (name.xyann[0], height - end)
     return ax
 
 

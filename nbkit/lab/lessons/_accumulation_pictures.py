@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -51,24 +50,10 @@ def by_examples(
     ax.clear()
     for name, losses in curves.items():
         x = [window * (k + 1) for k in range(losses.shape[1])]
-        plots.seeds(ax, losses, label="", color=colors[name], x=x)
-    _name_ends(ax, {name: (window * v.shape[1], v[:, -1]) for name, v in curves.items()}, colors)
+        plots.seeds(ax, losses, label=name, color=colors[name], x=x)
     longest = max(losses.shape[1] for losses in curves.values())
     ax.set(xlabel="examples seen", ylabel="training loss", xlim=(0, 1.45 * window * longest))
-    return loss_axis(ax)
-
-
-def _name_ends(
-    ax: Axes, ends: Mapping[str, tuple[float, Tensor]], colors: Mapping[str, str]
-) -> None:
-    """Write each arm's name at the end of its line, one above the other where they meet."""
-    medians = {name: float(values.float().median()) for name, (_, values) in ends.items()}
-    alive = sorted((y, name) for name, y in medians.items() if math.isfinite(y))
-    close = len(alive) == 2 and alive[1][0] < 1.25 * alive[0][0]
-    for place, (y, name) in enumerate(alive):
-        shift = (-13, 7)[place] if close else -3
-        ax.annotate(name, (ends[name][0], y), xytext=(6, shift), textcoords="offset points",
-                    color=colors[name], fontsize=9)  # fmt: skip
+    return plots.spread_names(loss_axis(ax))
 
 
 def smoothness(ax: Axes, counts: Sequence[int], arms: Mapping[str, tuple[Tensor, str]]) -> Axes:

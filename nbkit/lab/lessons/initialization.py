@@ -122,18 +122,15 @@ def race(
 ) -> Axes:
     """The training losses of two arms on an `ax` that is cleared first.
 
-    Unlike with `plots.arms` the two names stay apart where the curves meet, and the numbers are
-    plain. `room` is the axis's length over that of the curves: what is beyond is for the names.
+    Unlike with `plots.arms` the numbers are plain. `room` is the axis's length over that of the
+    curves: what is beyond is for the names.
     """
     plots.arms(ax, runs, colors).set_xlim(1, room * runs.step + 1)
     ax.margins(y=0.12)
     if ylim:
         ax.set_ylim(ylim)
     _plain_numbers(ax)
-    names: list[Any] = sorted(ax.texts, key=lambda name: -name.xy[1])  # type: ignore[attr-defined]
-    for name, up in zip(names, (4, -10), strict=False):
-        name.xyann = (6, up)
-    return ax
+    return plots.spread_names(ax)
 
 
 def when(ax: Axes, verdicts: Mapping[float, Verdict], *, x: str, y: str) -> Axes:
