@@ -10,6 +10,14 @@ def one_thread():
     torch.set_num_threads(1)
 
 
+@pytest.fixture
+def ax():
+    """Axes on a figure of their own, which pyplot knows nothing of."""
+    from matplotlib.figure import Figure
+
+    return Figure().add_subplot()
+
+
 def pytest_collection_modifyitems(items):
     if torch.cuda.is_available():
         return

@@ -16,13 +16,6 @@ def data():
     return digits()
 
 
-@pytest.fixture
-def ax():
-    figure, ax = plt.subplots()
-    yield ax
-    plt.close(figure)
-
-
 def flat_gradient(model, x, y):
     model.zero_grad()
     cross_entropy(model(x), y).backward()

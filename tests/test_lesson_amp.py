@@ -18,13 +18,6 @@ from nbkit.lab.lessons import amp as lesson
 pyplot = pytest.importorskip("matplotlib.pyplot")
 
 
-@pytest.fixture
-def ax():
-    figure, ax = pyplot.subplots()
-    yield ax
-    pyplot.close(figure)
-
-
 def texts(ax):
     return [text.get_text() for text in ax.texts]
 

@@ -2,7 +2,6 @@
 
 import math
 
-import matplotlib.pyplot as plt
 import pytest
 import torch
 from torch import nn
@@ -18,13 +17,6 @@ TRAINING = {"lr": 0.02, "steps": 5, "batch_size": 16}
 @pytest.fixture
 def data():
     return digits()
-
-
-@pytest.fixture
-def ax():
-    figure, ax = plt.subplots()
-    yield ax
-    plt.close(figure)
 
 
 def side_by_side(data, seeds=(3, 7), **options):

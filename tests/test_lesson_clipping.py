@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-from matplotlib.figure import Figure
 from torch import nn
 from torch.nn.functional import cross_entropy
 
@@ -12,11 +11,6 @@ from nbkit import digest
 from nbkit.lab import plots
 from nbkit.lab.lessons import clipping as task
 from nbkit.lab.seeds import train_runs
-
-
-@pytest.fixture
-def ax():
-    return Figure().add_subplot()
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import matplotlib
 import nbformat
 import pytest
 import torch
-from matplotlib.figure import Figure
 from ranks import PATIENCE
 from torch import nn
 
@@ -272,11 +271,6 @@ def test_the_lesson_runs_without_a_second_process_and_says_so(tmp_path):
 
 
 # ---- pictures ----
-
-
-@pytest.fixture
-def ax():
-    return Figure().add_subplot()
 
 
 def test_costs_stand_side_by_side(ax):

@@ -5,18 +5,12 @@ import math
 import pytest
 import torch
 from matplotlib.colors import to_hex
-from matplotlib.figure import Figure
 
 from nbkit.lab import plots
 from nbkit.lab.claims import Claim, judge
 from nbkit.lab.stats import Interval
 
 CLAIM = Claim("id", "01_x", "s.", "w", "m", "ratio_below", 8, "y", "n", "o", margin=1.25)
-
-
-@pytest.fixture
-def ax():
-    return Figure().add_subplot()
 
 
 def test_seeds_draws_a_line_a_seed_and_their_median(ax):
