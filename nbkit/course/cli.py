@@ -60,9 +60,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(options: argparse.Namespace) -> int:
     """Execute lessons headless."""
     from nbkit.course.lessons import LessonError, find_lessons
-    from nbkit.course.run import LedgerError
-    from nbkit.course.run import run as run_lessons
-    from nbkit.course.tasks import read_grid
+    from nbkit.course.run.course_run import LedgerError
+    from nbkit.course.run.course_run import run as run_lessons
+    from nbkit.course.run.tasks import read_grid
     from nbkit.lab.data import lessons_dir
     from nbkit.lab.knobs import KnobError
 
@@ -120,8 +120,8 @@ def copy(folder: Path, solutions: bool) -> int:
 
 def report(runs: Sequence[Path], out: Path | None) -> int:
     """Put runs side by side, as a page, Markdown and JSON."""
-    from nbkit.course.report import PAGE
-    from nbkit.course.report import report as write_report
+    from nbkit.course.report.write import PAGE
+    from nbkit.course.report.write import report as write_report
 
     out = out or (runs[0] if len(runs) == 1 else _new_folder())
     try:

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import nbkit
-from nbkit.lab.claims import Claim, Verdict, judge, load_claims
-from nbkit.lab.diary import Diary, calibrate
-from nbkit.lab.exercises import Exercise, load_exercise
+from nbkit.lab.evidence.claims import Claim, Verdict, judge, load_claims
+from nbkit.lab.evidence.diary import Diary, calibrate
+from nbkit.lab.evidence.predictions import Prediction
+from nbkit.lab.evidence.stats import Interval
+from nbkit.lab.exercise import Exercise, load_exercise
 from nbkit.lab.knobs import Knob, KnobError, check_names
-from nbkit.lab.predictions import Prediction
-from nbkit.lab.stats import Interval
 
 PLAIN = (bool, int, float, str, list, tuple, dict, type(None))
 # What IPython itself binds from cell to cell: `_`, `_i3`, `__annotations__`, a shell's exit code.
@@ -149,7 +149,7 @@ class Lesson:
 
     def explore(self, fit: Callable, **options: Any) -> None:
         """The live lab: sliders over the knobs that `fit` names; headless, its stops in a row."""
-        from nbkit.lab import explore
+        from nbkit.lab.live import explorer as explore
 
         explore.show(fit, self.declared, self._namespace, **options)
 
@@ -224,9 +224,9 @@ class Lesson:
 
 
 def _watched() -> bool:
-    from nbkit.lab.frontend import live
+    from nbkit.lab.live.is_live import is_live
 
-    return live()
+    return is_live()
 
 
 def _notebook_namespace() -> dict[str, Any]:

@@ -7,7 +7,7 @@ import nbformat
 import pytest
 
 from nbkit.course.record import Record
-from nbkit.course.run import run
+from nbkit.course.run.course_run import run
 from nbkit.lab.data import lessons_dir
 
 LESSON = lessons_dir() / "01_lr_finder.ipynb"
