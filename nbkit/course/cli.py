@@ -63,8 +63,8 @@ def run(options: argparse.Namespace) -> int:
     from nbkit.course.run.course_run import LedgerError
     from nbkit.course.run.course_run import run as run_lessons
     from nbkit.course.run.tasks import read_grid
-    from nbkit.lab.data import lessons_dir
     from nbkit.lab.knobs import KnobError
+    from nbkit.lab.shipped import lessons_dir
 
     parameters = dict(options.parameter)
     if len(parameters) < len(options.parameter):
@@ -103,7 +103,7 @@ def lab(folder: Path, for_jupyter: Sequence[str] = ()) -> int:
 def copy(folder: Path, solutions: bool) -> int:
     """Copy the lessons to a folder to work in."""
     from nbkit.course.copy import copy_lessons, with_solutions
-    from nbkit.lab.data import lessons_dir
+    from nbkit.lab.shipped import lessons_dir
 
     try:
         copied, kept = copy_lessons(lessons_dir(), folder, solutions=solutions)

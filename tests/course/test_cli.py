@@ -24,7 +24,7 @@ def course(tmp_path, monkeypatch):
     folder.mkdir()
     write(folder / "01_a.ipynb", "print(lr, quick)", parameters=True)
     write(folder / "02_b.ipynb", "1 / 0", parameters=True)
-    monkeypatch.setattr("nbkit.lab.data.lessons_dir", lambda: folder)
+    monkeypatch.setattr("nbkit.lab.shipped.lessons_dir", lambda: folder)
     monkeypatch.chdir(tmp_path)
     return folder
 

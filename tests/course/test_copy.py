@@ -13,7 +13,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from nbkit.course.cli import main
 from nbkit.course.copy import copy_lessons, without_solutions
 from nbkit.course.lessons import read_notebook
-from nbkit.lab.data import lessons_dir
+from nbkit.lab.shipped import lessons_dir
 
 LESSON = lessons_dir() / "00_start_here.ipynb"
 SOLVED = """@lesson.exercise("read_verdict")

@@ -109,7 +109,7 @@ def course(tmp_path, monkeypatch):
             nb.cells[1].source += f"\n{name}: float = 1.0  # a number"
             nb.cells[2].source = nb.cells[2].source.replace("lr=", f"{name}=log(0.1, 100), lr=")
         nbformat.write(nb, path)
-    monkeypatch.setattr("nbkit.lab.data.lessons_dir", lambda: tmp_path / "notebooks")
+    monkeypatch.setattr("nbkit.lab.shipped.lessons_dir", lambda: tmp_path / "notebooks")
     # These lessons judge none of the recorded claims.
     monkeypatch.setattr("nbkit.course.run.course_run.ledger_dir", lambda: tmp_path / "ledger")
     monkeypatch.chdir(tmp_path)

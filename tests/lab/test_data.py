@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from nbkit.lab import data
+from nbkit.lab import data, shipped
 from nbkit.lab.data import digits, load
 
 ROOT = Path(__file__).parents[2]
@@ -69,7 +69,7 @@ def test_the_readme_names_the_checksum_of_the_code():
 
 
 def test_a_missing_file_is_named_with_the_way_to_get_it_back(tmp_path, monkeypatch):
-    monkeypatch.setattr(data, "PACKAGE", tmp_path / "nbkit")
+    monkeypatch.setattr(shipped, "PACKAGE", tmp_path / "nbkit")
     (tmp_path / "pyproject.toml").touch()
     with pytest.raises(FileNotFoundError) as error:
         digits()
@@ -83,7 +83,7 @@ def test_a_missing_file_is_named_with_the_way_to_get_it_back(tmp_path, monkeypat
 @pytest.mark.parametrize("left", ["nbkit/share/data", "nbkit"])
 def test_what_is_missing_from_an_installed_package_comes_back_with_it(left, tmp_path, monkeypatch):
     (tmp_path / left).mkdir(parents=True)
-    monkeypatch.setattr(data, "PACKAGE", tmp_path / "nbkit")
+    monkeypatch.setattr(shipped, "PACKAGE", tmp_path / "nbkit")
     with pytest.raises(FileNotFoundError) as error:
         digits()
     assert str(error.value) == (
@@ -98,7 +98,7 @@ def test_a_damaged_file_is_named_with_both_checksums_and_the_way_to_get_it_back(
     share = tmp_path / "nbkit/share/data"
     share.mkdir(parents=True)
     (share / "digits.npz").write_bytes(b"not the digits")
-    monkeypatch.setattr(data, "PACKAGE", tmp_path / "nbkit")
+    monkeypatch.setattr(shipped, "PACKAGE", tmp_path / "nbkit")
     with pytest.raises(ValueError) as error:
         digits()
     message = str(error.value)
@@ -115,7 +115,7 @@ def test_one_flipped_bit_is_damage(tmp_path, monkeypatch):
     (tmp_path / "data").mkdir()
     (tmp_path / "pyproject.toml").touch()
     (tmp_path / "data/digits.npz").write_bytes(content)
-    monkeypatch.setattr(data, "PACKAGE", tmp_path / "nbkit")
+    monkeypatch.setattr(shipped, "PACKAGE", tmp_path / "nbkit")
     with pytest.raises(ValueError, match="is damaged"):
         digits()
 
@@ -125,15 +125,15 @@ def test_an_installed_package_reads_its_own_copy(tmp_path, monkeypatch):
     (share / "data").mkdir(parents=True)
     (share / "notebooks").mkdir()
     shutil.copy(ROOT / "data/digits.npz", share / "data")
-    monkeypatch.setattr(data, "PACKAGE", tmp_path / "nbkit")
-    assert data.file("digits.npz") == share / "data/digits.npz"
-    assert data.lessons_dir() == share / "notebooks"
+    monkeypatch.setattr(shipped, "PACKAGE", tmp_path / "nbkit")
+    assert shipped.shipped_file("digits.npz") == share / "data/digits.npz"
+    assert shipped.lessons_dir() == share / "notebooks"
     assert len(digits().x_train) == 1497
 
 
 def test_a_checkout_reads_its_own_folders():
-    assert data.file("digits.npz") == ROOT / "data/digits.npz"
-    assert data.lessons_dir() == ROOT / "notebooks"
+    assert shipped.shipped_file("digits.npz") == ROOT / "data/digits.npz"
+    assert shipped.lessons_dir() == ROOT / "notebooks"
 
 
 # Batches

@@ -14,7 +14,8 @@ from nbkit.base.equivalence import EquivalenceReport
 from nbkit.course.kernel.execute import execute, find_fault
 from nbkit.ddp import LaunchError, all_mean, rank
 from nbkit.lab import plots
-from nbkit.lab.data import digits, lessons_dir
+from nbkit.lab.data import digits
+from nbkit.lab.shipped import lessons_dir
 from nbkit.lessons.ddp import task as ddp
 from nbkit.lessons.ddp.pictures import (
     draw_costs,

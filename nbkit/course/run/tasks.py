@@ -16,7 +16,7 @@ from nbkit.course.kernel.client import CELL_SECONDS
 from nbkit.course.lessons import LessonError, check_parameters, read_notebook
 from nbkit.course.record import OK, WAITING, Record
 from nbkit.course.report.read import read_entry
-from nbkit.lab import data
+from nbkit.lab import shipped
 from nbkit.lab.knobs import KnobError, Value
 
 
@@ -239,9 +239,9 @@ def lesson_sha256(path: Path) -> str:
 @cache
 def code_sha256() -> str:
     """What nbkit's own source and data are: they can change where the version does not."""
-    package, shipped = Path(nbkit.__file__).parent, data.data_dir()
+    package, data = Path(nbkit.__file__).parent, shipped.data_dir()
     digest = hashlib.sha256()
-    for folder, pattern in ((package, "**/*.py"), (shipped, "*.toml"), (shipped, "*.npz")):
+    for folder, pattern in ((package, "**/*.py"), (data, "*.toml"), (data, "*.npz")):
         for file in sorted(folder.glob(pattern)):
             digest.update(f"{file.relative_to(folder)}\0".encode() + file.read_bytes())
     return digest.hexdigest()

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 import nbkit
-from nbkit.lab import data
+from nbkit.lab import shipped
 from nbkit.lab.evidence.intervals import NOISE, Interval
 from nbkit.lab.evidence.proportions import exact_p
 from nbkit.lab.machine import machine
@@ -223,7 +223,7 @@ def all_claims(register: Path | None = None) -> dict[str, Claim]:
     Raises:
         ValueError: if an entry has a wrong or missing field.
     """
-    register = data.file("claims.toml") if register is None else register
+    register = shipped.shipped_file("claims.toml") if register is None else register
     optional = {"margin", "needs", "over", "spread", "deterministic"}
     optional |= {"supported", "refuted", "inconclusive"}
     fields = set(Claim.__dataclass_fields__) - {"id"}
@@ -257,7 +257,7 @@ def load_claims(lesson: str, register: Path | None = None) -> dict[str, Claim]:
 
 def without_lesson() -> dict[str, Claim]:
     """The claims that no lesson measures yet: a report counts them as NO LESSON YET."""
-    there = {path.stem for path in data.lessons_dir().glob("*.ipynb")}
+    there = {path.stem for path in shipped.lessons_dir().glob("*.ipynb")}
     return {name: claim for name, claim in all_claims().items() if claim.lesson not in there}
 
 

@@ -15,8 +15,7 @@ from torch import Tensor, nn
 
 from nbkit.amp import Amp, StepReport
 from nbkit.base.dtypes import DTYPES
-from nbkit.lab import data as shipped
-from nbkit.lab import plots
+from nbkit.lab import plots, shipped
 from nbkit.lab.cost.timing import Timing, memory_report, time_it
 from nbkit.lab.data import Data
 from nbkit.lab.evidence.intervals import Interval

@@ -158,7 +158,7 @@ def test_what_was_done_otherwise_is_not(lesson, tmp_path, monkeypatch, change):
 @pytest.mark.parametrize("name", ["claims.toml", "digits.npz"])
 def test_what_nbkit_is_counts_its_claims_and_its_data(tmp_path, monkeypatch, name):
     (tmp_path / name).write_bytes(b"as they were")
-    monkeypatch.setattr("nbkit.lab.data.data_dir", lambda: tmp_path)
+    monkeypatch.setattr("nbkit.lab.shipped.data_dir", lambda: tmp_path)
     before = tasks.code_sha256.__wrapped__()
     (tmp_path / name).write_bytes(b"with another margin")
     assert tasks.code_sha256.__wrapped__() != before
