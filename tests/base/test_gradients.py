@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from nbkit.base.gradients import ClipReport, gradients_of, named_parameters
+from nbkit.base.gradients import gradients_of, named_parameters
+from nbkit.clipping import ClipReport
 
 
 @pytest.fixture

@@ -16,8 +16,9 @@ from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, TensorDataset
 
 from nbkit.base.state import digest
-from nbkit.lr_finder import MOST_SKIPS, lr_range_test
+from nbkit.lr_finder import lr_range_test
 from nbkit.lr_finder.curve import METHODS, LRCurve
+from nbkit.lr_finder.range_test import MOST_SKIPS
 
 MSE = nn.MSELoss()
 
