@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import ast
-import os
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from nbformat import NotebookNode
 
+from nbkit.base.whole_file import write_new
 from nbkit.course.lessons import read_notebook
 
 SOLUTION = re.compile(r"<details><summary>Solution</summary>.*?</details>\s*", re.DOTALL)
@@ -35,7 +35,7 @@ def copy_lessons(
     folder.mkdir(parents=True, exist_ok=True)
     copied, kept = [], []
     for path in sorted(source.glob("*.ipynb")):
-        if _write_new(folder / path.name, read(path)):
+        if write_new(folder / path.name, read(path)):
             copied.append(path.name)
         else:
             kept.append(path.name)
@@ -46,28 +46,6 @@ def with_solutions(folder: Path, names: Iterable[str]) -> list[str]:
     """Which of a folder's notebooks have solutions in them."""
     texts = {name: (folder / name).read_text(encoding="utf-8", errors="replace") for name in names}
     return [name for name, text in texts.items() if "<summary>Solution</summary>" in text]
-
-
-def _write_new(path: Path, data: bytes) -> bool:
-    """Write a file, whole or not at all; False where there is one already, which stays.
-
-    Raises:
-        OSError: if it cannot be written; nothing is left of it.
-    """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_bytes(data)
-        try:
-            os.link(part, path)  # unlike a rename it takes no other file's place
-        except FileExistsError:
-            return False
-        except OSError:  # no links on this disk: then with a gap in which another could appear
-            if path.exists():
-                return False
-            part.rename(path)
-    finally:
-        part.unlink(missing_ok=True)
-    return True
 
 
 def _student_version(path: Path) -> bytes:

@@ -26,6 +26,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from nbkit.base.whole_file import write_whole
+
 # torch 2.12 and later: the last owner of a gloo group frees it while it holds the interpreter's
 # lock, and waits for a thread that wants the lock. A DDP model that outlives
 # destroy_process_group() would be that owner; with a reference kept here nobody is.
@@ -50,7 +52,7 @@ def agent(folder: str) -> None:
         elastic_launch(_config(job, options), work)(folder)
     except ChildFailedError as error:
         codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
-    write(job / "ended.json", json.dumps(codes).encode())
+    write_whole(job / "ended.json", json.dumps(codes), durable=False)
 
 
 def _config(job: Path, options: dict[str, Any]):
@@ -96,10 +98,11 @@ def work(folder: str) -> None:
         value = fn(*args, **kwargs)
         data = dumps(value, f"what {getattr(fn, '__name__', fn)} returned")
     except BaseException as error:  # also SystemExit: a rank that leaves early is a failure
-        write(job / f"error_{attempt}_{rank}", json.dumps(_describe(error)).encode())
+        told = json.dumps(_describe(error))
+        write_whole(job / f"error_{attempt}_{rank}", told, durable=False)
         time.sleep(LINGER_SECONDS)
         os._exit(1)
-    write(job / f"value_{rank}", data)
+    write_whole(job / f"value_{rank}", data, durable=False)
 
 
 def join_group(backend: str, timeout: float | None) -> None:
@@ -136,13 +139,6 @@ def dumps(value: object, what: str) -> bytes:
             f"{what} cannot be sent to another process: {error}. Send plain values, tensors or "
             f"modules, and make locks, files and generators inside the function."
         ) from error
-
-
-def write(path: Path, data: bytes) -> None:
-    """Write a file that is either whole or not there."""
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(data)
-    part.rename(path)
 
 
 def _load(job: Path, options: dict[str, Any]) -> tuple[Any, tuple, dict]:

@@ -6,7 +6,11 @@ import os
 
 import pytest
 
-from nbkit.course.record import Record, find_nonfinite, write_whole
+from nbkit.base.whole_file import write_whole
+from nbkit.course.record import Record, list_nonfinite
+
+
+VERDICT = {"claim": "c", "verdict": "SUPPORTED", "n": 8}
 
 
 def record(**values):
@@ -24,7 +28,7 @@ def test_a_record_is_failed_until_it_is_closed_well():
 
 
 def test_a_record_comes_back_from_its_file(tmp_path):
-    kept = record(seconds=1.5, verdicts=[{"claim": "c", "n": 8}], cells=[{"cell": 1}])
+    kept = record(seconds=1.5, verdicts=[VERDICT], cells=[{"cell": 1}])
     kept.save(tmp_path / "01_a.json")
     assert Record.load(tmp_path / "01_a.json") == kept
 
@@ -39,18 +43,17 @@ def test_no_number_that_json_lacks_is_written(tmp_path):
 
 def test_where_a_number_is_not_finite():
     value = {"a": [1.0, {"b": math.nan}], "c": (math.inf,), "d": "nan", "e": 10**400}
-    assert find_nonfinite(value, "nb") == ["nb.a[1].b", "nb.c[0]"]
+    assert list_nonfinite(value, "nb") == ["nb.a[1].b", "nb.c[0]"]
 
 
 def test_a_failed_write_leaves_what_was_there(tmp_path, monkeypatch):
     path = tmp_path / "kept.json"
     write_whole(path, "old")
 
-    def no_space(path, text, **options):
-        path.write_bytes(text[:1].encode())
+    def no_space(descriptor):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(type(path), "write_text", no_space)
+    monkeypatch.setattr(os, "fsync", no_space)
     with pytest.raises(OSError, match="No space"):
         write_whole(path, "new")
     assert path.read_text() == "old"

@@ -1,7 +1,7 @@
 """The client that runs a notebook's cells: it cannot stall, and stops at the first fault.
 
 papermill's own waits for ever when a wake-up is lost, and saves a notebook that looks successful
-after a killed kernel, a cell over its time, `sys.exit(0)` or an exception inside a widget. Here
+after a killed kernel, a cell over its time, `sys.exit(0)`, `exit()` or an exception inside a widget. Here
 each of these is left as an error in the cell where it happened, so that papermill marks that cell,
 reports it and exits with an error.
 """
@@ -101,7 +101,7 @@ class NbkitClient(PapermillNotebookClient):
     """Runs the cells in order up to the first fault, which it leaves as an error in its cell.
 
     Args:
-        nb_man: papermill's account of the notebook: statuses, times, saving.
+        nb_man: papermill's state of the notebook: statuses, times, saving.
         progress: called with `(cell, cells)` before each of the cells that run.
         stopped: asked again and again whether to stop.
         environment: variables for the kernel on top of the headless ones.
@@ -123,6 +123,7 @@ class NbkitClient(PapermillNotebookClient):
         self.progress = progress or (lambda cell, cells: None)
         self.stopped = stopped or (lambda: False)
         self.environment = environment or {}
+        self.on_cell_executed = self._note_exit
 
     def execute(self, **kwargs: Any) -> NotebookNode:
         """Start a kernel, run the cells, and stop the kernel whatever happened."""
@@ -142,7 +143,7 @@ class NbkitClient(PapermillNotebookClient):
         return self.nb
 
     def papermill_execute_cells(self) -> None:
-        """Run each cell; papermill's account is brought up to date before and after."""
+        """Run each cell; papermill's state is brought up to date before and after."""
         numbers = {index: number for number, index in enumerate(runnable_cells(self.nb), start=1)}
         for index, cell in enumerate(self.nb.cells):
             if index in numbers:
@@ -181,6 +182,18 @@ class NbkitClient(PapermillNotebookClient):
         left = find_error(cell)
         if left and left.ename == "SystemExit":  # papermill lets exit status 0 pass
             add_error(cell, "EarlyExit", f"the lesson was left here by sys.exit({left.evalue})")
+
+    def _note_exit(
+        self, cell: NotebookNode, cell_index: int, execute_reply: Mapping[str, Any]
+    ) -> None:
+        """Mark a cell that has called IPython's `exit()` or `quit()`, which raise nothing.
+
+        IPython runs the rest of the cell, and its reply asks the front end to leave.
+        """
+        payload = execute_reply["content"].get("payload") or []
+        asked = any(each.get("source") == "ask_exit" for each in payload)
+        if asked and not find_error(cell):
+            add_error(cell, "EarlyExit", "the lesson was left here by exit() or quit()")
 
     async def _async_handle_timeout(
         self, timeout: float, cell: NotebookNode | None = None
@@ -223,7 +236,7 @@ class NbkitClient(PapermillNotebookClient):
 
 
 class ClientEngine(Engine):
-    """papermill's account of a run, with `NbkitClient` doing the work."""
+    """papermill's engine for a run, with `NbkitClient` doing the work."""
 
     @classmethod
     def execute_managed_notebook(

@@ -24,12 +24,12 @@ class NbkitEngine:
         Raises:
             KnobError: for a parameter that JSON cannot hold; nothing has run or been saved.
         """
-        from nbkit.course.kernel.client import ClientEngine
-        from nbkit.course.record import find_nonfinite
+        from nbkit.course.client import ClientEngine
+        from nbkit.course.record import list_nonfinite
         from nbkit.lab.knobs import KnobError
 
         for name, value in nb.metadata.papermill.parameters.items():
-            if find_nonfinite(value):  # papermill would write it into the notebook's metadata
+            if list_nonfinite(value):  # papermill would write it into the notebook's metadata
                 raise KnobError(f"{name} must be finite, which JSON can hold, got {value!r}.")
         return ClientEngine.execute_notebook(nb, kernel_name, **options)
 

@@ -14,9 +14,10 @@ from nbformat import NotebookNode
 from papermill.engines import papermill_engines
 from papermill.log import logger
 
-from nbkit.course.kernel.client import CELL_SECONDS, Stopped, find_error, runnable_cells
-from nbkit.course.kernel.engine import NbkitEngine
-from nbkit.course.record import find_nonfinite, finite, write_whole
+from nbkit.base.whole_file import write_whole
+from nbkit.course.client import CELL_SECONDS, Stopped, find_error, runnable_cells
+from nbkit.course.engine import NbkitEngine
+from nbkit.course.record import list_nonfinite, replace_nonfinite
 from nbkit.lab.knobs import Value
 
 SILENT = logging.NullHandler()
@@ -92,14 +93,14 @@ def find_fault(nb: NotebookNode) -> tuple[str, int | None] | None:
             return f"{error.ename}: {error.evalue}", number
         if nb.cells[index].execution_count is None:
             return "the cell did not run", number
-    for where in find_nonfinite(nb, "notebook"):
+    for where in list_nonfinite(nb, "notebook"):
         return f"{where} is NaN or infinite: JSON has no such number", None
     return None
 
 
 def save_notebook(nb: NotebookNode, path: Path) -> None:
     """Write a notebook that JupyterLab can open, whole or not at all."""
-    write_whole(path, nbformat.writes(nbformat.from_dict(finite(nb))).rstrip("\n") + "\n")
+    write_whole(path, nbformat.writes(nbformat.from_dict(replace_nonfinite(nb))).rstrip("\n") + "\n")
 
 
 def as_html(nb: NotebookNode) -> str:

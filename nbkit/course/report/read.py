@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from nbkit.course.record import Record
-from nbkit.course.report.words import name_of
-from nbkit.lab.evidence.multiple_tests import with_holm
+from nbkit.course.record_shape import find_problem
+from nbkit.course.report_words import name_of
 
 OWN = "report.json"  # what a report leaves in a run's folder; it is no record
 
@@ -43,10 +41,10 @@ def entries(records: Sequence[Record], folder: Path | None) -> tuple[list[Entry]
     found, damaged = [], []
     for record in records:
         name = name_of(record)
-        if problem := _problem(record):
+        if problem := find_problem(vars(record)):
             damaged.append(Damaged(name, f"not a whole record: {problem}"))
         else:
-            found.append(Entry(name, record, folder, memory_mib(vars(record))))
+            found.append(Entry(name, record, folder, memory_mib(record)))
     return found, damaged
 
 
@@ -80,65 +78,16 @@ def read_records(folder: Path) -> tuple[list[Entry], list[Damaged]]:
 
 
 def read_entry(path: Path) -> Entry:
-    """One record. Fields that this version of nbkit does not know are left aside.
+    """One record.
 
     Raises:
         ValueError: if the file is not JSON or not a record; what is wrong.
         OSError: if it cannot be read.
     """
-    try:
-        told = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"not JSON ({error})") from error
-    if not isinstance(told, dict):
-        raise ValueError("not a record: a JSON object was expected")
-    missing = [f.name for f in fields(Record) if _required(f) and f.name not in told]
-    if missing:
-        raise ValueError(f"not a record: without {', '.join(missing)}")
-
-    known = {f.name for f in fields(Record)}
-    record = Record(**{key: value for key, value in told.items() if key in known})
-    if problem := _problem(record):
-        raise ValueError(f"not a whole record: {problem}")
-    return Entry(path.stem, record, path.parent, memory_mib(told))
+    record = Record.load(path)
+    return Entry(path.stem, record, path.parent, memory_mib(record))
 
 
-def memory_mib(told: Mapping[str, Any]) -> float | None:
+def memory_mib(record: Record) -> float | None:
     """The most memory that a lesson held, where its record says so."""
-    peak = told.get("peak_bytes")
-    return peak / 2**20 if isinstance(peak, int | float) else None
-
-
-def _required(field: Any) -> bool:
-    return field.default is MISSING and field.default_factory is MISSING
-
-
-def _problem(record: Record) -> str | None:
-    """What of a record would not be understood; None if all of it is."""
-    kinds: dict[str, tuple[type, ...]] = {"lesson": (str,), "status": (str,), "started": (str,)}
-    kinds |= {"parameters": (dict,), "machine": (dict,), "seconds": (int, float)}
-    kinds |= {"cells": (list,), "verdicts": (list,), "flips": (list,)}
-    for name, kind in kinds.items():
-        value = getattr(record, name)
-        if not isinstance(value, kind):
-            return f"{name} is {value!r}"
-    wanted = {
-        "verdicts": ("claim", "verdict"),
-        "flips": ("claim", "now", "before", "recorded"),
-        "cells": ("cell",),
-    }
-    for name, keys in wanted.items():
-        for item in getattr(record, name):
-            if not isinstance(item, dict) or not set(keys) <= set(item):
-                return f"one of its {name} has not all of {', '.join(keys)}"
-    for flip in record.flips:
-        if not all(isinstance(flip[side], dict) and "verdict" in flip[side] for side in _SIDES):
-            return "one of its flips has no two verdicts"
-    try:
-        with_holm(record.verdicts)
-    except ValueError as error:
-        return str(error)
-    return None
-
-
-_SIDES = ("now", "before")
+    return None if record.peak_bytes is None else record.peak_bytes / 2**20

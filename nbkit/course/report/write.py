@@ -12,14 +12,15 @@ from dataclasses import asdict
 from pathlib import Path
 
 import nbkit
+from nbkit.base.whole_file import write_whole
 from nbkit.course.lessons import LessonError
-from nbkit.course.record import Record, finite, write_whole
-from nbkit.course.report.data import Report, build
-from nbkit.course.report.html import html
-from nbkit.course.report.markdown import markdown
-from nbkit.course.report.pictures import pictures
-from nbkit.course.report.read import OWN, Damaged, Entry, entries, read_records, read_run
-from nbkit.course.report.words import name_of, summary, table
+from nbkit.course.record import Record, replace_nonfinite
+from nbkit.course.report_data import Report, build
+from nbkit.course.report_html import html
+from nbkit.course.report_markdown import markdown
+from nbkit.course.report_pictures import pictures
+from nbkit.course.report_read import OWN, Damaged, Entry, entries, read_records, read_run
+from nbkit.course.report_words import name_of, summary, table
 
 __all__ = ["report", "summary", "table", "write_reports"]
 PAGE, MARKDOWN = "index.html", "report.md"
@@ -94,7 +95,7 @@ def write_reports(records: Sequence[Record], folder: Path) -> Report:
 def as_json(told: Report) -> str:
     """The report for programs; a number that JSON does not have becomes null."""
     data = {"kind": KIND, "nbkit": nbkit.__version__, **asdict(told)}
-    return json.dumps(finite(data), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    return json.dumps(replace_nonfinite(data), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def _write(

@@ -9,9 +9,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from nbkit.course.kernel import fork_client as warm
-from nbkit.course.kernel.client import CELL_SECONDS
-from nbkit.course.kernel.headless import share_threads
+from nbkit.course import warm
+from nbkit.course.claim import hold_folder
+from nbkit.course.client import CELL_SECONDS
+from nbkit.course.drive import drive
+from nbkit.course.executors import LOCAL, open_executor
+from nbkit.course.headless import share_threads
 from nbkit.course.ledger import find_flips, keep, ledger_dir
 from nbkit.course.lessons import LessonError
 from nbkit.course.record import Record
@@ -80,7 +83,7 @@ def run(
     if executor == LOCAL:
         warm.start([task.path for task in tasks], environment)  # meanwhile the rest is got ready
     try:
-        with open_executor(executor, jobs) as pool, claim(out) as token:
+        with open_executor(executor, jobs) as pool, hold_folder(out) as token:
             tasks = [replace(task, token=token) for task in tasks]
             return _run(tasks, pool, out, jobs, resume, to_ledger)
     finally:
@@ -97,7 +100,7 @@ def _run(
         _wait(task)
 
     problems: list[str] = []
-    places = {task.name: task.account for task in tasks}
+    places = {task.name: task.record_path for task in tasks}
 
     def finished(record: Record) -> None:
         problems.extend(_hold_against_ledger(record, places[record.name], to_ledger))
@@ -119,7 +122,7 @@ def _run(
     return records
 
 
-def _hold_against_ledger(record: Record, account: Path, to_ledger: bool) -> list[str]:
+def _hold_against_ledger(record: Record, path: Path, to_ledger: bool) -> list[str]:
     """Note what has flipped, and record the verdicts if that is wanted; what went wrong with it.
 
     A ledger that cannot be read or written is nothing that is wrong with the lesson, or the others.
@@ -130,7 +133,7 @@ def _hold_against_ledger(record: Record, account: Path, to_ledger: bool) -> list
     try:
         record.flips = find_flips(record, ledger_dir())
         if record.flips != before:
-            record.save(account)
+            record.save(path)
     except (OSError, ValueError) as error:
         problems = [str(error)] if record.ok else []
     if not (to_ledger and record.ok):
@@ -147,9 +150,9 @@ def _wait(task: Task) -> None:
     record = task.record()
     task.clear()
     try:
-        record.save(task.account)
+        record.save(task.record_path)
     except OSError as error:
-        raise LessonError(f"{task.account} cannot be written: {error.strerror}.") from error
+        raise LessonError(f"{task.record_path} cannot be written: {error.strerror}.") from error
 
 
 def _in_order(tasks: list[Task], expected: Mapping[str, Expected | None], jobs: int) -> list[Task]:
@@ -166,7 +169,7 @@ def _in_order(tasks: list[Task], expected: Mapping[str, Expected | None], jobs: 
 
 def _stands(task: Task) -> Record:
     """The record as it is on disk."""
-    return Record.find(task.account) or task.record(status="failed", reason="its record is gone")
+    return Record.find(task.record_path) or task.record(status="failed", reason="its record is gone")
 
 
 def _report(records: Sequence[Record], out: Path) -> None:

@@ -67,13 +67,13 @@ def drive(
 
 def mark(task: Task, reason: str) -> Record:
     """Close the record on disk with a reason; where it was running, it says in which cell."""
-    record = Record.find(task.account) or task.record()
+    record = Record.find(task.record_path) or task.record()
     if record.status == WAITING:
         reason = f"not begun: {reason}"
     if record.status in (WAITING, RUNNING):
         record.close(reason, record.cell)
         with contextlib.suppress(OSError):  # a full disk: what stands there is as true as before
-            record.save(task.account)
+            record.save(task.record_path)
     return record
 
 

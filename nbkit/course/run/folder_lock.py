@@ -4,59 +4,60 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TextIO
 
 from nbkit.course.lessons import LessonError
+from nbkit.course.locks import lock_file
 
 FILE = ".run"
+TEXT = re.compile(rb"[0-9a-f]{32}|[\0\s]*")  # what a run writes; a power cut may leave zeros
 
 
 @contextlib.contextmanager
-def claim(folder: Path) -> Iterator[tuple[Path, str]]:
+def hold_folder(folder: Path) -> Iterator[tuple[Path, str]]:
     """Make the folder if need be, and put a file there that stands while the run goes on.
 
     Gives the file and what is written in it. Whoever runs a part of the run, on this machine or on
     another one, stops when the file is gone or says something else.
 
     Raises:
-        LessonError: if another run is at work in the folder, or nothing can be written there.
+        LessonError: if another run is at work in the folder, nothing can be written there, or the
+            file is not one that a run has written.
     """
     file, text = folder / FILE, uuid.uuid4().hex
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = file.open("a+")
-    except OSError as error:
-        raise LessonError(f"{folder} cannot be written: {error.strerror}.") from error
-    with handle:
-        if not _lock(handle.fileno()):
-            raise LessonError(f"another run is at work in {folder}: wait, or choose another --out.")
+    with contextlib.ExitStack() as held:
         try:
-            _write(handle, text, folder)
-            yield file, text
-        finally:
-            file.unlink(missing_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
+            descriptor = held.enter_context(lock_file(file))
+        except OSError as error:
+            raise LessonError(_explain(folder, file, error)) from error
+        if descriptor is None:
+            raise LessonError(f"another run is at work in {folder}: wait, or choose another --out.")
+        if not TEXT.fullmatch(os.read(descriptor, 64)):
+            raise LessonError(f"{file} is not a run's and would be lost: choose another folder.")
+        held.callback(file.unlink, missing_ok=True)
+        _write_text(descriptor, text, folder)
+        yield file, text
 
 
-def _write(handle: TextIO, text: str, folder: Path) -> None:
+def _explain(folder: Path, file: Path, error: OSError) -> str:
+    """Say why the file cannot be opened; a link is named, as its owner has to take it away."""
+    if os.path.lexists(file) and not file.is_dir() and (file.is_symlink() or error.errno == 0):
+        return (
+            f"{file} should be a plain file of a run's, but it is a link or a device: what a run "
+            f"writes would go elsewhere. Remove it, or choose another --out."
+        )
+    return f"{folder} cannot be written: {error.strerror}."
+
+
+def _write_text(descriptor: int, text: str, folder: Path) -> None:
     """Put the text into the open file in place of what an earlier run has left there."""
     try:
-        handle.truncate(0)
-        os.write(handle.fileno(), text.encode())  # unbuffered: closing has nothing left to write
+        os.ftruncate(descriptor, 0)
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        os.write(descriptor, text.encode())
     except OSError as error:
         raise LessonError(f"{folder} cannot be written: {error.strerror}.") from error
-
-
-def _lock(descriptor: int) -> bool:
-    """Lock a file until it is closed or this process ends, however it does."""
-    try:
-        import fcntl
-
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except (ImportError, OSError):  # no such locks here: then nobody is kept out
-        return True
-    return os.fstat(descriptor).st_nlink > 0  # 0: its run has just ended and removed it

@@ -16,15 +16,16 @@ from jupyter_core.utils import ensure_event_loop
 from nbformat import NotebookNode
 
 import nbkit
-from nbkit.course.kernel import fork_client as warm
-from nbkit.course.kernel.client import CELL_SECONDS, Stopped, runnable_cells
-from nbkit.course.kernel.execute import as_html, execute, find_fault, read_left, save_notebook
-from nbkit.course.kernel.headless import headless_environment
+from nbkit.base.whole_file import write_whole
+from nbkit.course import warm
+from nbkit.course.client import CELL_SECONDS, Stopped, runnable_cells
+from nbkit.course.execute import as_html, execute, find_fault, read_left, save_notebook
+from nbkit.course.gpu import lease
+from nbkit.course.headless import headless_environment
 from nbkit.course.lessons import LessonError, check_parameters
-from nbkit.course.record import RUNNING, Record, write_whole
-from nbkit.course.run.exclusive import company, needs_quiet
-from nbkit.course.run.gpu import lease
-from nbkit.course.run.tasks import Task, check_place
+from nbkit.course.quiet import company, needs_quiet
+from nbkit.course.record import RUNNING, Record
+from nbkit.course.tasks import Task, check_place
 from nbkit.lab.knobs import KnobError
 from nbkit.lab.machine import machine
 
@@ -112,7 +113,7 @@ def _run(task: Task, progress: Callable[[int, int], None]) -> Record:
     def note(cell: int, cells: int) -> None:
         record.cell, record.cell_count = cell, cells
         record.seconds = round(monotonic() - began, 3)
-        record.save(task.account)
+        record.save(task.record_path)
         progress(cell, cells)
 
     interrupt = None
@@ -121,7 +122,7 @@ def _run(task: Task, progress: Callable[[int, int], None]) -> Record:
         alone = needs_quiet(task.path.stem)
         with company(alone, task.stopped), lease(task.per_gpu, task.stopped) as gpu:
             record, began = _open_record(task), monotonic()  # waiting is not running
-            record.save(task.account)
+            record.save(task.record_path)
             nb = execute(
                 task.path,
                 task.part,
@@ -167,13 +168,13 @@ def _close(
 def _save(task: Task, record: Record) -> None:
     """Write the record; on a full disk this lesson's own files make room for it."""
     try:
-        record.save(task.account)
+        record.save(task.record_path)
     except OSError as error:
         if record.ok:
             record.close(f"{type(error).__name__}: {error}")
         task.clear()
         with contextlib.suppress(OSError):  # what stands there says in which cell it was running
-            record.save(task.account)
+            record.save(task.record_path)
 
 
 def _open_record(task: Task) -> Record:
@@ -189,10 +190,10 @@ def _open_record(task: Task) -> Record:
 
 def _cells(nb: NotebookNode) -> list[dict[str, Any]]:
     """What became of each cell that was to run, and its seconds."""
-    accounts = [nb.cells[index].metadata.papermill for index in runnable_cells(nb)]
+    states = [nb.cells[index].metadata.papermill for index in runnable_cells(nb)]
     return [
-        {"cell": number, "status": account.status, "seconds": account.duration}
-        for number, account in enumerate(accounts, start=1)
+        {"cell": number, "status": state.status, "seconds": state.duration}
+        for number, state in enumerate(states, start=1)
     ]
 
 

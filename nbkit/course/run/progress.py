@@ -71,7 +71,7 @@ class Progress:
         if now - self._looked < 1:
             return
         self._looked = now
-        records = {task.name: Record.find(task.account) for task in tasks}
+        records = {task.name: Record.find(task.record_path) for task in tasks}
         running = {n: r for n, r in records.items() if r is not None and r.status == RUNNING}
         self.show(running, [name for name in records if name not in running])
 

@@ -50,8 +50,8 @@ class Task:
         return self.out / f"{self.name}.html"
 
     @property
-    def account(self) -> Path:
-        """The record."""
+    def record_path(self) -> Path:
+        """The record's file."""
         return self.out / f"{self.name}.json"
 
     def stopped(self) -> bool:
@@ -68,7 +68,7 @@ class Task:
 
     def record(self, **facts: object) -> Record:
         """A record of this task, with the attempts at it that were cut off."""
-        earlier = Record.find(self.account)
+        earlier = Record.find(self.record_path)
         same = earlier is not None and self._is_of(earlier)
         return Record(
             **{
@@ -88,7 +88,7 @@ class Task:
 
     def done(self) -> Record | None:
         """The record of an earlier run that did just this, and whose files are all there."""
-        earlier = Record.find(self.account)
+        earlier = Record.find(self.record_path)
         there = self.notebook.exists() and self.page.exists()
         if earlier is not None and earlier.status == OK and there and self._is_of(earlier):
             return earlier
@@ -175,15 +175,15 @@ def check_place(task: Task) -> None:
     Raises:
         LessonError: if there is such a file where one of the task's would go.
     """
-    executed, recorded = task.notebook.exists(), task.account.exists()
+    executed, recorded = task.notebook.exists(), task.record_path.exists()
     lost = None
     if executed and (
         task.notebook.samefile(task.path)
         or "papermill" not in read_notebook(task.notebook).metadata
     ):
         lost = task.notebook
-    elif recorded and not _is_record(task.account):
-        lost = task.account
+    elif recorded and not _is_record(task.record_path):
+        lost = task.record_path
     elif task.page.exists() and not (executed or recorded):
         lost = task.page
     if lost:

@@ -134,7 +134,7 @@ def test_the_records_on_disk_are_read_once_a_second(clock, tmp_path):
     stream = io.StringIO()
     progress = Progress(1, stream)
     progress.look([task])
-    record("01_a", status="running", cell=1, cell_count=2).save(task.account)
+    record("01_a", status="running", cell=1, cell_count=2).save(task.record_path)
     clock.now = 0.9
     progress.look([task])
     assert stream.getvalue() == ""

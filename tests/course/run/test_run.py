@@ -14,6 +14,9 @@ import pytest
 from course_notebooks import write
 
 import nbkit
+from nbkit.course import lesson_run
+from nbkit.course import run as course_run
+from nbkit.course.claim import hold_folder
 from nbkit.course.cli import main
 from nbkit.course.kernel.execute import execute, find_fault
 from nbkit.course.lessons import LessonError
@@ -315,7 +318,7 @@ def test_a_damaged_ledger_stops_no_lesson_and_is_recorded_anew(ledger, tmp_path,
 
 def test_two_runs_in_one_folder_are_refused(tmp_path):
     path = write(tmp_path / "01_a.ipynb", "1")
-    with claim(tmp_path / "out"), pytest.raises(LessonError, match="another run is at work in"):
+    with hold_folder(tmp_path / "out"), pytest.raises(LessonError, match="another run is at work in"):
         run([path], tmp_path / "out")
     assert run([path], tmp_path / "out")[0].ok
 

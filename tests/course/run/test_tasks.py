@@ -83,14 +83,14 @@ def finished(task):
     task.out.mkdir(exist_ok=True)
     for file in (task.notebook, task.page):
         file.write_text("{}")
-    task.record(status="ok").save(task.account)
+    task.record(status="ok").save(task.record_path)
 
 
 def test_what_was_done_is_done(lesson, tmp_path):
     (task,) = plan([lesson], tmp_path / "out", {"lr": "1"})
     assert task.done() is None
     finished(task)
-    assert task.done() == Record.load(task.account)
+    assert task.done() == Record.load(task.record_path)
 
 
 def other_parameters(task, monkeypatch):
@@ -128,17 +128,17 @@ def no_notebook(task, monkeypatch):
 
 
 def half_a_record(task, monkeypatch):
-    task.account.write_text(task.account.read_text()[:100])
+    task.record_path.write_text(task.record_path.read_text()[:100])
     return task
 
 
 def still_running(task, monkeypatch):
-    task.record(status="running").save(task.account)
+    task.record(status="running").save(task.record_path)
     return task
 
 
 def failed(task, monkeypatch):
-    task.record(status="failed").save(task.account)
+    task.record(status="failed").save(task.record_path)
     return task
 
 
@@ -167,7 +167,7 @@ def test_what_nbkit_is_counts_its_claims_and_its_data(tmp_path, monkeypatch, nam
 def test_an_attempt_at_something_else_is_not_counted(lesson, tmp_path):
     (task,) = plan([lesson], tmp_path / "out", {"lr": "1"})
     task.out.mkdir()
-    task.record(status="running", cell=3).save(task.account)
+    task.record(status="running", cell=3).save(task.record_path)
     assert [attempt["cell"] for attempt in task.record().attempts] == [3]
     write(task.path, "2", parameters=True)
     assert task.record().attempts == []
