@@ -57,9 +57,7 @@ def format_readme(root: Path, entries: Sequence[CourseEntry]) -> str:
     for entry in entries:
         link = f"[{entry.number:02} {entry.word}](notebooks/{entry.stem}.ipynb)"
         verdicts = count_verdicts(root / f"data/ledger/cpu/{entry.word}.json")
-        rows.append(
-            f"| {link} | {entry.question} | {entry.minutes} | {entry.needs} | {verdicts} |"
-        )
+        rows.append(f"| {link} | {entry.question} | {entry.minutes} | {entry.needs} | {verdicts} |")
     path = root / "README.md"
     return _replace_once(TABLE, "\n".join(rows), path.read_text(encoding="utf-8"), path)
 
@@ -108,7 +106,9 @@ def format_list(entries: Sequence[CourseEntry]) -> str:
 def _replace_once(pattern: re.Pattern[str], new: str, text: str, path: Path) -> str:
     replaced, count = pattern.subn(lambda _: new, text)
     if count != 1:
-        raise ValueError(f"{path}: expected one place that matches {pattern.pattern!r}, got {count}.")
+        raise ValueError(
+            f"{path}: expected one place that matches {pattern.pattern!r}, got {count}."
+        )
     return replaced
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from nbkit.lab.holm import with_holm
+from nbkit.lab.evidence.multiple_tests import with_holm
 
 STATUSES = ("waiting", "running", "ok", "failed")
 LARGEST = 1e300  # a number that still prints; JSON may hold integers that no float can

@@ -10,7 +10,7 @@ from nbkit.ddp.launcher import (
     shard,
     world_size,
 )
-from nbkit.ddp.worker import dumps, write
+from nbkit.ddp.worker import dumps
 
 __all__ = [
     "LaunchError",
@@ -23,5 +23,4 @@ __all__ = [
     "rank",
     "shard",
     "world_size",
-    "write",
 ]

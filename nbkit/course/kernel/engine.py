@@ -24,7 +24,7 @@ class NbkitEngine:
         Raises:
             KnobError: for a parameter that JSON cannot hold; nothing has run or been saved.
         """
-        from nbkit.course.client import ClientEngine
+        from nbkit.course.kernel.client import ClientEngine
         from nbkit.course.record import list_nonfinite
         from nbkit.lab.knobs import KnobError
 

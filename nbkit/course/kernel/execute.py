@@ -15,8 +15,8 @@ from papermill.engines import papermill_engines
 from papermill.log import logger
 
 from nbkit.base.whole_file import write_whole
-from nbkit.course.client import CELL_SECONDS, Stopped, find_error, runnable_cells
-from nbkit.course.engine import NbkitEngine
+from nbkit.course.kernel.client import CELL_SECONDS, Stopped, find_error, runnable_cells
+from nbkit.course.kernel.engine import NbkitEngine
 from nbkit.course.record import list_nonfinite, replace_nonfinite
 from nbkit.lab.knobs import Value
 
@@ -100,7 +100,9 @@ def find_fault(nb: NotebookNode) -> tuple[str, int | None] | None:
 
 def save_notebook(nb: NotebookNode, path: Path) -> None:
     """Write a notebook that JupyterLab can open, whole or not at all."""
-    write_whole(path, nbformat.writes(nbformat.from_dict(replace_nonfinite(nb))).rstrip("\n") + "\n")
+    write_whole(
+        path, nbformat.writes(nbformat.from_dict(replace_nonfinite(nb))).rstrip("\n") + "\n"
+    )
 
 
 def as_html(nb: NotebookNode) -> str:

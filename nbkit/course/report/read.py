@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nbkit.course.record import Record
 from nbkit.course.record_shape import find_problem
-from nbkit.course.report_words import name_of
+from nbkit.course.report.words import name_of
 
 OWN = "report.json"  # what a report leaves in a run's folder; it is no record
 

@@ -15,12 +15,12 @@ import nbkit
 from nbkit.base.whole_file import write_whole
 from nbkit.course.lessons import LessonError
 from nbkit.course.record import Record, replace_nonfinite
-from nbkit.course.report_data import Report, build
-from nbkit.course.report_html import html
-from nbkit.course.report_markdown import markdown
-from nbkit.course.report_pictures import pictures
-from nbkit.course.report_read import OWN, Damaged, Entry, entries, read_records, read_run
-from nbkit.course.report_words import name_of, summary, table
+from nbkit.course.report.data import Report, build
+from nbkit.course.report.html import html
+from nbkit.course.report.markdown import markdown
+from nbkit.course.report.pictures import pictures
+from nbkit.course.report.read import OWN, Damaged, Entry, entries, read_records, read_run
+from nbkit.course.report.words import name_of, summary, table
 
 __all__ = ["report", "summary", "table", "write_reports"]
 PAGE, MARKDOWN = "index.html", "report.md"

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nbkit.course.lessons import LessonError
-from nbkit.course.locks import lock_file
+from nbkit.course.run.locks import lock_file
 
 FILE = ".run"
 TEXT = re.compile(rb"[0-9a-f]{32}|[\0\s]*")  # what a run writes; a power cut may leave zeros

@@ -17,15 +17,15 @@ from nbformat import NotebookNode
 
 import nbkit
 from nbkit.base.whole_file import write_whole
-from nbkit.course import warm
-from nbkit.course.client import CELL_SECONDS, Stopped, runnable_cells
-from nbkit.course.execute import as_html, execute, find_fault, read_left, save_notebook
-from nbkit.course.gpu import lease
-from nbkit.course.headless import headless_environment
+from nbkit.course.kernel import fork_client as warm
+from nbkit.course.kernel.client import CELL_SECONDS, Stopped, runnable_cells
+from nbkit.course.kernel.execute import as_html, execute, find_fault, read_left, save_notebook
+from nbkit.course.kernel.headless import headless_environment
 from nbkit.course.lessons import LessonError, check_parameters
-from nbkit.course.quiet import company, needs_quiet
 from nbkit.course.record import RUNNING, Record
-from nbkit.course.tasks import Task, check_place
+from nbkit.course.run.exclusive import company, needs_quiet
+from nbkit.course.run.gpu import lease
+from nbkit.course.run.tasks import Task, check_place
 from nbkit.lab.knobs import KnobError
 from nbkit.lab.machine import machine
 

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from nbkit.base.state import preserve_state
 from nbkit.lab.runs.stacked_layers import StackedLinear, Vmapped, Wide
 from nbkit.lab.runs.stacking import UNUSUAL, refusal, stack_layers
-from nbkit.base.state import preserve_state
 
 Answer = dict[str, list[Tensor]]  # what is compared -> tensors (runs, numbers)
 OPTIONS = ("padding_idx", "max_norm", "norm_type", "scale_grad_by_freq", "sparse")  # F.embedding's

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nbkit.lab.data import Batches, Data
 from nbkit.lab.runs.arms import Rule
 from nbkit.lab.runs.probe import compare
 from nbkit.lab.runs.stacked_optimizers import make_update, per_run, run_losses
-from nbkit.lab.data import Batches, Data
 from nbkit.lab.runs.stacking import stack
 from nbkit.lab.runs.training import train
 

@@ -21,11 +21,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nbkit.lab.runs.arms import Rule, read_arms
-from nbkit.lab.cost.peak import peak_bytes
-from nbkit.lab.runs.programs import Plan, Predict, apart, together
-from nbkit.lab.data import Data
 from nbkit.base.state import preserve_state
+from nbkit.lab.cost.peak import peak_bytes
+from nbkit.lab.data import Data
+from nbkit.lab.runs.arms import Rule, read_arms
+from nbkit.lab.runs.programs import Plan, Predict, apart, together
 
 CHUNK = 1024  # samples evaluated at once: keeps the activations of many runs small
 

@@ -14,9 +14,6 @@ import pytest
 from course_notebooks import write
 
 import nbkit
-from nbkit.course import lesson_run
-from nbkit.course import run as course_run
-from nbkit.course.claim import hold_folder
 from nbkit.course.cli import main
 from nbkit.course.kernel.execute import execute, find_fault
 from nbkit.course.lessons import LessonError
@@ -24,7 +21,7 @@ from nbkit.course.record import Record
 from nbkit.course.run import course_run
 from nbkit.course.run import one_lesson as lesson_run
 from nbkit.course.run.course_run import run, run_lesson
-from nbkit.course.run.folder_lock import claim
+from nbkit.course.run.folder_lock import hold_folder
 from nbkit.lab.knobs import KnobError
 
 VERDICT = """\
@@ -318,7 +315,10 @@ def test_a_damaged_ledger_stops_no_lesson_and_is_recorded_anew(ledger, tmp_path,
 
 def test_two_runs_in_one_folder_are_refused(tmp_path):
     path = write(tmp_path / "01_a.ipynb", "1")
-    with hold_folder(tmp_path / "out"), pytest.raises(LessonError, match="another run is at work in"):
+    with (
+        hold_folder(tmp_path / "out"),
+        pytest.raises(LessonError, match="another run is at work in"),
+    ):
         run([path], tmp_path / "out")
     assert run([path], tmp_path / "out")[0].ok
 

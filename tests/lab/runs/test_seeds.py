@@ -8,13 +8,13 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from nbkit.initialization import initialize_
-from nbkit.lab.runs.arms import Rule, read_arms
 from nbkit.lab.cost.peak import peak_bytes
-from nbkit.lab.runs.programs import Plan, _make
-from nbkit.lab.runs.stacked_optimizers import make_update
 from nbkit.lab.data import Data, digits
 from nbkit.lab.models import mlp
+from nbkit.lab.runs.arms import Rule, read_arms
+from nbkit.lab.runs.programs import Plan, _make
 from nbkit.lab.runs.seeds import Runs, largest, train_runs
+from nbkit.lab.runs.stacked_optimizers import make_update
 
 SEEDS = (3, 1, 4)
 ARMS = {

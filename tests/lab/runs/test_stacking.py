@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
+from nbkit.base.state import digest
 from nbkit.lab.runs.probe import compare
 from nbkit.lab.runs.stacking import ELEMENTWISE, stack
-from nbkit.base.state import digest
 
 
 def test_each_run_goes_through_its_own_weights():
