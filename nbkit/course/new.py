@@ -1,4 +1,4 @@
-"""Start a lesson: `nbkit new lesson WORD` writes its skeleton, which runs before it is filled in."""
+"""Start a lesson: `nbkit new lesson WORD` writes a skeleton that runs before it is filled in."""
 
 from __future__ import annotations
 
