@@ -18,9 +18,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from nbkit._batches import over_leaves, rows, split
+from nbkit._batches import rows, split
 from nbkit._ddp_launch import LaunchError, RankFailure, run_job
 from nbkit._ddp_worker import join_group
+from nbkit.base.nested import move_tensors
 from nbkit.equivalence import (
     EquivalenceReport,
     compare,
@@ -243,7 +244,7 @@ def _check_on_rank(build_model, loss_fn, batch) -> EquivalenceReport:
     """What each rank runs; all go through the same comparisons, rank 0's judgement counts."""
     model = build_model()
     device = next(model.parameters()).device
-    batch = over_leaves(lambda x: x.to(device) if isinstance(x, Tensor) else x, batch)
+    batch = move_tensors(batch, device)
     parts = split(batch, world_size())
     gradients(model, loss_fn, batch)
     unused = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]

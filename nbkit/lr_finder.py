@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from nbkit._batches import rows
 from nbkit._loaders import again, fresh_workers, generators
 from nbkit._lr_curve import LRCurve
+from nbkit.base.nested import move_tensors, open_container
 from nbkit.state import preserve_state
 
 # A skipped fp16 step halves the scale. From 2**16, where a GradScaler begins, so many in a row lead
@@ -211,9 +212,9 @@ def _weights(window: list[Any]) -> list[float]:
 
 
 def _samples(batch: Any) -> int:
-    plain = (Tensor, tuple, list, dict)
+    known = isinstance(batch, Tensor) or open_container(batch) is not None
     try:
-        return rows(batch) if isinstance(batch, plain) else len(batch)
+        return rows(batch) if known else len(batch)
     except (TypeError, ValueError) as error:
         raise TypeError(
             f"with accumulation_steps above 1 a batch counts by its number of samples, which "
@@ -229,8 +230,7 @@ def _pair_loss(model: nn.Module, loss_fn: Any, device: torch.device, batch: Any)
             f"Give step, a function batch -> loss, in its place."
         )
     x, y = batch
-    x = x.to(device) if isinstance(x, Tensor) else x
-    y = y.to(device) if isinstance(y, Tensor) else y
+    x, y = move_tensors(x, device), move_tensors(y, device)
     return loss_fn(model(x), y)
 
 

@@ -1,0 +1,1 @@
+"""What two techniques share; it knows no technique."""
