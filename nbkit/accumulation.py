@@ -26,6 +26,7 @@ from torch import nn
 
 from nbkit._batches import rows, split
 from nbkit._forward import own
+from nbkit.base.numbers import read_integer
 from nbkit.equivalence import (
     EquivalenceReport,
     compare,
@@ -160,7 +161,8 @@ def accumulate(
     [(0.5, False), (0.5, True)]
     [(1.0, True)]
     """
-    if not isinstance(steps, int) or steps < 1:
+    count = read_integer(steps)
+    if count is None or count < 1:
         raise ValueError(f"steps must be a whole number of micro-batches, at least 1, got {steps}.")
     if last not in ("flush", "drop"):
         raise ValueError(
@@ -174,7 +176,7 @@ def accumulate(
     if model is not None and not isinstance(model, nn.Module):
         raise TypeError(f"model must be a module, got a {type(model).__name__}.")
 
-    return _windows(iter(batches), steps, weight or rows, model, last)
+    return _windows(iter(batches), count, weight or rows, model, last)
 
 
 def _windows(
@@ -283,12 +285,13 @@ def check_accumulation(
     >>> report.equivalent, report.cause.split(":")[0]
     (False, 'BatchNorm (1)')
     """
-    if not isinstance(steps, int) or not 1 <= steps <= rows(batch):
+    count = read_integer(steps)
+    if count is None or not 1 <= count <= rows(batch):
         raise ValueError(
             f"steps must be from 1 to the batch's number of rows, {rows(batch)}, got {steps}."
         )
 
-    parts = split(batch, steps)
+    parts = split(batch, count)
     kept = [model, loss_fn] if isinstance(loss_fn, nn.Module) else [model]
     with preserve_state(*kept):
         return explained(

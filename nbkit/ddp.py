@@ -22,6 +22,7 @@ from nbkit._batches import rows, split
 from nbkit._ddp_launch import LaunchError, RankFailure, run_job
 from nbkit._ddp_worker import join_group
 from nbkit.base.nested import move_tensors
+from nbkit.base.numbers import read_integer
 from nbkit.equivalence import (
     EquivalenceReport,
     compare,
@@ -141,6 +142,8 @@ def launch(
     [(3, 1), (3, 1)]
     """
     _check_launch(fn, nproc, backend, timeout, max_restarts)
+    nproc, max_restarts = int(nproc), int(max_restarts)
+    timeout = None if timeout is None else float(timeout)
     if dist.is_torchelastic_launched():
         return _run_here(fn, args, kwargs, backend, timeout)
     backend = backend or ("nccl" if torch.cuda.device_count() >= nproc else "gloo")
@@ -166,13 +169,14 @@ def launch(
 def _check_launch(fn, nproc, backend, timeout, max_restarts) -> None:
     if not callable(fn):
         raise TypeError(f"launch runs a function on each rank, got a {type(fn).__name__}.")
-    if not isinstance(nproc, int) or nproc < 1:
+    processes, restarts = read_integer(nproc), read_integer(max_restarts)
+    if processes is None or processes < 1:
         raise ValueError(f"nproc must be a whole number of processes, at least 1, got {nproc}.")
     if backend not in (None, "gloo", "nccl"):
         raise ValueError(f'backend must be "gloo", "nccl" or None, got {backend!r}.')
     if timeout is not None and not timeout > 0:
         raise ValueError(f"timeout must be positive seconds, or None for no limit, got {timeout}.")
-    if not isinstance(max_restarts, int) or max_restarts < 0:
+    if restarts is None or restarts < 0:
         raise ValueError(f"max_restarts must be a whole number, at least 0, got {max_restarts}.")
     if sys.platform == "win32":
         raise OSError("launch needs Linux or macOS; on Windows use WSL.")

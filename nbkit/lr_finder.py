@@ -262,6 +262,7 @@ def _process_group(model: nn.Module) -> Any:
 
 
 def _ladder(min_lr: float, max_lr: float, num_steps: int) -> list[float]:
+    min_lr, max_lr = float(min_lr), float(max_lr)
     if not 0 < min_lr < max_lr < math.inf:
         raise ValueError(
             f"expected 0 < min_lr < max_lr, both finite, got min_lr={min_lr}, max_lr={max_lr}."
