@@ -24,14 +24,20 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from nbkit.base.batches import rows, split
-from nbkit.base.equivalence import (
+from nbkit._batches import rows, split
+from nbkit._forward import own
+from nbkit.base.numbers import read_integer
+from nbkit.equivalence import (
     EquivalenceReport,
+    apply_model,
+    check_batch,
     compare,
     explained,
     gradients,
     largest,
+    read_pair,
     reason,
+    starved_layers,
     suspects,
     taken,
     without,
@@ -68,7 +74,7 @@ class Window:
 
     def __init__(self, micros: list[MicroBatch], loop: _Loop):
         self._micros, self._loop = micros, loop
-        micros[-1]._context = loop.last
+        micros[-1]._context = partial(loop.last, is_empty=not micros[-1].weight)
 
     def __len__(self) -> int:
         return len(self._micros)
@@ -77,7 +83,8 @@ class Window:
         self._loop.check()  # not before: the body may begin with optimizer.zero_grad()
         for micro in self._micros:
             self._loop.complete = micro.is_last  # now: the body may end with a break
-            yield micro
+            with self._loop.without_gradient(not micro.weight):
+                yield micro
 
 
 class _Loop:
@@ -87,13 +94,28 @@ class _Loop:
         self.model, self.complete = model, True
 
     @contextmanager
-    def last(self) -> Iterator[None]:
+    def last(self, is_empty: bool) -> Iterator[None]:
         """Around the last micro-batch, which nothing keeps from synchronising."""
         try:
-            yield
+            with self.without_gradient(is_empty):
+                yield
         except BaseException:
             self.complete = False
             raise
+
+    @contextmanager
+    def without_gradient(self, is_empty: bool) -> Iterator[None]:
+        """Around a micro-batch without terms, whose mean is 0 / 0: NaN, also times a weight of 0.
+
+        The zeros reach DDP, which averages what the hooks return.
+        """
+        parameters = self.model.parameters() if is_empty and self.model is not None else ()
+        hooks = [p.register_hook(torch.zeros_like) for p in parameters if p.requires_grad]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
 
     def check(self) -> None:
         """A window left early and not cleared would leak into the next one's gradient."""
@@ -145,7 +167,8 @@ def accumulate(
 
     A micro-batch of weight zero has no loss (the mean of nothing is NaN): it is passed over, and a
     window of nothing else is no window. Only where other ranks have terms does such a rank get one
-    micro-batch, of weight 0.0, since DDP needs its backward.
+    micro-batch, of weight 0.0, since DDP needs its backward. Given the model, its gradient is zero
+    even where its loss is NaN.
 
     An exception inside a window leaves DDP's synchronisation on again and the gradients of its
     first micro-batches in the model: `optimizer.zero_grad()` before going on.
@@ -160,7 +183,8 @@ def accumulate(
     [(0.5, False), (0.5, True)]
     [(1.0, True)]
     """
-    if not isinstance(steps, int) or steps < 1:
+    count = read_integer(steps)
+    if count is None or count < 1:
         raise ValueError(f"steps must be a whole number of micro-batches, at least 1, got {steps}.")
     if last not in ("flush", "drop"):
         raise ValueError(
@@ -174,7 +198,7 @@ def accumulate(
     if model is not None and not isinstance(model, nn.Module):
         raise TypeError(f"model must be a module, got a {type(model).__name__}.")
 
-    return _windows(iter(batches), steps, weight or rows, model, last)
+    return _windows(iter(batches), count, weight or rows, model, last)
 
 
 def _windows(
@@ -268,7 +292,8 @@ def check_accumulation(
     Args:
         model: in the mode you train it in; it is left as it was, with the random state.
         loss_fn: called as `loss_fn(model(x), y)`; a mean over the batch's loss terms.
-        batch: a pair (x, y), of at least `steps` rows.
+        batch: a pair (x, y), of at least `steps` rows; or a dict, which the model takes as keywords
+            and `loss_fn` as its second argument. A dict x is passed as keywords if they fit.
         steps: micro-batches to divide it into.
         weight: as for `accumulate`.
     Returns:
@@ -276,6 +301,7 @@ def check_accumulation(
         a mean of means (the loss averages over something else than `weight` counts) or a sum.
     Raises:
         ValueError: if the batch has fewer rows than `steps`.
+        TypeError: if the batch is no pair and no dict, or its keys do not fit the model.
 
     >>> model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
     >>> batch = (torch.randn(8, 3), torch.randn(8, 4))
@@ -283,18 +309,21 @@ def check_accumulation(
     >>> report.equivalent, report.cause.split(":")[0]
     (False, 'BatchNorm (1)')
     """
-    if not isinstance(steps, int) or not 1 <= steps <= rows(batch):
+    check_batch(model, batch)
+    count = read_integer(steps)
+    if count is None or not 1 <= count <= rows(batch):
         raise ValueError(
             f"steps must be from 1 to the batch's number of rows, {rows(batch)}, got {steps}."
         )
 
-    parts = split(batch, steps)
+    parts = split(batch, count)
     kept = [model, loss_fn] if isinstance(loss_fn, nn.Module) else [model]
     with preserve_state(*kept):
         return explained(
             suspects(model),
             partial(_compare_parts, model, loss_fn, batch, parts, weight),
             partial(reason, model, loss_fn, batch, parts, _wrong_weights),
+            starved_layers(model, min(parts, key=rows)),
         )
 
 
@@ -306,9 +335,9 @@ def _compare_parts(model, loss_fn, batch, parts, weight, off: frozenset[str]) ->
         term = 0.0
         for window in accumulate(own(parts), len(parts), weight=weight, model=model):
             for micro in window:
-                x, y = micro.batch
+                x, y = read_pair(micro.batch)
                 with micro.sync():
-                    (loss_fn(model(x), y) * micro.weight).backward()
+                    (loss_fn(apply_model(model, x), y) * micro.weight).backward()
                 term = max(term, largest([taken(model)]))
         return compare(reference, taken(model), term)
 

@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nbkit.base.model_call import bare
-from nbkit.base.report import Report
-from nbkit.batchnorm.moments import batch_norms, stay_in_eval
+from nbkit._bn_moments import batch_norms, stay_in_eval
+from nbkit._forward import bare
+from nbkit.base.numbers import read_integer
+from nbkit.report import Report
 
 
 @dataclass
@@ -238,11 +239,11 @@ def rescale_bn_momentum_(model: nn.Module, accumulation_steps: int) -> Undo:
     >>> bn.momentum
     0.1
     """
-    steps = accumulation_steps
-    if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
+    steps = read_integer(accumulation_steps)
+    if steps is None or steps < 1:
         raise ValueError(
             f"accumulation_steps must be an int of at least 1, the micro-batches to an optimizer "
-            f"step, got {steps!r}."
+            f"step, got {accumulation_steps!r}."
         )
     layers = batch_norms(bare(model))
     for name, layer in layers.items():

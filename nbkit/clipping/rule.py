@@ -173,12 +173,18 @@ def _check_positive(name: str, value: Any, infinite: str | None = None) -> None:
         raise ValueError(f"{name} must be {kind}, got {value!r}.")
 
 
+def _norms(tensors: list[Tensor], norm_type: float, dtype: torch.dtype) -> list[Tensor]:
+    """The norm of each tensor; of one without elements it is 0, where torch refuses the largest."""
+    some = [tensor if tensor.numel() else tensor.new_zeros(1) for tensor in tensors]
+    return list(torch._foreach_norm(some, norm_type, dtype=dtype))
+
+
 def _by_norm(
     max_norm: float, norm_type: float, grads: dict[str, Tensor], dtype: torch.dtype
 ) -> Measured:
     tensors = list(grads.values())
     sizes = [tensor.abs() if tensor.is_complex() else tensor for tensor in tensors]
-    each = torch._foreach_norm(sizes, norm_type, dtype=dtype)
+    each = _norms(sizes, norm_type, dtype)
 
     def coefficient_of(total: Tensor) -> Tensor:
         if math.isinf(max_norm):
@@ -208,7 +214,7 @@ def _by_value(
     max_value: float, norm_type: float, grads: dict[str, Tensor], dtype: torch.dtype
 ) -> Measured:
     tensors = list(grads.values())
-    each = torch._foreach_norm(tensors, norm_type, dtype=dtype)
+    each = _norms(tensors, norm_type, dtype)
     # aminmax: one pass; the infinity norm takes twenty times as long on a CPU.
     ends = [torch.stack(torch.aminmax(tensor)) for tensor in tensors if tensor.numel()]
 
@@ -248,6 +254,9 @@ class _Unit:
     def norms(self, tensor: Tensor, norm_type: float, dtype: torch.dtype) -> Tensor:
         """The norm of each unit, with the shape that broadcasts to the view."""
         view, axes = self.split(tensor)
+        if not tensor.numel():  # the largest of no numbers has no value; the norm of a unit is 0
+            shape = [1 if axis in axes else size for axis, size in enumerate(view.shape)]
+            return view.new_zeros(shape, dtype=dtype)
         return vector_norm(view, norm_type, dim=axes, keepdim=True, dtype=dtype)
 
 
@@ -315,4 +324,4 @@ def _by_unit(
             view, _ = units[name].split(grads[name])
             view.mul_(torch.where(coefficient.to(factor.device) == 1.0, 1.0, factor))
 
-    return [vector_norm(norms, norm_type) for norms in per_unit.values()], coefficient_of, clip
+    return _norms(list(per_unit.values()), norm_type, dtype), coefficient_of, clip

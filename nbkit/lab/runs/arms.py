@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from nbkit.base.numbers import read_real
 from nbkit.initialization import initialize_
 
 OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
@@ -109,7 +110,13 @@ def _check_names(name: str, values: Mapping[str, Any]) -> None:
 def _each_seed(name: str, values: Mapping[str, Any], seeds: int) -> list[dict[str, Any]]:
     """The arm's values for each seed: a list holds one for each."""
     own: dict[str, Any] = {"weight_decay": 0.01} if values.get("optimizer") == "adamw" else {}
-    own.update(values)
+    # numpy's numbers, and torch's, as Python's: an optimizer keeps them in its state
+    own.update(
+        {
+            key: value.item() if getattr(value, "shape", None) == () else value
+            for key, value in values.items()
+        }
+    )
     lists = {option: value for option, value in own.items() if option in PER_SEED}
     lists = {option: value for option, value in lists.items() if isinstance(value, Sequence)}
     for option, value in lists.items():
@@ -123,7 +130,7 @@ def _each_seed(name: str, values: Mapping[str, Any], seeds: int) -> list[dict[st
 def _check(name: str, rule: Rule, steps: int) -> None:
     for option in PER_SEED:
         value = getattr(rule, option)
-        if not isinstance(value, int | float) and not (option == "gain" and value is None):
+        if read_real(value) is None and not (option == "gain" and value is None):
             raise ValueError(f"arm {name!r}: {option} must be a number, got {value!r}.")
     lrs = rule.lrs(steps)
     numbers = [rule.lr, rule.momentum, *lrs]
@@ -158,5 +165,5 @@ def _are_betas(betas: Any) -> bool:
     return (
         isinstance(betas, tuple | list)
         and len(betas) == 2
-        and all(isinstance(beta, int | float) and 0 <= beta < 1 for beta in betas)
+        and all((number := read_real(beta)) is not None and 0 <= number < 1 for beta in betas)
     )
