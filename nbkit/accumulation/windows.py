@@ -24,10 +24,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from nbkit._batches import rows, split
-from nbkit._forward import own
-from nbkit.base.numbers import read_integer
-from nbkit.equivalence import (
+from nbkit.base.batches import rows, split
+from nbkit.base.equivalence import (
     EquivalenceReport,
     apply_model,
     check_batch,
@@ -43,6 +41,7 @@ from nbkit.equivalence import (
     without,
 )
 from nbkit.base.model_call import own
+from nbkit.base.numbers import read_integer
 from nbkit.base.state import preserve_state
 
 

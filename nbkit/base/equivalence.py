@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
-from nbkit._forward import bare, eagerly, own
-from nbkit.report import Report
-from nbkit.state import preserve_state
+from nbkit.base.model_call import bare, eagerly, own
+from nbkit.base.report import Report
+from nbkit.base.state import preserve_state
 
 Gradients = dict[str, Tensor]
 

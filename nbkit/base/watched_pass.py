@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import _get_sequence_nr
 
-from nbkit._forward import bare, call, eagerly, own
+from nbkit.base.model_call import bare, call, eagerly, own
 from nbkit.base.nested import move_tensors, walk_tensors
-from nbkit.state import preserve_state
+from nbkit.base.state import preserve_state
 
 LOSS = "the loss function"
 

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nbkit._bn_moments import batch_norms, stay_in_eval
-from nbkit._forward import bare
+from nbkit.base.model_call import bare
 from nbkit.base.numbers import read_integer
-from nbkit.report import Report
+from nbkit.base.report import Report
+from nbkit.batchnorm.moments import batch_norms, stay_in_eval
 
 
 @dataclass

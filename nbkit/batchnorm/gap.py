@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from nbkit._bn_moments import Moments, running
 from nbkit.base.nested import list_tensors
+from nbkit.batchnorm.moments import Moments, running
 
 _CLOSE = 0.15  # a smaller gap is not worth a word
 _NOISY = 0.25  # standard error of a mean, in standard deviations, from which a batch tells nothing

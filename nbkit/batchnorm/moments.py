@@ -13,8 +13,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from nbkit._batches import join_rows, rows
-from nbkit._forward import own
+from nbkit.base.batches import join_rows, rows
+from nbkit.base.model_call import own
 
 _FOLD = 64  # batches whose sums wait on the device before they are merged on the CPU
 SOME = 16  # values whose variance is worth dividing by

@@ -18,12 +18,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from nbkit._batches import rows, split
-from nbkit._ddp_launch import LaunchError, RankFailure, run_job
-from nbkit._ddp_worker import join_group
-from nbkit.base.nested import move_tensors
-from nbkit.base.numbers import read_integer
-from nbkit.equivalence import (
+from nbkit.base.batches import rows, split
+from nbkit.base.equivalence import (
     EquivalenceReport,
     check_batch,
     compare,
@@ -36,6 +32,8 @@ from nbkit.equivalence import (
     suspects,
     without,
 )
+from nbkit.base.nested import move_tensors
+from nbkit.base.numbers import read_integer
 from nbkit.ddp.job import run_job
 from nbkit.ddp.worker import join_group
 

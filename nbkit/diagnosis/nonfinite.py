@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nbkit._trial import LOSS, Trial
 from nbkit.base.nested import list_tensors, walk_tensors
-from nbkit.report import Report
+from nbkit.base.report import Report
+from nbkit.base.watched_pass import LOSS, Trial
 
 
 @dataclass

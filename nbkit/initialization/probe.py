@@ -15,17 +15,17 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
 
-from nbkit._batches import rows
-from nbkit._forward import call, eagerly, own
-from nbkit._init_measures import (
+from nbkit.base.batches import rows
+from nbkit.base.model_call import call, eagerly, own
+from nbkit.base.nested import list_tensors
+from nbkit.base.state import preserve_state
+from nbkit.initialization.measures import (
     duplicates,
     equal_probabilities,
     has_weights,
     rms,
     weight_of,
 )
-from nbkit.base.nested import list_tensors
-from nbkit.state import preserve_state
 
 _RELU = {"relu", "relu_", "relu6", "_threshold", "threshold_", "clamp_min", "clamp_min_"}
 # The lower and the upper limit of what a function gives.

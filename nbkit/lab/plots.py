@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from nbkit.base.numbers import read_real
-from nbkit.lab.claims import INCONCLUSIVE, REFUTED, SKIPPED, SUPPORTED, Verdict
+from nbkit.lab.evidence.claims import INCONCLUSIVE, REFUTED, SKIPPED, SUPPORTED, Verdict
 from nbkit.lab.machine import describe
 from nbkit.lab.runs.seeds import Runs
 

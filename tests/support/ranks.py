@@ -238,7 +238,11 @@ CHECKS = {
     "ragged": (partial(build, nn.Tanh), nn.CrossEntropyLoss(), 43),
     "sum": (partial(build, nn.Tanh), nn.CrossEntropyLoss(reduction="sum"), 44),
     "mask": (partial(build, nn.Tanh), masked, 42),
-    "root": (partial(build, nn.Tanh), lambda out, y: nn.functional.cross_entropy(out, y).sqrt(), 40),
+    "root": (
+        partial(build, nn.Tanh),
+        lambda out, y: nn.functional.cross_entropy(out, y).sqrt(),
+        40,
+    ),
     "unused": (Unused, nn.CrossEntropyLoss(), 8),
     "unused and ragged": (Unused, nn.CrossEntropyLoss(), 43),
 }

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from nbkit._forward import bare, call
+from nbkit.base.model_call import bare, call
 from nbkit.base.nested import list_tensors, map_tensors
-from nbkit.state import preserve_state
+from nbkit.base.state import preserve_state
 
 
 def flops(model: nn.Module, batch: Any, *, backward: bool = False) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from nbkit.base.numbers import read_real
-from nbkit.lab.claims import INCONCLUSIVE, SKIPPED
+from nbkit.lab.evidence.claims import INCONCLUSIVE, SKIPPED
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from nbkit.base.numbers import read_integer
-from nbkit.lab.intervals import Interval, make_interval
+from nbkit.lab.evidence.intervals import Interval, make_interval
 
 
 def proportion(k: int, n: int, *, confidence: float = 0.95, over: str = "seeds") -> Interval:

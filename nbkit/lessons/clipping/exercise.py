@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from nbkit.base.numbers import read_real
-from nbkit.lab.exercises import Exercise
+from nbkit.lab.exercise import Exercise
 
 
 def stub(parameters: Iterable[Tensor], max_norm: float) -> float:

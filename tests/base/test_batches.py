@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from nbkit import accumulate, shard
-from nbkit._batches import join_rows, rows, split, take
+from nbkit.base.batches import join_rows, rows, split, take
 
 
 @dataclass

@@ -9,10 +9,10 @@ from torch import nn
 
 from nbkit import Amp, accumulate, check_accumulation, launch, rescale_bn_momentum_
 from nbkit.base.numbers import read_integer, read_real
-from nbkit.lab._arms import read_arms
+from nbkit.base.report import jsonable
+from nbkit.lab.evidence.proportions import accuracy_interval, barnard
 from nbkit.lab.knobs import between, check_values
-from nbkit.lab.proportions import accuracy_interval, barnard
-from nbkit.report import jsonable
+from nbkit.lab.runs.arms import read_arms
 
 TWOS = [2, np.int64(2), np.uint8(2), np.array(2), torch.tensor(2)]
 NONE = [True, np.bool_(True), torch.tensor(True), "2", None, 2j, np.array([2]), torch.tensor([2])]
