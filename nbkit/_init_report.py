@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from nbkit._forward import bare
 from nbkit._init_probe import Call, Probe
 from nbkit._init_verdict import Judge, judge_loss
-from nbkit.report import Report
+from nbkit.report import Report, ensure_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -82,10 +82,7 @@ class InitReport(Report):
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Signal forward and gradient backward, layer by layer, on a log scale."""
-        if ax is None:
-            import matplotlib.pyplot as plt
-
-            ax = plt.subplots()[1]
+        ax = ensure_axes(ax)
         for key, label in (("forward_rms", "signal"), ("backward_rms", "gradient")):
             points = [(i, getattr(x, key)) for i, x in enumerate(self.layers, start=1)]
             points = [(i, value) for i, value in points if value]

@@ -22,8 +22,9 @@ LIMITS = (1e-3, 0.05, 0.4, math.inf)  # of four runs; the last one does not clip
 
 def layers():
     """Square layers, where a row and a column look alike, and one of every way to be stacked."""
+    pool = nn.AvgPool2d(1)  # used twice
     return nn.Sequential(
-        *(nn.Unflatten(1, (1, 8, 8)), nn.Conv2d(1, 4, 3, groups=1), nn.BatchNorm2d(4), nn.ReLU()),
+        *(nn.Unflatten(1, (1, 8, 8)), pool, nn.Conv2d(1, 4, 3), pool, nn.BatchNorm2d(4), nn.ReLU()),
         *(nn.ConvTranspose2d(4, 6, 3, groups=2), nn.Flatten(), nn.Linear(384, 5)),
         *(nn.Linear(5, 5, bias=False), nn.LayerNorm(5), nn.Linear(5, 10)),
     )
@@ -42,7 +43,14 @@ class Scaled(nn.Module):
         return self.scale * self.layer(x * self.frozen)
 
 
-NETS = {"layers": layers, "scaled": Scaled, "mlp": lambda: mlp(2, 16)}
+def with_one_more():
+    """A block that owns a parameter which its stack has no use for."""
+    model = mlp(2, 16)
+    model.register_parameter("unused", nn.Parameter(torch.ones(3), requires_grad=False))
+    return model
+
+
+NETS = {"one more": with_one_more, "layers": layers, "scaled": Scaled, "mlp": lambda: mlp(2, 16)}
 
 
 def models_with_gradients(make, scale=1.0, dtype=torch.float32):

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from nbkit._forward import call
 from nbkit.lab import plots
-from nbkit.report import Report
+from nbkit.report import Report, ensure_axes
 from nbkit.state import preserve_state
 
 if TYPE_CHECKING:
@@ -73,10 +73,7 @@ class MemoryReport(Report):
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """A bar for each part, activations in their own colour; returns the axes."""
-        if ax is None:
-            import matplotlib.pyplot as plt
-
-            ax = plt.subplots()[1]
+        ax = ensure_axes(ax)
         sizes = {part.replace("_", " "): getattr(self, part) for part in PARTS}
         if self.peak is not None:
             sizes["peak"] = self.peak

@@ -23,7 +23,7 @@ from nbkit.lab._flops import flops
 from nbkit.lab._memory import MemoryReport, memory_report
 from nbkit.lab.machine import machine
 from nbkit.lab.stats import Interval, paired_ratio
-from nbkit.report import Report
+from nbkit.report import Report, ensure_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -105,10 +105,7 @@ class Timing(Report):
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Every call a dot, an arm a row, its median's interval a bar; returns the axes."""
-        if ax is None:
-            import matplotlib.pyplot as plt
-
-            ax = plt.subplots()[1]
+        ax = ensure_axes(ax)
         unit, name = _unit(max(max(seconds) for seconds in self.seconds.values()))
         palette = (plots.BASELINE, plots.TECHNIQUE, plots.BEST, plots.QUIET)
         for row, (arm, seconds) in enumerate(self.seconds.items()):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -25,7 +25,7 @@ from nbkit._clip_factors import (
 from nbkit._clip_rule import MODES
 from nbkit._clip_units import find_units
 from nbkit.lab._arms import Rule
-from nbkit.lab._stacked_layers import StackedLinear
+from nbkit.lab._stacked_layers import StackedLinear, Vmapped, Wide
 
 # In the given dtype: the total norm of each run, and the factors of each gradient.
 Measure = Callable[[torch.dtype], tuple[Tensor, list[Tensor]]]
@@ -53,15 +53,29 @@ class Layout:
 
 def find_layouts(stacked: nn.Module, model: nn.Module) -> list[Layout]:
     """Find the layout of each trained parameter of a stack, given one of the models in it."""
-    turned = {id(layer.weight) for layer in stacked.modules() if isinstance(layer, StackedLinear)}
-    named = dict(model.named_parameters())
-    units = find_units(model, dict(named))
-    layouts = []
-    # Stacking keeps the order of the layers and of the parameters in them.
-    for ours, (name, own) in zip(stacked.parameters(), named.items(), strict=True):
-        if ours.requires_grad:
-            layouts.append(Layout(own.shape, id(ours) in turned, units[name].units))
-    return layouts
+    units = {}
+    for unit in find_units(model, dict(model.named_parameters())).values():
+        units[id(unit.parameter)] = unit.units
+    layouts = {}
+    for layer, own_layer in _pair_layers(stacked, model):
+        turned = isinstance(layer, StackedLinear)
+        source = layer if turned else layer.get_submodule("layer")
+        for name, parameter in source.named_parameters():
+            own = own_layer.get_parameter(name)
+            matrix = turned and name == "weight"
+            layouts[id(parameter)] = Layout(own.shape, matrix, units[id(own)])
+    return [layouts[id(p)] for p in stacked.parameters() if p.requires_grad]
+
+
+def _pair_layers(stacked: nn.Module, model: nn.Module) -> Iterator[tuple[nn.Module, nn.Module]]:
+    """Yield each stacked layer with the layer of the model that it stands for."""
+    if type(model) is nn.Sequential:
+        # Not children(): that leaves out the second use of a layer, which is stacked twice.
+        for layer, own in zip(stacked._modules.values(), model, strict=True):
+            assert layer is not None
+            yield from _pair_layers(layer, own)
+    elif isinstance(stacked, StackedLinear | Wide | Vmapped):
+        yield stacked, model
 
 
 class StackedClip:
