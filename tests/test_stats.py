@@ -213,5 +213,3 @@ def test_bca_agrees_with_t_where_nothing_is_skewed():
 def test_a_method_that_would_mislead_is_refused(n, method, message):
     with pytest.raises(ValueError, match=message):
         mean_interval(range(n), method=method)
-
-
