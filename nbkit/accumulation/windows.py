@@ -8,6 +8,31 @@ for window in accumulate(batches, 4, model=model):
             loss.backward()
     optimizer.step()
     optimizer.zero_grad()
+
+The weights of a window make its gradient exact:
+
+    gradient of the window = sum_i weight_i * gradient of micro-batch i's mean loss
+    weight_i = terms_i / sum_j terms_j
+
+so it is the gradient of the mean over all loss terms of the window, whatever the sizes, as if the
+window were one batch. The sum of the weighted losses is the window's loss.
+
+>>> batches = [torch.zeros(8, 3), torch.zeros(8, 3), torch.zeros(2, 3)]
+>>> for window in accumulate(batches, 2):
+...     print([(micro.weight, micro.is_last) for micro in window])
+[(0.5, False), (0.5, True)]
+[(1.0, True)]
+
+In a process group the sum goes over all ranks (one small all-reduce a window), and the weights are
+multiplied by their number: DDP averages over the ranks, so the averaged gradient is that of all
+ranks' terms together. The weights of a window then sum to 1 on the average of the ranks.
+
+An exception inside a window leaves DDP's synchronisation on again and the gradients of its first
+micro-batches in the model: `optimizer.zero_grad()` before going on.
+
+DDP with `static_graph=True` synchronises its first micro-batch too: torch 2.13 crashes if its first
+backward does not. BatchNorm still sees each micro-batch alone, K times a step: `check_accumulation`
+says how much that changes.
 """
 
 from __future__ import annotations
@@ -137,16 +162,6 @@ def accumulate(
 ) -> Iterator[Window]:
     """Group batches into windows of `steps` micro-batches whose weights make the gradient exact.
 
-        gradient of the window = sum_i weight_i * gradient of micro-batch i's mean loss
-        weight_i = terms_i / sum_j terms_j
-
-    so it is the gradient of the mean over all loss terms of the window, whatever the sizes, as if
-    the window were one batch. The sum of the weighted losses is the window's loss.
-
-    In a process group the sum goes over all ranks (one small all-reduce a window), and the weights
-    are multiplied by their number: DDP averages over the ranks, so the averaged gradient is that of
-    all ranks' terms together. The weights of a window then sum to 1 on the average of the ranks.
-
     Args:
         batches: any iterable, its length need not be known. It is read a window at a time, since
             a weight needs the window's total before the first backward; no further.
@@ -166,21 +181,7 @@ def accumulate(
 
     A micro-batch of weight zero has no loss (the mean of nothing is NaN): it is passed over, and a
     window of nothing else is no window. Only where other ranks have terms does such a rank get one
-    micro-batch, of weight 0.0, since DDP needs its backward. Given the model, its gradient is zero
-    even where its loss is NaN.
-
-    An exception inside a window leaves DDP's synchronisation on again and the gradients of its
-    first micro-batches in the model: `optimizer.zero_grad()` before going on.
-
-    DDP with `static_graph=True` synchronises its first micro-batch too: torch 2.13 crashes if its
-    first backward does not. BatchNorm still sees each micro-batch alone, K times a step:
-    `check_accumulation` says how much that changes.
-
-    >>> batches = [torch.zeros(8, 3), torch.zeros(8, 3), torch.zeros(2, 3)]
-    >>> for window in accumulate(batches, 2):
-    ...     print([(micro.weight, micro.is_last) for micro in window])
-    [(0.5, False), (0.5, True)]
-    [(1.0, True)]
+    micro-batch, of weight 0.0, since DDP needs its backward.
     """
     count = read_integer(steps)
     if count is None or count < 1:
@@ -189,6 +190,13 @@ def accumulate(
         raise ValueError(
             f'last must be "flush" (a smaller window at the end) or "drop", got {last!r}.'
         )
+    _check_options(weight, model)
+
+    return _windows(iter(batches), steps, weight or rows, model, last)
+
+
+def _check_options(weight: object, model: object) -> None:
+    """Refuse a weight that is no function, and a model that is no module."""
     if weight is not None and not callable(weight):
         raise TypeError(
             f"weight must be a function that counts the loss terms of a batch, such as "
@@ -196,8 +204,6 @@ def accumulate(
         )
     if model is not None and not isinstance(model, nn.Module):
         raise TypeError(f"model must be a module, got a {type(model).__name__}.")
-
-    return _windows(iter(batches), count, weight or rows, model, last)
 
 
 def _windows(

@@ -9,8 +9,12 @@ import dataclasses
 import html
 import math
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import torch
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 class Report:
@@ -46,6 +50,15 @@ class Report:
         )
         table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
         return f"<p>{html.escape(summary)}</p>" + (table if rows else "")
+
+
+def ensure_axes(ax: Axes | None) -> Axes:
+    """Return the axes to draw on: those that were given, or those of a new figure of pyplot."""
+    if ax is not None:
+        return ax
+    from matplotlib import pyplot  # here, so that a user who draws nothing does not load it
+
+    return pyplot.subplots()[1]
 
 
 def jsonable(value: object) -> object:

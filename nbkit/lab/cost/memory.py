@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from nbkit.base.model_call import call
 from nbkit.base.nested import list_tensors, map_tensors
-from nbkit.base.report import Report
+from nbkit.base.report import Report, ensure_axes
 from nbkit.base.state import preserve_state
 from nbkit.lab import plots
 
@@ -73,10 +73,7 @@ class MemoryReport(Report):
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """A bar for each part, activations in their own colour; returns the axes."""
-        if ax is None:
-            import matplotlib.pyplot as plt
-
-            ax = plt.subplots()[1]
+        ax = ensure_axes(ax)
         sizes = {part.replace("_", " "): getattr(self, part) for part in PARTS}
         if self.peak is not None:
             sizes["peak"] = self.peak
