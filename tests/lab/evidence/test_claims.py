@@ -122,7 +122,7 @@ def test_claims_without_a_lesson_are_listed(tmp_path, monkeypatch):
     register = all_claims()
     assert "01_lr_finder" not in lessons(without_lesson())
     (tmp_path / "05_amp.ipynb").touch()
-    monkeypatch.setattr(claims.data, "lessons_dir", lambda: tmp_path)
+    monkeypatch.setattr(claims.shipped, "lessons_dir", lambda: tmp_path)
     assert set(register) - set(without_lesson()) == set(load_claims("05_amp"))
     assert len(load_claims("05_amp")) == 7
 
@@ -136,7 +136,7 @@ def test_claims_without_a_lesson_are_listed(tmp_path, monkeypatch):
 )
 def test_a_broken_claims_file_is_refused(tmp_path, monkeypatch, text, message):
     (tmp_path / "claims.toml").write_text(text)
-    monkeypatch.setattr(claims.data, "file", lambda name: tmp_path / name)
+    monkeypatch.setattr(claims.shipped, "file", lambda name: tmp_path / name)
     with pytest.raises(ValueError, match=message):
         load_claims("01_lr_finder")
 
