@@ -19,7 +19,8 @@ import threading
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from nbkit._places import Place, find, leaves
+from nbkit._places import find
+from nbkit.base.place import Place
 
 
 @contextlib.contextmanager
@@ -56,10 +57,12 @@ def preserve_state(*objects: object, rng: bool = True, offload: bool = False) ->
     >>> digest(layer) == before
     True
     """
-    places = find(objects, rng).values()
-    owners = {id(place.owner): place.owner for place in places}
+    found = find(objects, rng)
+    places = list(found.values())
+    # What is restored where it is, or stays as it is, is not copied with what refers to it.
+    memo = {id(place.owner): place.owner for place in places} | found.references
     for place in places:
-        place.save(owners, offload)
+        place.save(memo, offload)
 
     try:
         yield
@@ -91,7 +94,7 @@ def digest(*objects: object, rng: bool = True) -> str:
     number = {owner: n for n, owner in enumerate(places)}
     sha = hashlib.sha256()
     for place in places.values():
-        for leaf in leaves(place.value, places):
+        for leaf in place.describe(places):
             word = leaf if isinstance(leaf, str) else f"place {number[id(leaf)]}"
             sha.update(f"{word}\n".encode())
         sha.update(place.content())
