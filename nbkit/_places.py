@@ -83,9 +83,7 @@ def _take_apart_strictly(thing: Any) -> Any:
     return take_apart(thing)
 
 
-def _refuse_or_refer(
-    places: Places, name: str, thing: Any, strict: bool, error: Exception
-) -> None:
+def _refuse_or_refer(places: Places, name: str, thing: Any, strict: bool, error: Exception) -> None:
     """Refuse what cannot be copied, unless it is a handle on something outside."""
     is_log = isinstance(thing, io.IOBase) and not thing.closed and not thing.readable()
     is_engine = type(thing).__module__.partition(".")[0] == "torch"  # such as a process group
@@ -130,7 +128,9 @@ def _make_numpy_place(numpy: Any, name: str, thing: Any) -> Place | None:
     if isinstance(thing, numpy.random.Generator):
         thing = thing.bit_generator
     if isinstance(thing, numpy.random.BitGenerator):
-        return Source(name, thing, partial(getattr, thing, "state"), partial(setattr, thing, "state"))
+        return Source(
+            name, thing, partial(getattr, thing, "state"), partial(setattr, thing, "state")
+        )
     return None
 
 
@@ -143,8 +143,7 @@ class LoaderState(Place):
     def __init__(self, name: str, owner: Any) -> None:
         kept = {}
         for key, value in sorted(vars(owner).items()):
-            is_source = isinstance(value, torch.Generator | Sampler | DataLoader | KINDS)
-            if is_source or type(value) in PLAIN:
+            if key not in ("dataset", "data_source") and _draws_samples(value):
                 kept[key] = value
         super().__init__(name, owner, kept, vars(owner).update, strict=False)
 
@@ -152,6 +151,13 @@ class LoaderState(Place):
         """List generators, samplers, and containers."""
         for key, value in self.value.items():
             yield f"{self.name}.{key}", value
+
+
+def _draws_samples(value: Any) -> bool:
+    """Say whether an attribute of a sampler decides which samples come next."""
+    kinds = (torch.Generator, random.Random, Sampler, DataLoader, Tensor, *KINDS)
+    is_numpy = type(value).__module__.partition(".")[0] == "numpy"
+    return type(value) in PLAIN or isinstance(value, kinds) or is_numpy
 
 
 def _list_places_of(name: str, thing: Any, position: int) -> Iterator[Place]:
@@ -203,7 +209,7 @@ def _reseed_cuda(seed: int) -> None:
 def _add_tensors(places: Places, queue: list[Place], place: Place) -> None:
     """Add the tensors in a state that was handed out: each is restored where it is."""
     try:
-        leaves = list_leaves(place.value, places)
+        leaves = list_leaves(place.value, places, refer=False)
     except Exception as error:  # taking an object apart runs code of its own
         raise TypeError(
             f"{place.name} cannot be put back: something in it cannot be copied ({error}). "

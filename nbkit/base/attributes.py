@@ -127,14 +127,13 @@ def list_classes(thing: object) -> Iterator[type]:
 
 def has_attributes(thing: Any) -> bool:
     """Say whether an object is one of Python's: its state is in attributes, nowhere else."""
-    kind = type(thing)
-    own_reduce = kind.__reduce__ is not object.__reduce__ and not hasattr(
-        kind.__reduce__, "__code__"  # written in C: it knows of more than attributes
-    )
+    kind: Any = type(thing)
+    plain: Any = object
     if hasattr(thing, "__dict__"):
-        return not own_reduce
-    plain = kind.__reduce__ is object.__reduce__ and kind.__reduce_ex__ is object.__reduce_ex__
-    return plain and bool(copyreg._slotnames(kind))  # type: ignore[attr-defined]
+        # A `__reduce__` that is written in C knows of more than attributes.
+        return kind.__reduce__ is plain.__reduce__ or hasattr(kind.__reduce__, "__code__")
+    is_default = (kind.__reduce__, kind.__reduce_ex__) == (plain.__reduce__, plain.__reduce_ex__)
+    return is_default and bool(copyreg._slotnames(kind))  # type: ignore[attr-defined]
 
 
 def read_attributes(thing: Any) -> dict[str, Any]:

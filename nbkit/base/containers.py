@@ -6,7 +6,7 @@ import collections
 from collections.abc import Iterator
 from typing import Any
 
-from nbkit.base.leaves import Places, list_leaves, name_child
+from nbkit.base.leaves import PLAIN, Places, list_leaves, name_child
 from nbkit.base.place import Place, name_items
 
 # An OrderedDict keeps its order beside the dict, so that dict.update would pass it by.
@@ -34,6 +34,13 @@ class Items(Place):
         elif isinstance(items, list):
             yield from ((name_child(self.name, n), item) for n, item in enumerate(items))
         yield from name_items(self.name, attributes or {})
+
+    def describe(self, places: Places) -> list[Any]:
+        """List the items; those of a set in an order that is the same in every process."""
+        items, attributes = self.value
+        if self.kind is set:
+            items = sorted(items, key=repr)
+        return [type(self.owner).__name__, *list_leaves((items, attributes), places)]
 
     def _put(self, saved: Any) -> None:
         (items, attributes), (were, _) = saved, self.value
@@ -88,7 +95,10 @@ def read_items(container: Any) -> Any:
 def identify_items(items: Any) -> Any:
     """Say which objects are in a container, in their order, so that an unchanged one is left."""
     if isinstance(items, dict):
-        return [(id(key), id(value)) for key, value in items.items()]
+        return [
+            (type(key), key if type(key) in PLAIN else id(key), id(value))
+            for key, value in items.items()
+        ]
     return [id(item) for item in items] if isinstance(items, list) else items
 
 

@@ -52,14 +52,17 @@ def is_reference(value: object) -> bool:
     return package.partition(".")[0] in HANDLES or package.startswith("torch.fx.")
 
 
-def list_leaves(value: Any, places: Places) -> list[Any]:
-    """List what a value is made of: tensors and owners of places as they are, the rest as text."""
+def list_leaves(value: Any, places: Places, refer: bool = True) -> list[Any]:
+    """List what a value is made of: tensors and owners of places as they are, the rest as text.
+
+    With `refer=False` a handle, such as a lock, is taken apart too, which raises.
+    """
     found: list[Any] = []
-    _add_leaves(found, value, places)
+    _add_leaves(found, value, places, refer)
     return found
 
 
-def _add_leaves(found: list[Any], value: Any, places: Places) -> None:
+def _add_leaves(found: list[Any], value: Any, places: Places, refer: bool = True) -> None:
     kind = type(value)
     if kind is int and value in places:
         value = places[value].owner  # a GradScaler knows its optimizers by their id()
@@ -67,13 +70,17 @@ def _add_leaves(found: list[Any], value: Any, places: Places) -> None:
         found.append(value)
     elif kind in PLAIN or (kind in (list, tuple) and all(type(part) in PLAIN for part in value)):
         found.append(f"{kind.__name__} {value!r}")
-    elif is_reference(value) or id(value) in places.references:
+    elif isinstance(value, NAMED) or (refer and _stays(value, places)):
         _add_reference(found, value, places)
     else:
         parts = take_apart(value)
         found.append(f"{kind.__name__} of {len(parts)}")
         for part in parts:
-            _add_leaves(found, part, places)
+            _add_leaves(found, part, places, refer)
+
+
+def _stays(value: object, places: Places) -> bool:
+    return is_reference(value) or id(value) in places.references
 
 
 def _add_reference(found: list[Any], value: Any, places: Places) -> None:
@@ -127,6 +134,6 @@ def name_child(name: str, key: object) -> str:
     """Name what an object holds under a key: `net.layer`, `net.sizes[0]`."""
     if isinstance(key, str) and key in ("_parameters", "_buffers", "_modules"):
         return name  # torch's own containers show their items as attributes
-    if isinstance(key, str) and key.replace(".", "_").isidentifier():
+    if isinstance(key, str) and key.replace(".", "").replace("_", "").isalnum():
         return f"{name}.{key}"
     return f"{name}[{key!r}]" if type(key) in PLAIN else f"{name}[...]"

@@ -91,7 +91,7 @@ class Array(Place):
 
 
 def name_items(name: str, items: dict[Any, Any]) -> Iterator[tuple[str, Any]]:
-    """List the keys and values of a dict by name: a key can be a tensor, as in `optimizer.state`."""
+    """List keys and values of a dict by name: keys can be tensors, as in `optimizer.state`."""
     for key, value in items.items():
         yield name_child(name, "key"), key
         yield name_child(name, key), value
