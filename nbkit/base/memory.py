@@ -75,11 +75,15 @@ class Memory(Place):
             vars(tensor).clear()
             vars(tensor).update(self.attributes)
         for key, (owner, hooks) in self.hooks.items():
+            now = getattr(tensor, key)
+            if now is not owner:
+                if now is not None:
+                    now.clear()  # torch would go on calling these hooks after `= None`
+                if owner is not None:
+                    setattr(tensor, key, owner)
             if owner is not None and identify_items(owner) != identify_items(hooks):
                 owner.clear()
                 owner.update(hooks)
-            if getattr(tensor, key) is not owner:
-                setattr(tensor, key, owner)
 
     def content(self) -> bytes:
         """Return the bytes, in the order of the indices, whatever the strides."""
