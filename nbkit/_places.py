@@ -16,10 +16,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.amp import GradScaler
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader, Sampler
 
-from nbkit.base.attributes import Attributes, OwnNumbers, has_attributes
+from nbkit.base.attributes import Attributes, BesideState, has_attributes
 from nbkit.base.containers import KINDS, Items
 from nbkit.base.leaves import PLAIN, Places, is_reference, list_leaves, take_apart
 from nbkit.base.memory import Memory
@@ -104,10 +106,10 @@ def _make_place(name: str, thing: Any, strict: bool) -> Place | None:
         return make_module_place(name, thing)
     if isinstance(thing, Optimizer):
         return OptimizerState(name, thing)
-    if isinstance(thing, torch.Generator):
-        return Place(name, thing, thing.get_state(), thing.set_state, RANDOM)
     if isinstance(thing, KINDS):
         return Items(name, thing, strict)
+    if isinstance(thing, torch.Generator):
+        return Place(name, thing, thing.get_state(), thing.set_state, RANDOM)
     if isinstance(thing, random.Random) and not isinstance(thing, random.SystemRandom):
         return Source(name, thing, thing.getstate, thing.setstate)
     numpy = sys.modules.get("numpy")
@@ -132,6 +134,10 @@ def _make_numpy_place(numpy: Any, name: str, thing: Any) -> Place | None:
             name, thing, partial(getattr, thing, "state"), partial(setattr, thing, "state")
         )
     return None
+
+
+# What an object keeps in attributes of these kinds is put back beside its own state_dict.
+STATEFUL = (Tensor, nn.Module, Optimizer, LRScheduler, GradScaler, random.Random, *KINDS)
 
 
 class LoaderState(Place):
@@ -173,7 +179,7 @@ def _list_places_of(name: str, thing: Any, position: int) -> Iterator[Place]:
     elif _has_state_dict(thing):
         yield Place(name, thing, thing.state_dict(), thing.load_state_dict, LOADED)
         if hasattr(thing, "__dict__"):
-            yield OwnNumbers(name, thing)
+            yield BesideState(name, thing, STATEFUL)
     else:
         raise TypeError(
             f"argument {position} ({name}) has no state that could be put back. Accepted: an "

@@ -27,18 +27,21 @@ from nbkit.base.place import Place
 def preserve_state(*objects: object, rng: bool = True, offload: bool = False) -> Iterator[None]:
     """Leave the objects and the random state as they were, however the block is left.
 
-    A module brings its parameters and buffers (non-persistent ones too), their `.grad` and
-    `requires_grad`, its `training` flags, and what is registered under which name. An optimizer
-    brings its state, its param groups and the parameters in them; a scheduler brings its optimizer.
-    A `GradScaler` comes whole. Of any other object it is what `state_dict` gives.
+    A module brings all that hangs on it: parameters and buffers (non-persistent ones too) with
+    their `.grad`, `requires_grad` and hooks; what is registered under which name; its modes, its
+    hooks, its class (a parametrization changes it), and its plain attributes with the lists, dicts,
+    arrays, random generators and objects in them. An optimizer brings its state, its param groups
+    and every other attribute, whatever its `state_dict` says; so does a scheduler, a `GradScaler`
+    or a wrapper, with the optimizer that it holds. A sampler brings what it draws from. Of any
+    other object it is what `state_dict` gives, and its numbers and tensors beside that.
 
     All of it is put back in place. A tensor stays the same object in the same memory, so tied
     weights stay tied, and hooks, compiled wrappers and views hold. What the block put in its place
     is dropped. A `.grad` that was None is None again, an empty optimizer state is empty again.
 
     Args:
-        objects: modules, optimizers, tensors, `torch.Generator`s, and anything else that has
-            `state_dict` and `load_state_dict`.
+        objects: modules, optimizers, schedulers, samplers, tensors, `torch.Generator`s, and
+            anything else that has `state_dict` and `load_state_dict`.
         rng: also the random state of torch (CPU and every CUDA device), of `random` and, where it
             is loaded, of numpy. CUDA is not started for it.
         offload: keep the copies in CPU memory, so that GPU memory does not double.
@@ -46,8 +49,10 @@ def preserve_state(*objects: object, rng: bool = True, offload: bool = False) ->
         TypeError: before the block, if an object, or something in it, could not be put back.
         ExceptionGroup: after the block, if putting back failed somewhere; all the rest is back.
 
-    Not covered: hooks that the block adds or removes, plain attributes of a module such as
-    `bn.momentum`, the random state of accelerators other than CUDA.
+    What a hook or a function collects is its owner's and stays. Handles on something outside, such
+    as a lock, a log file or a process group, stay as they are, and so does what DDP, a compiled or
+    a scripted model knows beside its modules. Not covered: the random state of accelerators other
+    than CUDA, and torch's global settings.
 
     >>> import torch
     >>> layer = torch.nn.Linear(2, 1)

@@ -1,11 +1,8 @@
 """What hangs on a model or an optimizer is back too: where digests agree, the next steps do."""
 
 import collections
-import copy
-import io
 import itertools
 import random
-import threading
 
 import numpy as np
 import pytest

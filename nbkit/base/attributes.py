@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from nbkit.base.leaves import PLAIN, Places, list_leaves
+from nbkit.base.leaves import PLAIN
 from nbkit.base.place import Place, name_items
 
 # Python's own bookkeeping in a class; some of it is written when it is first asked for.
@@ -46,41 +46,33 @@ class Attributes(Place):
                 _write(self.owner, key, value)
 
 
-class OwnNumbers(Place):
-    """Beside the state_dict of an object: its numbers, text, tensors and containers of these.
+class BesideState(Place):
+    """Beside the state_dict of an object, which may leave some out: what has a place, and numbers.
 
-    A state_dict may leave some out. But where `load_state_dict` leaves a note for later, as a
-    loader does for its next iteration, that note stays: None is not put back, nor written over.
+    But where `load_state_dict` leaves a note for later, as a loader does for its next iteration,
+    that note stays: None is not put back, nor written over. Objects inside are the state_dict's.
     """
 
-    def __init__(self, name: str, owner: Any) -> None:
-        attributes = vars(owner)
-        value = {key: attributes[key] for key in sorted(attributes)}
-        super().__init__(name, attributes, value, self._put, strict=False)
+    def __init__(self, name: str, owner: Any, kinds: tuple[Any, ...]) -> None:
+        kept = {
+            key: value
+            for key, value in sorted(vars(owner).items())
+            if type(value) in (PLAIN - {type(None)}) or isinstance(value, kinds)
+        }
+        super().__init__(name, vars(owner), kept, self._put, strict=False)
 
     def children(self) -> Iterator[tuple[str, Any]]:
-        """List the attributes."""
+        """List what is kept."""
         yield from name_items(self.name, self.value)
 
-    def describe(self, places: Places) -> list[Any]:
-        """List what is put back."""
-        kept = {key: value for key, value in self.value.items() if _is_own(value, places)}
-        return list_leaves(kept, places)
-
     def save(self, memo: dict[int, Any], offload: bool) -> None:
-        """Keep the attributes as they are: those that are objects have places."""
-        places = Places()
-        places.update((key, value) for key, value in memo.items() if type(key) is int)
-        self.saved = {key: value for key, value in self.value.items() if _is_own(value, places)}
+        """Keep which object each attribute is: all of them have places."""
+        self.saved = self.value
 
     def _put(self, saved: dict[str, Any]) -> None:
         for key, value in saved.items():
             if self.owner.get(key) is not None and self.owner[key] is not value:
                 self.owner[key] = value
-
-
-def _is_own(value: object, places: Places) -> bool:
-    return value is not None and (type(value) in PLAIN or id(value) in places)
 
 
 class ClassAttributes(Place):

@@ -59,30 +59,43 @@ class Items(Place):
             vars(self.owner).update(attributes)
 
 
-class Hooks(Items):
-    """A dict of hooks by number. The numbers count up in a process: of a digest they are no part.
+class Hooks(Place):
+    """The dicts of hooks of one object, by number. A digest knows the order, not the numbers.
 
-    Its hooks are somebody's: what they collect is theirs to keep. Those that compute a weight,
-    such as `nn.utils.weight_norm`'s, are part of the module.
+    They count up in a process. A hook is somebody's: what it collects is theirs to keep. Those that
+    compute a weight, such as `nn.utils.weight_norm`'s, are part of the module.
     """
 
-    def __init__(self, name: str, owner: Any, numbers: dict[int, int]) -> None:
-        super().__init__(name, owner)
-        self.numbers = numbers
+    def __init__(self, name: str, dicts: dict[str, dict[int, Any]]) -> None:
+        value = {key: dict(hooks) for key, hooks in dicts.items()}
+        super().__init__(name, object(), value, self._put)
+        self.dicts = dicts
+
+    def save(self, memo: dict[int, Any], offload: bool) -> None:
+        """Keep which hooks there are."""
+        self.saved = self.value
 
     def children(self) -> Iterator[tuple[str, Any]]:
         """List the hooks of torch's own that compute a weight."""
-        for hook in self.owner.values():
-            if type(hook).__module__.startswith("torch.nn.utils."):
-                yield f"{self.name}: {type(hook).__name__}", hook
+        for hooks in self.value.values():
+            for hook in hooks.values():
+                if type(hook).__module__.startswith("torch.nn.utils."):
+                    yield f"{self.name}: {type(hook).__name__}", hook
 
     def describe(self, places: Places) -> list[Any]:
         """List the hooks in their order; two dicts that speak of one hook give it one number."""
-        found = [f"{len(self.owner)} hooks"]
-        for number, hook in self.owner.items():
-            found.append(f"hook {self.numbers.setdefault(number, len(self.numbers))}")
-            found += list_leaves(hook, places)
+        found: list[Any] = []
+        numbers: dict[int, int] = {}
+        for key, hooks in self.value.items():
+            for number, hook in hooks.items():
+                found.append(f"{key} {numbers.setdefault(number, len(numbers))}")
+                found += list_leaves(hook, places)
         return found
+
+    def _put(self, saved: dict[str, dict[int, Any]]) -> None:
+        for key, hooks in self.dicts.items():
+            if identify_items(hooks) != identify_items(saved[key]):
+                refill(type(hooks), hooks, saved[key])  # handles refer to the dict: it stays
 
 
 def read_items(container: Any) -> Any:

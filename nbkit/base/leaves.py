@@ -5,6 +5,7 @@ A value ends in leaves: text, tensors, and the objects that have a place where t
 
 from __future__ import annotations
 
+import copyreg
 import enum
 import functools
 import types
@@ -25,9 +26,10 @@ REFERENCES = (
     *(types.MethodDescriptorType, types.MethodWrapperType, types.ClassMethodDescriptorType),
     *(property, staticmethod, classmethod, functools.cached_property),
     *(weakref.ref, enum.Enum, BaseException),
-    *(torch.dtype, torch.device, torch.layout, torch.memory_format),
     torch.utils.data.Dataset,
 )
+# Of these there are no subclasses, and torch makes isinstance slow for some.
+CONSTANTS = {torch.dtype, torch.device, torch.layout, torch.memory_format}
 # Packages whose objects are handles: on a lock, a thread, a process, a socket, a log.
 HANDLES = {
     *("_thread", "threading", "logging", "socket", "_socket", "ssl", "_ssl", "subprocess"),
@@ -46,7 +48,7 @@ class Places(dict[int, Any]):
 
 def is_reference(value: object) -> bool:
     """Say whether a value stays the same object, with nothing in it to put back."""
-    if isinstance(value, REFERENCES):
+    if type(value) in CONSTANTS or isinstance(value, REFERENCES):
         return True
     package = type(value).__module__
     return package.partition(".")[0] in HANDLES or package.startswith("torch.fx.")
@@ -89,7 +91,7 @@ def _add_reference(found: list[Any], value: Any, places: Places) -> None:
     if id(value) in places or value is None:
         return _add_leaves(found, value, places)
     found.append(f"{type(value).__module__}.{type(value).__qualname__}")
-    if isinstance(value, enum.Enum | torch.dtype | torch.device | torch.layout):
+    if type(value) in CONSTANTS or isinstance(value, enum.Enum):
         found.append(str(value))
     for attribute in ("__module__", "__qualname__"):
         if isinstance(value, NAMED):
@@ -126,7 +128,8 @@ def take_apart(value: Any) -> Sequence[Any]:
         return value
     if isinstance(value, set | frozenset):
         return sorted(value, key=repr)
-    reduced = value.__reduce_ex__(4)
+    reduce = copyreg.dispatch_table.get(type(value))
+    reduced: Any = reduce(value) if reduce is not None else value.__reduce_ex__(4)
     return (reduced,) if isinstance(reduced, str) else reduced
 
 
@@ -134,6 +137,6 @@ def name_child(name: str, key: object) -> str:
     """Name what an object holds under a key: `net.layer`, `net.sizes[0]`."""
     if isinstance(key, str) and key in ("_parameters", "_buffers", "_modules"):
         return name  # torch's own containers show their items as attributes
-    if isinstance(key, str) and key.replace(".", "").replace("_", "").isalnum():
+    if isinstance(key, str):
         return f"{name}.{key}"
     return f"{name}[{key!r}]" if type(key) in PLAIN else f"{name}[...]"

@@ -10,7 +10,6 @@ from torch import nn
 
 from nbkit.base.attributes import Attributes, ClassAttributes, list_classes
 from nbkit.base.containers import Hooks, identify_items
-from nbkit.base.leaves import name_child
 from nbkit.base.place import LOADED, Place, name_items
 
 REGISTERED = ("_parameters", "_buffers", "_modules")
@@ -79,13 +78,13 @@ def make_module_place(name: str, module: nn.Module) -> Place:
 
 
 def list_hooks(place: Place) -> Iterator[tuple[str, Hooks]]:
-    """List the dicts of hooks of a module or an optimizer; one hook has one number in all."""
-    numbers: dict[int, int] = {}
-    attributes = vars(place.owner)
-    for key in sorted(attributes):
-        if "hooks" in key and isinstance(attributes[key], dict):
-            name = name_child(place.name, key)
-            yield name, Hooks(name, attributes[key], numbers)
+    """List the dicts of hooks of a module or an optimizer as one place."""
+    dicts = {}
+    for key, value in sorted(vars(place.owner).items()):
+        if "hooks" in key and isinstance(value, dict):
+            dicts[key] = value
+            place.places.references[id(value)] = value  # not a container like others
+    yield place.name, Hooks(f"{place.name}'s hooks", dicts)
 
 
 class _Extra:

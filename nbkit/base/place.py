@@ -26,7 +26,7 @@ class Place:
     # Of a strict place everything is put back or refused. A lenient one belongs to an object that
     # keeps its own account in state_dict, or to a class: what is unknown there stays as it is.
     strict: bool = True
-    places: Places = field(default_factory=Places)  # all those found together
+    places: Places = field(init=False)  # all those found together
 
     def save(self, memo: dict[int, Any], offload: bool) -> None:
         """Copy the value, but not what the memo holds by id: owners are restored where they are."""
