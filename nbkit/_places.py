@@ -197,7 +197,7 @@ def _list_random_places() -> Iterator[Place]:
     for generator in (torch.default_generator, *torch.cuda.default_generators):
         name = f"torch's generator on {generator.device}"
         yield Place(name, generator, generator.get_state(), generator.set_state, RANDOM)
-    if not torch.cuda.is_initialized():
+    if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         yield Place("torch.cuda", torch.cuda, torch.initial_seed(), _reseed_cuda, RANDOM)
     yield Source("random", random, random.getstate, random.setstate)
     numpy = sys.modules.get("numpy")
@@ -208,7 +208,7 @@ def _list_random_places() -> Iterator[Place]:
 
 def _reseed_cuda(seed: int) -> None:
     """Where the block was the first to start CUDA, its generators begin again at torch's seed."""
-    if torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.manual_seed_all(seed)
 
 

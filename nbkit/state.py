@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from nbkit._places import find
-from nbkit.base.place import Place
+from nbkit.base.place import LOADED, MEMORY, Place
 
 
 @contextlib.contextmanager
@@ -108,8 +108,14 @@ def digest(*objects: object, rng: bool = True) -> str:
 
 def _restore(places: Iterable[Place]) -> None:
     """Put every place back, whatever happens on the way, the last found first."""
-    errors = []
-    for place in sorted(reversed(list(places)), key=lambda place: place.turn):
+    errors: list[BaseException] = []
+    in_turn = sorted(reversed(list(places)), key=lambda place: place.turn)
+    loaded = [place for place in in_turn if place.turn == LOADED]
+    if loaded:
+        # What load_state_dict is given holds tensors, and it may write into any: memory goes twice.
+        memory = [place for place in in_turn if place.turn == MEMORY]
+        in_turn = memory + loaded + [place for place in in_turn if place.turn != LOADED]
+    for place in in_turn:
         try:
             place.put(place.saved)
         except BaseException as error:  # even a SystemExit must not keep the rest from its turn

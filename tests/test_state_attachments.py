@@ -215,3 +215,33 @@ def test_changes_in_any_order_are_undone(names):
     assert digest(*training) == before
     outcome = steps_from_here(*training)
     assert all(torch.equal(a, b) for a, b in zip(outcome, undisturbed, strict=True))
+
+
+# --- nbkit's own changes, undone by their handle after a block has brought them back ---
+
+
+def test_an_undo_inside_a_block_can_be_repeated_after_it():
+    model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    frozen, rescaled = freeze_bn_(model), rescale_bn_momentum_(model, 4)
+    with preserve_state(model):
+        frozen.undo()
+        rescaled.undo()
+        assert model.train()[1].training and model[1].momentum == 0.1
+    assert not model.train()[1].training and not model[1].weight.requires_grad
+    assert model[1].momentum != 0.1
+    frozen.undo()
+    rescaled.undo()
+    assert model.train()[1].training and model[1].weight.requires_grad
+    assert model[1].momentum == 0.1
+
+
+def test_an_undo_after_the_block_that_froze_does_nothing():
+    model = nn.Sequential(nn.BatchNorm1d(2))
+    before = digest(model)
+    with preserve_state(model):
+        frozen = freeze_bn_(model)
+    model[0].weight.requires_grad_(False)
+    frozen.undo()
+    assert not model[0].weight.requires_grad
+    model[0].weight.requires_grad_(True)
+    assert digest(model) == before
