@@ -1,1 +1,1 @@
-"""What two techniques share; it knows no technique."""
+"""What several techniques share."""

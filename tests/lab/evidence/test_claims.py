@@ -136,7 +136,7 @@ def test_claims_without_a_lesson_are_listed(tmp_path, monkeypatch):
 )
 def test_a_broken_claims_file_is_refused(tmp_path, monkeypatch, text, message):
     (tmp_path / "claims.toml").write_text(text)
-    monkeypatch.setattr(claims.shipped, "file", lambda name: tmp_path / name)
+    monkeypatch.setattr(claims.shipped, "shipped_file", lambda name: tmp_path / name)
     with pytest.raises(ValueError, match=message):
         load_claims("01_lr_finder")
 
