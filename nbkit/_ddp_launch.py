@@ -16,7 +16,8 @@ import sys
 import time
 from pathlib import Path
 
-from nbkit._ddp_worker import JobOptions, dumps
+from nbkit._ddp_worker import JobOptions
+from nbkit.base.pickling import dumps
 from nbkit.state import _interrupts_wait
 
 # How long the launcher waits for what should come at once: each rank's stack, and the end of the
@@ -199,10 +200,11 @@ def _end(agent: subprocess.Popen) -> None:
     agent.wait()
     assert agent.stdin is not None and agent.stdout is not None
     agent.stdin.close()
+    pipe = agent.stdout.fileno()
     # The resource tracker holds the pipe's other end until it has cleared up.
     end = time.monotonic() + PATIENCE_SECONDS
     while (seconds := end - time.monotonic()) > 0:
-        if select.select([agent.stdout], [], [], seconds)[0] and not agent.stdout.read1():
+        if select.select([pipe], [], [], seconds)[0] and not os.read(pipe, 1 << 16):
             break
     agent.stdout.close()
 

@@ -12,7 +12,6 @@ import dataclasses
 import datetime
 import faulthandler
 import hashlib
-import io
 import json
 import linecache
 import logging
@@ -27,14 +26,13 @@ import sys
 import threading
 import time
 import traceback
-import types
-from collections import ChainMap
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
+
+from nbkit.base.pickling import dumps
 
 # torch 2.12 and later: the last owner of a gloo group frees it while it holds the interpreter's
 # lock, and waits for a thread that wants the lock. A DDP model that outlives
@@ -114,6 +112,7 @@ def _watch_exits() -> None:
     class WatchedRanks(elastic.MultiprocessContext):
         def _poll(self) -> elastic.RunProcsResult | None:
             # Before torch looks: when it has seen a failure, it ends the other ranks itself.
+            assert self._pc is not None
             codes = {rank: each.exitcode for rank, each in enumerate(self._pc.processes)}
             result = super()._poll()
             failures = {
@@ -128,7 +127,7 @@ def _watch_exits() -> None:
                 result.failures |= failures
             return result
 
-    elastic.MultiprocessContext = WatchedRanks
+    elastic.MultiprocessContext = WatchedRanks  # type: ignore[misc]
 
 
 def _config(job: Path, options: JobOptions):
@@ -204,52 +203,6 @@ def seed_rank(seed: int, rank: int) -> None:
         numpy.random.seed(int.from_bytes(number[16:20], "big"))
 
 
-def dumps(value: object, what: str) -> bytes:
-    """Pickle `value`; by cloudpickle if it holds what another process cannot import by name."""
-    try:
-        data = pickle.dumps(value)
-        if b"__main__" not in data:
-            return data
-    except Exception:  # a lambda, a local class: pickle has several errors for them
-        pass
-    try:
-        import cloudpickle
-    except ImportError:
-        raise ImportError(
-            f"{what} is defined in a notebook, a script or another function, where a new process "
-            f"cannot import it. Either pip install cloudpickle, or move it to a module."
-        ) from None
-
-    class Pickler(cloudpickle.Pickler):
-        dispatch_table = ChainMap(
-            {types.CodeType: _reduce_code}, cloudpickle.Pickler.dispatch_table
-        )
-
-    try:
-        Pickler(file := io.BytesIO()).dump(value)
-        return file.getvalue()
-    except Exception as error:
-        raise TypeError(
-            f"{what} cannot be sent to another process: {error}. Send plain values, tensors or "
-            f"modules, and make locks, files and generators inside the function."
-        ) from error
-
-
-def _reduce_code(code: types.CodeType) -> tuple[Callable, tuple]:
-    """Take code apart as cloudpickle does, with its file's name.
-
-    cloudpickle 3.1.3 leaves the name out; a traceback could not show the lines without it.
-    """
-    import cloudpickle
-
-    make, arguments = cloudpickle.Pickler.dispatch_table[types.CodeType](code)[:2]
-    return _make_code, (make, arguments, code.co_filename)
-
-
-def _make_code(make: Callable, arguments: tuple, filename: str) -> types.CodeType:
-    return make(*arguments).replace(co_filename=filename)
-
-
 def write(path: Path, data: bytes) -> None:
     """Write a file that is either whole or not there."""
     part = path.with_name(path.name + ".part")
@@ -283,7 +236,8 @@ def _leave(method: str) -> NoReturn:
         for child in multiprocessing.active_children():
             child.kill()
         if method == "spawn":  # ranks of a forkserver never call these handlers
-            atexit.unregister(multiprocessing.util._exit_function)  # it waits for child processes
+            # It would wait for the child processes of the rank.
+            atexit.unregister(multiprocessing.util._exit_function)  # type: ignore[attr-defined]
             atexit._run_exitfuncs()
     finally:
         os._exit(0)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from nbkit._forward import call
+from nbkit.base.optimizers import check_plain_step
 from nbkit.lab import plots
 from nbkit.report import Report
 from nbkit.state import preserve_state
@@ -112,7 +113,7 @@ def memory_report(
         loss_fn: called as loss_fn(output, target, ...).
         optimizer: over parameters of this model.
     Raises:
-        TypeError: if optimizer is none, or something could not be put back.
+        TypeError: if optimizer is none, or needs a closure, or something could not be put back.
         ValueError: if the optimizer has no parameter of the model, or the loss is not one number
             with a gradient; everything is put back.
 
@@ -169,6 +170,7 @@ def _check(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         raise TypeError(
             f"optimizer must be a torch.optim.Optimizer, got a {type(optimizer).__name__}."
         )
+    check_plain_step(optimizer, "memory_report")
     updated = {id(p) for group in optimizer.param_groups for p in group["params"]}
     if not any(id(p) in updated for p in model.parameters()):
         raise ValueError(
