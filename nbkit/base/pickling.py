@@ -7,7 +7,7 @@ import pickle
 import types
 from collections import ChainMap
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 
 def dumps(value: object, what: str) -> bytes:
@@ -25,11 +25,13 @@ def dumps(value: object, what: str) -> bytes:
             f"{what} is defined in a notebook, a script or another function, where a new process "
             f"cannot import it. Either pip install cloudpickle, or move it to a module."
         ) from None
+    usual = cloudpickle.Pickler.dispatch_table
 
-    pickler = cloudpickle.Pickler(file := io.BytesIO())
-    pickler.dispatch_table = ChainMap({types.CodeType: _reduce_code}, pickler.dispatch_table)
+    class Pickler(cloudpickle.Pickler):
+        dispatch_table: ClassVar = ChainMap({types.CodeType: _reduce_code}, usual)
+
     try:
-        pickler.dump(value)
+        Pickler(file := io.BytesIO()).dump(value)
         return file.getvalue()
     except Exception as error:
         raise TypeError(
