@@ -32,12 +32,7 @@ def begin(scaler: GradScaler, by_id: Callable[[int], Optimizer | None]) -> None:
 
 
 def check_stage(scaler: GradScaler, optimizer: Optimizer) -> OptState:
-    """Say how far the optimizer is; refuse what the scaler would fail at, or would do twice.
-
-    Raises:
-        RuntimeError: if there are no gradients, or the optimizer has stepped with these.
-        ValueError: if gradients are in float16. Nothing has been changed.
-    """
+    """Say how far the optimizer is; refuse what the scaler would fail at, or would do twice."""
     name = type(optimizer).__name__
     if scaler._scale is None or not has_gradients(optimizer):
         raise RuntimeError(
@@ -51,15 +46,22 @@ def check_stage(scaler: GradScaler, optimizer: Optimizer) -> OptState:
     return stage
 
 
+def check_dtypes(optimizer: Optimizer) -> None:
+    """Refuse gradients in float16, as the scaler does; but here nothing has been changed yet."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    if any(p.grad is not None and p.grad.dtype == torch.float16 for p in parameters):
+        raise ValueError(
+            "expected gradients in float32, got FP16 gradients. Keep the parameters in float32: "
+            "autocast casts where it should."
+        )
+
+
 def unscale_(scaler: GradScaler, optimizer: Optimizer) -> None:
     """Unscale the optimizer's gradients, unless somebody has."""
     if check_stage(scaler, optimizer) is OptState.UNSCALED:
         return
-    try:
-        scaler.unscale_(optimizer)
-    except ValueError as error:  # parameters in float16
-        hint = "Keep the parameters in float32: autocast casts where it should."
-        raise ValueError(f"{error} {hint}") from error
+    check_dtypes(optimizer)
+    scaler.unscale_(optimizer)
 
 
 def step(scaler: GradScaler, optimizer: Optimizer) -> Tensor:

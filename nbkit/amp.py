@@ -127,7 +127,7 @@ class Amp:
         happens once, whoever comes first: this method, `step`, or the scaler's own.
         """
         if self.scaler is not None:
-            self._check_order(optimizer)
+            self._check_order(optimizer, unscales=True)
             self._accounts.of(optimizer)
             _loss_scale.unscale_(self.scaler, optimizer)
 
@@ -170,11 +170,12 @@ class Amp:
 
     def _step(self, optimizer: Optimizer, clip: Mapping | None, waits: bool) -> StepReport:
         clip_, skip = self._clip(optimizer, clip)
-        self._check_order(optimizer)
+        fused = self.scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False)
+        unscales = clip_ is not None or not fused  # left alone, a fused kernel unscales as it steps
+        self._check_order(optimizer, unscales)
         account = self._accounts.of(optimizer)
 
-        fused = self.scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False)
-        if clip_ is not None or not fused:  # left alone, a fused kernel unscales as it steps
+        if unscales:
             self.unscale_(optimizer)
         clipped = None if clip_ is None else clip_()
         if self.scaler is not None:
@@ -192,10 +193,12 @@ class Amp:
                 raise FloatingPointError(self._cause(optimizer, account, report))
         return report
 
-    def _check_order(self, optimizer: Optimizer) -> None:
+    def _check_order(self, optimizer: Optimizer, unscales: bool) -> None:
         """Refuse what could not be unscaled, or would be unscaled wrongly, before it is touched."""
         if self.scaler is None:
             return
+        if unscales:
+            _loss_scale.check_dtypes(optimizer)
         _loss_scale.check_stage(self.scaler, optimizer)
         refuse_shards(optimizer, named_parameters(optimizer), "the search for an overflow")
 

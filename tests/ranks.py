@@ -3,6 +3,7 @@
 import os
 import random
 import sys
+import warnings
 from contextlib import nullcontext
 from functools import partial
 
@@ -297,6 +298,7 @@ def answer_of(ask, model):
 
 
 def everything():
+    warnings.simplefilter("ignore", FutureWarning)  # torch's, of FSDP and of weight_norm
     drawn = draws()
     print("hello from", rank())
     found = {

@@ -85,8 +85,10 @@ def missing_arguments(function: Callable[..., Any]) -> str:
         signature = inspect.signature(function)
     except (TypeError, ValueError):  # some built-in functions have no signature
         return ""
+    # torch's schedulers put a plain function in the place of optimizer.step, which has a `self`.
+    given = [None] if "self" in signature.parameters else []
     try:
-        signature.bind()
+        signature.bind(*given)
     except TypeError as error:
         return str(error)
     return ""
