@@ -15,20 +15,38 @@ import difflib
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import fields
+from numbers import Integral, Real
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from nbkit.amp import loss_scale
-from nbkit.amp.skips import Account, Accounts, Skipped, StepReport
-from nbkit.base.dtypes import backward_context, check_supported, forward_context
-from nbkit.base.gradients import Parameters, gradients_of, listed, named_parameters
-from nbkit.base.numbers import read_integer, read_real
-from nbkit.clipping import ClipReport, ClipRule
+from nbkit import _loss_scale
+from nbkit._clip_rule import ClipRule
+from nbkit._float64 import Float64Use, Float64Uses, find_float64
+from nbkit._gradients import ClipReport, Parameters, gradients_of, listed, named_parameters
+from nbkit._nonfinite import NonfiniteReport, find_nonfinite
+from nbkit._precision import backward_context, check_supported, forward_context
+from nbkit._skips import Account, Accounts, Skipped, StepReport
+from nbkit._underflow import LayerUnderflow, UnderflowReport, underflow_report
+from nbkit.base.optimizers import check_plain_scheduler, check_plain_step
+from nbkit.base.shards import refuse_shards
+
+__all__ = [
+    "Amp",
+    "Float64Use",
+    "Float64Uses",
+    "LayerUnderflow",
+    "NonfiniteReport",
+    "Skipped",
+    "StepReport",
+    "UnderflowReport",
+    "find_float64",
+    "find_nonfinite",
+    "underflow_report",
+]
 
 
 class Amp:
@@ -80,8 +98,9 @@ class Amp:
         self.scaler: GradScaler | None = None
         if precision == "fp16":
             kind = self.device.type
-            scale, interval = float(init_scale), int(growth_interval)
-            self.scaler = GradScaler(kind, init_scale=scale, growth_interval=interval)
+            self.scaler = GradScaler(
+                kind, init_scale=init_scale, growth_interval=int(growth_interval)
+            )
         self._accounts = Accounts()
         self._loss: Tensor | None = None
 
@@ -108,6 +127,7 @@ class Amp:
         happens once, whoever comes first: this method, `step`, or the scaler's own.
         """
         if self.scaler is not None:
+            self._check_order(optimizer, unscales=True)
             self._accounts.of(optimizer)
             loss_scale.unscale_(self.scaler, optimizer)
 
@@ -121,20 +141,24 @@ class Amp:
         """Unscale, clip, step, in this order; or skip the step if a gradient is not finite.
 
         Args:
-            optimizer: fused ones too.
+            optimizer: fused ones too; none whose `step` needs a closure (L-BFGS, SAM).
             clip: `clip_gradients_`'s keywords, such as `dict(max_norm=1.0)`, for the gradients of
                 this optimizer. `parameters` may name them, which agc needs: `dict(parameters=model,
                 agc=0.01)`. With fp16, `nonfinite` is "skip" by default. With "skip" a step whose
                 gradients are not finite is skipped in the other precisions too.
-            scheduler: steps if the optimizer did.
+            scheduler: steps if the optimizer did; its `step()` must need no argument.
         Returns:
             StepReport: whether it stepped, the loss scale, and the clip's report.
         Raises:
             FloatingPointError: at `max_skips` skips in a row, with the cause. With fp16, a fused
                 optimizer and no scheduler, nothing waits for the GPU: it comes that much later.
             ValueError, TypeError, RuntimeError: for a wrong argument or order; nothing has changed.
+
+        What the optimizer's or the scheduler's own `step` raises comes as it is, and after what
+        they had done by then.
         """
-        _check_scheduler(scheduler)
+        check_plain_step(optimizer, "Amp.step")
+        check_plain_scheduler(scheduler)
         if clip is None and self.scaler is None:  # nothing that could be skipped
             optimizer.step()
             report = StepReport()
@@ -146,10 +170,12 @@ class Amp:
 
     def _step(self, optimizer: Optimizer, clip: Mapping | None, waits: bool) -> StepReport:
         clip_, skip = self._clip(optimizer, clip)
+        fused = self.scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False)
+        unscales = clip_ is not None or not fused  # left alone, a fused kernel unscales as it steps
+        self._check_order(optimizer, unscales)
         account = self._accounts.of(optimizer)
 
-        fused = self.scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False)
-        if clip_ is not None or not fused:  # left alone, a fused kernel unscales as it steps
+        if unscales:
             self.unscale_(optimizer)
         clipped = None if clip_ is None else clip_()
         if self.scaler is not None:
@@ -166,6 +192,15 @@ class Amp:
             if account.streak >= self.max_skips:
                 raise FloatingPointError(self._cause(optimizer, account, report))
         return report
+
+    def _check_order(self, optimizer: Optimizer, unscales: bool) -> None:
+        """Refuse what could not be unscaled, or would be unscaled wrongly, before it is touched."""
+        if self.scaler is None:
+            return
+        if unscales:
+            _loss_scale.check_dtypes(optimizer)
+        _loss_scale.check_stage(self.scaler, optimizer)
+        refuse_shards(optimizer, named_parameters(optimizer), "the search for an overflow")
 
     @property
     def skipped(self) -> Skipped:
@@ -243,8 +278,7 @@ def _check_scaling(init_scale: Any, growth_interval: Any, max_skips: Any) -> Non
             f"init_scale must be a finite number > 0, such as 2.0**16, got {init_scale!r}."
         )
     for name, steps in {"growth_interval": growth_interval, "max_skips": max_skips}.items():
-        count = read_integer(steps)
-        if count is None or count < 1:
+        if not isinstance(steps, Integral) or steps < 1:
             raise ValueError(f"{name} must be a whole number of steps, at least 1, got {steps!r}.")
 
 
@@ -282,13 +316,3 @@ def _own_parameters(optimizer: Optimizer, parameters: Parameters) -> Parameters:
             f"then amp.step(optimizer) for each, without clip."
         )
     return parameters if isinstance(parameters, nn.Module) else list(named.items())
-
-
-def _check_scheduler(scheduler: Any) -> None:
-    if isinstance(scheduler, ReduceLROnPlateau):
-        raise TypeError(
-            "ReduceLROnPlateau needs a metric: leave it out here, and call "
-            "scheduler.step(metric) yourself."
-        )
-    if scheduler is not None and not callable(getattr(scheduler, "step", None)):
-        raise TypeError(f"expected a scheduler, with a step(), got {type(scheduler).__name__}.")

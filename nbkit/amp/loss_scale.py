@@ -31,15 +31,37 @@ def begin(scaler: GradScaler, by_id: Callable[[int], Optimizer | None]) -> None:
         scaler.update()
 
 
+def check_stage(scaler: GradScaler, optimizer: Optimizer) -> OptState:
+    """Say how far the optimizer is; refuse what the scaler would fail at, or would do twice."""
+    name = type(optimizer).__name__
+    if scaler._scale is None or not has_gradients(optimizer):
+        raise RuntimeError(
+            f"{name} has no gradients to step with: amp.backward(loss) comes first, and the loss "
+            f"must depend on its parameters."
+        )
+    states = scaler._per_optimizer_states
+    stage = states[id(optimizer)]["stage"] if id(optimizer) in states else OptState.READY
+    if stage is OptState.STEPPED:
+        raise RuntimeError(f"{name} has already stepped since the last amp.backward(loss).")
+    return stage
+
+
+def check_dtypes(optimizer: Optimizer) -> None:
+    """Refuse gradients in float16, as the scaler does; but here nothing has been changed yet."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    if any(p.grad is not None and p.grad.dtype == torch.float16 for p in parameters):
+        raise ValueError(
+            "expected gradients in float32, got FP16 gradients. Keep the parameters in float32: "
+            "autocast casts where it should."
+        )
+
+
 def unscale_(scaler: GradScaler, optimizer: Optimizer) -> None:
     """Unscale the optimizer's gradients, unless somebody has."""
-    if _stage(scaler, optimizer) is OptState.UNSCALED:
+    if check_stage(scaler, optimizer) is OptState.UNSCALED:
         return
-    try:
-        scaler.unscale_(optimizer)
-    except ValueError as error:  # parameters in float16
-        hint = "Keep the parameters in float32: autocast casts where it should."
-        raise ValueError(f"{error} {hint}") from error
+    check_dtypes(optimizer)
+    scaler.unscale_(optimizer)
 
 
 def step(scaler: GradScaler, optimizer: Optimizer) -> Tensor:
@@ -48,7 +70,7 @@ def step(scaler: GradScaler, optimizer: Optimizer) -> Tensor:
     Returns:
         Tensor: not 0 if one was not, and the loss scale, on the device.
     """
-    _stage(scaler, optimizer)
+    check_stage(scaler, optimizer)
     scaler.step(optimizer)
     # What was found for this optimizer. Not: whether the scale falls. With several optimizers, or a
     # scale that is set by hand, these differ.
@@ -89,20 +111,6 @@ def load(scaler: GradScaler, state: dict[str, Any]) -> None:
 def has_gradients(optimizer: Optimizer) -> bool:
     """Whether there is anything to step with."""
     return any(p.grad is not None for group in optimizer.param_groups for p in group["params"])
-
-
-def _stage(scaler: GradScaler, optimizer: Optimizer) -> OptState:
-    """How far the optimizer is; refuses what the scaler would fail at with an assertion."""
-    name = type(optimizer).__name__
-    if scaler._scale is None or not has_gradients(optimizer):
-        raise RuntimeError(
-            f"{name} has no gradients to step with: amp.backward(loss) comes first, and the loss "
-            f"must depend on its parameters."
-        )
-    stage = scaler._per_optimizer_states[id(optimizer)]["stage"]
-    if stage is OptState.STEPPED:
-        raise RuntimeError(f"{name} has already stepped since the last amp.backward(loss).")
-    return stage
 
 
 def _found(scaler: GradScaler) -> list[Tensor]:

@@ -1,1 +1,1 @@
-"""What several techniques share."""
+"""What two techniques share: state, results, batches, gradients. It knows no technique."""

@@ -70,8 +70,19 @@ def clip_gradients_(
         FloatingPointError: with "raise", if a gradient is not finite; none has been touched.
 
     With a loss scale, unscale first: `Amp.step(optimizer, clip=dict(max_norm=1.0))` does. With DDP,
-    clip after the gradients are reduced; then every rank computes the same norm. Gradients that are
-    spread over ranks (FSDP, DTensor) are for torch's own `clip_grad_norm_`.
+    clip after the gradients are reduced; then every rank computes the same norm. Gradients of
+    which each rank holds a part are refused: for FSDP2 and other DTensors there is
+    `torch.nn.utils.clip_grad_norm_`, for FSDP the model's own method `clip_grad_norm_`.
+
+    Source: norm: Pascanu, Mikolov & Bengio 2013, "On the difficulty of training recurrent neural
+    networks"; agc: Brock, De, Smith & Simonyan 2021, "High-performance large-scale image
+    recognition without normalization".
+
+    >>> weight = nn.Parameter(torch.zeros(2))
+    >>> weight.grad = torch.tensor([3.0, 4.0])
+    >>> report = clip_gradients_([weight], max_norm=1.0)
+    >>> report.total_norm, round(report.coefficient, 4), weight.grad
+    (5.0, 0.2, tensor([0.6000, 0.8000]))
     """
     limits = {"max_norm": max_norm, "max_value": max_value, "agc": agc}
     rule = ClipRule(**limits, norm_type=norm_type, nonfinite=nonfinite, eps=eps, exclude=exclude)

@@ -17,20 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.linalg import vector_norm
 
-from nbkit.base.gradients import Parameters, listed, named_parameters, numbers, summed
-from nbkit.clipping.factors import (
-    HALF,
-    UNIT_FLOOR,
-    clamp_values,
-    needs_wide_norms,
-    norm_dtype,
-    norm_factor,
-    scale_gradient,
-    unit_factor,
-    value_factor,
-)
-from nbkit.clipping.report import ClipReport
-from nbkit.clipping.units import Unit, find_units
+from nbkit._gradients import ClipReport, Parameters, listed, named_parameters, numbers, summed
+from nbkit._precision import WIDE
+from nbkit.base.shards import refuse_shards
 
 # Each gradient's norm, the smallest factor given their total norm, and what clips when it is told
 # that factor. A factor of 1 means: leave everything, since nothing is too large or it is skipped.
@@ -83,6 +72,7 @@ class ClipRule:
     def bind(self, parameters: Parameters) -> Callable[[], ClipReport]:
         """What clips the gradients of these parameters in place; refuses what does not fit."""
         named = named_parameters(parameters)
+        refuse_shards(parameters, named, "their norm")
         return partial(self._clip, named, self._measurer(parameters, named))
 
     @torch.no_grad()

@@ -16,12 +16,30 @@ import sys
 import time
 from pathlib import Path
 
-from nbkit.ddp.worker import dumps
+from nbkit._ddp_worker import JobOptions
+from nbkit.base.pickling import dumps
+from nbkit.state import _interrupts_wait
 
+# How long the launcher waits for what should come at once: each rank's stack, and the end of the
+# process that clears up after the others.
+PATIENCE_SECONDS = 5.0
+
+# The resource tracker removes semaphores and shared memory from /dev/shm when all that could use
+# them have ended. In a session of its own it outlives the others, which are killed as one group.
 # torch._dynamo: the first optimizer of a process imports it, which takes a second.
 START = """
-import multiprocessing, sys
-from multiprocessing import forkserver
+import multiprocessing, subprocess, sys
+from multiprocessing import forkserver, resource_tracker, util
+
+def start_apart(path, arguments, files):
+    global tracker
+    tracker = subprocess.Popen(
+        arguments, executable=path, pass_fds=files, start_new_session=True)
+    return tracker.pid
+
+usual, util.spawnv_passfds = util.spawnv_passfds, start_apart
+resource_tracker.ensure_running()
+util.spawnv_passfds = usual
 if sys.argv[2] == "forkserver":
     multiprocessing.set_forkserver_preload(["torch._dynamo", "nbkit.ddp.worker"])
     forkserver.ensure_running()  # it loads torch while this process does
@@ -52,40 +70,51 @@ class LaunchError(RuntimeError):
         return f"LaunchError: {self}".splitlines()
 
 
-def run_job(job: Path, call: tuple, options: dict) -> list:
-    """Run `call` = (fn, args, kwargs) on `options["nproc"]` processes; each rank's value."""
+def run_job(job: Path, call: tuple, options: JobOptions) -> list:
+    """Run `call` = (fn, args, kwargs) on `options.nproc` processes; each rank's value."""
     name = getattr(call[0], "__name__", str(call[0]))
     _prepare(job, name, call, options)
-    agent = subprocess.Popen(
-        [sys.executable, "-c", START, str(job), options["method"]],
-        env=_environment(options["nproc"]),
-        stdin=subprocess.PIPE,  # the agent ends when our end of it closes, however we end
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,  # one group to end as a whole; a notebook's interrupt is ours
-    )
+    agent: subprocess.Popen | None = None
     try:
-        said = _show(agent, job, options["deadline"])
+        with _interrupts_wait():  # until the processes are known that an interrupt has to end
+            agent = _start_agent(job, options)
+        try:
+            said = _show(agent, job, options)
+        finally:
+            _kill(agent)  # at once: a second interrupt may come at any time
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"{name} was interrupted; its processes were ended") from None
     finally:
-        _end(agent)
-    values = [job / f"value_{rank}" for rank in range(options["nproc"])]
+        if agent is not None:
+            with _interrupts_wait():
+                _end(agent)
+    values = [job / f"value_{rank}" for rank in range(options.nproc)]
     if _exit_codes(job) == {} and all(path.exists() for path in values):
         return [pickle.loads(path.read_bytes()) for path in values]
     raise explain(job, name, options, said)
 
 
-def _prepare(job: Path, name: str, call: tuple, options: dict) -> None:
+def _prepare(job: Path, name: str, call: tuple, options: JobOptions) -> None:
     data = dumps(call, f"{name} (with its arguments)")
     # A cell is a file that only this process knows: send its lines for the ranks' tracebacks.
-    options["sources"] = {
+    sources = {
         file: entry[2]
         for file, entry in list(linecache.cache.items())
         if len(entry) == 4 and entry[1] is None and file.encode() in data
     }
     (job / "call").write_bytes(data)
-    (job / "options.json").write_text(json.dumps(options))
+    dataclasses.replace(options, sources=sources).save(job)
+
+
+def _start_agent(job: Path, options: JobOptions) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-c", START, str(job), options.method],
+        env=_environment(options.nproc),
+        stdin=subprocess.PIPE,  # the agent ends when our end of it closes, however we end
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,  # one group to end as a whole; a notebook's interrupt is ours
+    )
 
 
 def _environment(nproc: int) -> dict[str, str]:
@@ -104,12 +133,12 @@ def _environment(nproc: int) -> dict[str, str]:
     return env
 
 
-def _show(agent: subprocess.Popen, job: Path, deadline: float | None) -> list[str]:
+def _show(agent: subprocess.Popen, job: Path, options: JobOptions) -> list[str]:
     """Print the ranks' lines as they come, until the agent has ended; return its own lines."""
     assert agent.stdout is not None
     pipe, rest, own = agent.stdout.fileno(), b"", []
-    while not deadline or time.time() < deadline:
-        ended = (job / "ended.json").exists()
+    while not _is_late(options):
+        ended = (job / "ended.json").exists() or agent.poll() is not None
         if select.select([pipe], [], [], 0.0 if ended else 0.1)[0]:
             chunk = os.read(pipe, 1 << 16)
             if not chunk:
@@ -118,7 +147,36 @@ def _show(agent: subprocess.Popen, job: Path, deadline: float | None) -> list[st
             own += _print_ranks(lines)
         elif ended:
             break
+    else:
+        _ask_for_stacks(agent, job)
     return own + _print_ranks([rest] if rest else [])
+
+
+def _is_late(options: JobOptions) -> bool:
+    """Whether the time of the call is up."""
+    return options.deadline is not None and time.time() >= options.deadline
+
+
+def _ask_for_stacks(agent: subprocess.Popen, job: Path) -> None:
+    """Have each rank write where it is, and wait until it has."""
+    stacks = {}  # of each rank that was asked: how much it had written when we last looked
+    for path in job.glob(f"pid_{_last_attempt(job)}_*"):
+        with contextlib.suppress(ProcessLookupError):
+            pid = int(path.read_text())
+            if os.getpgid(pid) == agent.pid:  # not another process that has got the number since
+                os.kill(pid, signal.SIGUSR1)
+                stacks[path.with_name(path.name.replace("pid", "stack"))] = 0
+    end = time.monotonic() + PATIENCE_SECONDS
+    while time.monotonic() < end:
+        sizes = {path: path.stat().st_size for path in stacks}
+        if sizes == stacks and all(sizes.values()):
+            return
+        stacks = sizes
+        time.sleep(0.05)
+
+
+def _last_attempt(job: Path) -> int:
+    return max((int(path.name.split("_")[1]) for path in job.glob("stack_*")), default=0)
 
 
 def _print_ranks(lines: list[bytes]) -> list[str]:
@@ -130,14 +188,25 @@ def _print_ranks(lines: list[bytes]) -> list[str]:
     return [text for text in texts if not text.startswith("[rank")]
 
 
-def _end(agent: subprocess.Popen) -> None:
-    """End the agent and all that it started: they are one process group."""
+def _kill(agent: subprocess.Popen) -> None:
+    """Kill the agent and all that it started: they are one process group."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(agent.pid, signal.SIGKILL)
+
+
+def _end(agent: subprocess.Popen) -> None:
+    """Wait until nothing of the job is left."""
+    _kill(agent)
     agent.wait()
-    for stream in (agent.stdin, agent.stdout):
-        if stream:
-            stream.close()
+    assert agent.stdin is not None and agent.stdout is not None
+    agent.stdin.close()
+    pipe = agent.stdout.fileno()
+    # The resource tracker holds the pipe's other end until it has cleared up.
+    end = time.monotonic() + PATIENCE_SECONDS
+    while (seconds := end - time.monotonic()) > 0:
+        if select.select([pipe], [], [], seconds)[0] and not os.read(pipe, 1 << 16):
+            break
+    agent.stdout.close()
 
 
 def _exit_codes(job: Path) -> dict[int, int] | None:
@@ -149,14 +218,13 @@ def _exit_codes(job: Path) -> dict[int, int] | None:
     return {int(rank): code for rank, code in codes.items()}
 
 
-def explain(job: Path, name: str, options: dict, said: list[str]) -> LaunchError:
+def explain(job: Path, name: str, options: JobOptions, said: list[str]) -> LaunchError:
     """What went wrong, from what the ranks and the agent left in the job's folder."""
-    attempts = [int(path.name.split("_")[1]) for path in job.glob("stack_*")]
-    attempt, nproc, codes = max(attempts, default=0), options["nproc"], _exit_codes(job)
+    attempt, nproc, codes = _last_attempt(job), options.nproc, _exit_codes(job)
     failures = _failures(job, attempt, nproc, codes or {})
-    if codes is None and options["deadline"] and time.time() >= options["deadline"]:
+    if codes is None and _is_late(options):
         lines = [
-            f"{name} did not end within timeout={options['timeout']:g} s on {nproc} processes. "
+            f"{name} did not end within timeout={options.timeout:g} s on {nproc} processes. "
             f"A longer run needs a larger timeout (or None); where a rank waits for another, "
             f"look for a collective that not every rank reaches. Each rank was here:"
         ]
@@ -179,11 +247,9 @@ def _failures(job: Path, attempt: int, nproc: int, codes: dict[int, int]) -> lis
     for path in job.glob(f"error_{attempt}_*"):
         told[int(path.name.split("_")[2])] = json.loads(path.read_text())
     killed = []
-    for rank, code in codes.items():
+    for rank, code in sorted(codes.items()):
         if rank not in told:
-            error = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-            hint = " Out of memory is the usual reason." if code == -signal.SIGKILL else ""
-            message = f"the process ended by {error}, without a Python exception.{hint}"
+            error, message = _describe_exit(code)
             stack = _stack(job / f"stack_{attempt}_{rank}")
             killed.append(RankFailure(rank, error, message, f"{message}\n{stack}"))
     return killed + [
@@ -192,15 +258,26 @@ def _failures(job: Path, attempt: int, nproc: int, codes: dict[int, int]) -> lis
     ]
 
 
+def _describe_exit(code: int) -> tuple[str, str]:
+    """The name of an exit code, and what it says of a rank that has reported no exception."""
+    if code >= 0:
+        return f"exit code {code}", (
+            f"the process ended with exit code {code} before the function had returned, and "
+            f"reported no exception: look for os._exit(), or a library that calls C's exit()."
+        )
+    name = signal.Signals(-code).name
+    hint = " Out of memory is the usual reason." if code == -signal.SIGKILL else ""
+    return name, f"the process ended by {name}, without a Python exception.{hint}"
+
+
 def _stack(path: Path) -> str:
     """The frames of the thread that crashed, or of the main one, as a traceback shows them."""
     text = path.read_text() if path.exists() else ""
-    if "Current thread 0x" in text:
-        text = text.split("Current thread 0x")[1].split("Thread 0x")[0]
+    threads = text.replace("Current thread 0x", "Thread 0x").split("Thread 0x")
+    if "Current thread 0x" in text and "Fatal Python error" in text:
+        threads = text.split("Current thread 0x")[1].split("Thread 0x")[:1]
     frames = []
-    for file, line, function in re.findall(
-        r'File "(.*)", line (\d+) in (.*)', text.split("Thread 0x")[-1]
-    ):
+    for file, line, function in re.findall(r'File "(.*)", line (\d+) in (.*)', threads[-1]):
         if file.endswith("_ddp_worker.py"):
             break  # the frames outside are those that started the process
         source = linecache.getline(file, int(line)).strip()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import atexit
-import copy
+import math
 import os
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from nbkit.base.batches import rows, split
-from nbkit.base.equivalence import (
+from nbkit._batches import over_leaves, rows, split
+from nbkit._ddp_launch import LaunchError, RankFailure, run_job
+from nbkit._ddp_worker import JobOptions, join_group, seed_rank
+from nbkit.base.model_copy import copy_model
+from nbkit.equivalence import (
     EquivalenceReport,
     check_batch,
     compare,
@@ -32,10 +36,19 @@ from nbkit.base.equivalence import (
     suspects,
     without,
 )
-from nbkit.base.nested import move_tensors
-from nbkit.base.numbers import read_integer
-from nbkit.ddp.job import run_job
-from nbkit.ddp.worker import join_group
+from nbkit.state import preserve_state
+
+__all__ = [
+    "LaunchError",
+    "RankFailure",
+    "all_mean",
+    "check_ddp_equivalence",
+    "is_main",
+    "launch",
+    "rank",
+    "shard",
+    "world_size",
+]
 
 
 def rank() -> int:
@@ -102,7 +115,12 @@ def launch(
     Each process is in one process group already, on its own GPU if the backend is nccl. What it
     prints is shown with its rank. `fn` may be defined in a notebook cell: what a new process cannot
     import by name travels by cloudpickle. torch's elastic agent runs the processes, in a session of
-    their own that ends with the call, however it ends.
+    their own that ends with the call, however it ends: threads and processes that `fn` leaves
+    running end with it too.
+
+    Each rank draws its own random numbers of torch, `random` and numpy. They follow from the rank
+    and from `torch.initial_seed()`: after `torch.manual_seed(0)` a launch can be repeated. What all
+    ranks have to draw alike, such as the order of `shard`'s batches, needs a generator with a seed.
 
     On several nodes the same line runs unchanged. Put it in a script, and start that by torchrun:
 
@@ -119,7 +137,7 @@ def launch(
         fn: what every rank runs. It need not (but may) destroy the process group.
         nproc: how many processes.
         backend: "gloo" or "nccl"; None is nccl where there is a GPU for each process, else gloo.
-        timeout: seconds for the whole call; None for no limit.
+        timeout: seconds for the whole call; None or inf for no limit.
         max_restarts: how often all ranks start again after one failed.
             `os.environ["TORCHELASTIC_RESTART_COUNT"]` tells `fn` which attempt it is in.
     Raises:
@@ -144,15 +162,17 @@ def launch(
             f'{torch.cuda.device_count()}. Use fewer processes, or backend="gloo".'
         )
 
-    options = {
-        "nproc": nproc,
-        "backend": backend,
-        "timeout": timeout,
-        "deadline": time.time() + timeout if timeout else None,
-        "max_restarts": max_restarts,
+    limit = None if timeout is None or math.isinf(timeout) else float(timeout)
+    options = JobOptions(
+        nproc=int(nproc),
+        backend=backend,
+        timeout=limit,
+        deadline=None if limit is None else time.time() + limit,
+        max_restarts=int(max_restarts),
         # A forkserver has torch loaded: ranks start in no time. CUDA wants untouched processes.
-        "method": "spawn" if backend == "nccl" else "forkserver",
-    }
+        method="spawn" if backend == "nccl" else "forkserver",
+        seed=torch.initial_seed(),
+    )
     with tempfile.TemporaryDirectory(prefix="nbkit-") as folder:
         return run_job(Path(folder), (fn, args, kwargs), options)
 
@@ -160,13 +180,13 @@ def launch(
 def _check_launch(fn, nproc, backend, timeout, max_restarts) -> None:
     if not callable(fn):
         raise TypeError(f"launch runs a function on each rank, got a {type(fn).__name__}.")
-    _read_nproc(nproc)
+    if not isinstance(nproc, Integral) or nproc < 1:
+        raise ValueError(f"nproc must be a whole number of processes, at least 1, got {nproc}.")
     if backend not in (None, "gloo", "nccl"):
         raise ValueError(f'backend must be "gloo", "nccl" or None, got {backend!r}.')
     if timeout is not None and not timeout > 0:
         raise ValueError(f"timeout must be positive seconds, or None for no limit, got {timeout}.")
-    restarts = read_integer(max_restarts)
-    if restarts is None or restarts < 0:
+    if not isinstance(max_restarts, Integral) or max_restarts < 0:
         raise ValueError(f"max_restarts must be a whole number, at least 0, got {max_restarts}.")
     if sys.platform == "win32":
         raise OSError("launch needs Linux or macOS; on Windows use WSL.")
@@ -187,7 +207,9 @@ def _run_here(fn, args, kwargs, backend, timeout) -> list:
         local = int(os.environ["LOCAL_WORLD_SIZE"])
         join_group(backend or ("nccl" if torch.cuda.device_count() >= local else "gloo"), timeout)
         atexit.register(_leave_group)
-    value = fn(*args, **kwargs)
+    with preserve_state():  # the script goes on with its random numbers, as if fn ran elsewhere
+        seed_rank(torch.initial_seed(), rank())
+        value = fn(*args, **kwargs)
     if not dist.is_initialized():
         raise RuntimeError(
             "fn destroyed the process group, so the ranks cannot exchange their values: leave out "
@@ -282,7 +304,7 @@ def _check_on_rank(build_model, loss_fn, batch) -> EquivalenceReport:
 def _compare_ranks(
     model, loss_fn, batch, parts, find_unused: bool, off: frozenset[str]
 ) -> EquivalenceReport:
-    alone, together = copy.deepcopy(model), copy.deepcopy(model)
+    alone, together = copy_model(model), copy_model(model)
     with without(alone, off), without(together, off):
         reference = gradients(alone, loss_fn, batch)
         ddp = DistributedDataParallel(together, find_unused_parameters=find_unused)

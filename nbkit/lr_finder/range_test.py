@@ -16,11 +16,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from nbkit.base.batches import rows
-from nbkit.base.nested import move_tensors, open_container
-from nbkit.base.state import preserve_state
-from nbkit.lr_finder.curve import LRCurve
-from nbkit.lr_finder.loaders import again, fresh_workers, generators
+from nbkit._batches import rows
+from nbkit._loaders import again, fresh_workers, generators
+from nbkit._lr_curve import LRCurve
+from nbkit.base.optimizers import check_plain_step
+from nbkit.state import preserve_state
 
 # A skipped fp16 step halves the scale. From 2**16, where a GradScaler begins, so many in a row lead
 # far below 1: then the gradients themselves are not finite, and no scale would help.
@@ -50,6 +50,7 @@ def lr_range_test(
     Args:
         model: trains in the mode that it is in, so a frozen BatchNorm stays frozen.
         optimizer: its groups keep the ratios of their lrs. A scheduler that it has is not stepped.
+            None whose `step` needs a closure (L-BFGS, SAM).
             If your training clips, do it in `optimizer.register_step_pre_hook`.
         batches: pairs (x, y), or what `step` takes; begun again when they end, if they can be.
             If that raises, the run is "exhausted", and a warning says why.
@@ -71,7 +72,7 @@ def lr_range_test(
             loss that is not finite ends the run and leaves no point.
     Raises:
         TypeError: unless one of `loss_fn` and `step` is given, and returns a loss; or for a batch
-            whose number of samples is needed and unknown.
+            whose number of samples is needed and unknown. For an optimizer that needs a closure.
         ValueError: if a number is out of its range; nothing has been touched.
 
     `preserve_state` puts back, on every way out: model, optimizer, scaler, a `loss_fn` or `step`
@@ -94,6 +95,7 @@ def lr_range_test(
     """
     ladder = _ladder(min_lr, max_lr, num_steps)
     _check(accumulation_steps, smoothing, stop_factor, loss_fn, step)
+    check_plain_step(optimizer, "lr_range_test")
     ratios = _ratios(optimizer)
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     group = _process_group(model)

@@ -12,7 +12,13 @@ import ranks as at
 import torch
 from torch import nn
 
-from nbkit.ddp import all_mean, check_ddp_equivalence, is_main, job, launch, rank, shard, world_size
+from nbkit import _ddp_launch
+from nbkit import ddp as module
+from nbkit._ddp_worker import seed_rank
+from nbkit.ddp import all_mean, check_ddp_equivalence, is_main, launch, rank, shard, world_size
+from nbkit.state import preserve_state
+
+SEED = 5
 
 # ---- without a group ----
 
@@ -59,6 +65,13 @@ def test_launch_refuses_impossible_numbers(arguments, error, message):
         launch(print, **arguments)
 
 
+@pytest.mark.parametrize("timeout", [None, float("inf")])
+def test_no_limit_is_no_deadline(monkeypatch, timeout):
+    monkeypatch.setattr(module, "run_job", lambda job, call, options: options)
+    options = launch(print, timeout=timeout)
+    assert (options.timeout, options.deadline) == (None, None)
+
+
 def test_launch_refuses_what_is_no_function():
     with pytest.raises(TypeError, match="launch runs a function on each rank, got a int"):
         launch(3)
@@ -99,7 +112,9 @@ def ranks():
         patch.delenv("OMP_NUM_THREADS", raising=False)
         patch.setattr(os, "sched_getaffinity", lambda pid: range(6), raising=False)
         patch.setattr(os, "cpu_count", lambda: 6)
-        found = launch(at.everything, timeout=at.PATIENCE)
+        with preserve_state():
+            torch.manual_seed(SEED)
+            found = launch(at.everything, timeout=at.PATIENCE)
     return found, printed.getvalue().splitlines()
 
 
@@ -137,9 +152,42 @@ def test_a_function_that_can_be_imported_needs_no_cloudpickle(ranks):
     assert not any(found["around"]["cloudpickle"] for found in ranks[0])
 
 
-def test_numpy_draws_other_numbers_on_each_rank(ranks):
-    first, second = (found["around"]["numpy"] for found in ranks[0])
-    assert first != second
+def test_each_rank_draws_its_own_numbers(ranks):
+    first, second = (found["draws"] for found in ranks[0])
+    assert first.keys() == second.keys() >= {"torch", "random"}
+    assert all(first[source] != second[source] for source in first)
+
+
+def test_the_callers_seed_decides_what_the_ranks_draw(ranks):
+    with preserve_state():
+        for number, found in enumerate(ranks[0]):
+            seed_rank(SEED, number)
+            assert at.draws() == found["draws"]
+        seed_rank(SEED + 1, 0)
+        assert at.draws() != ranks[0][1]["draws"]  # as it would be if the two were added
+
+
+@pytest.mark.parametrize("case", ["model", "original parameters", "step"])
+def test_the_norm_of_a_part_is_not_taken_for_the_norm(ranks, case):
+    for found in ranks[0]:
+        assert found["shards"][case].endswith("model.clip_grad_norm_(max_norm).")
+
+
+def test_a_loss_scale_over_parts_is_refused(ranks):
+    """One rank would find an overflow in its part, and skip a step that the others make."""
+    for found in ranks[0]:
+        assert "so that the search for an overflow needs all ranks" in found["shards"]["scale"]
+
+
+def test_a_dtensor_is_sent_to_torch(ranks):
+    for found in ranks[0]:
+        assert "Use torch.nn.utils.clip_grad_norm_" in found["shards"]["DTensor"]
+
+
+def test_what_fsdp_does_not_divide_is_clipped_as_under_ddp(ranks):
+    for found in ranks[0]:
+        norm = found["shards"]["DDP"]
+        assert norm > 1 and found["shards"]["not divided"] == pytest.approx(norm, rel=1e-5)
 
 
 def test_all_mean_is_the_mean_on_every_rank(ranks):
@@ -212,6 +260,7 @@ def test_an_exception_in_mid_window_leaves_synchronisation_on(ranks):
 
 CAUSES = {
     "equal": set(),
+    "keeps": set(),
     "in place": set(),
     "norm": {"BatchNorm (1): each part"},
     "a row a rank": {"BatchNorm (1): a part gives it one value a channel"},

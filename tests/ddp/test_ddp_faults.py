@@ -3,6 +3,7 @@
 import atexit
 import json
 import linecache
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -11,14 +12,18 @@ import tempfile
 import threading
 import time
 import uuid
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.distributed as dist
 from ranks import PATIENCE
 
-from nbkit.ddp import LaunchError, job, launch, rank
+from nbkit import _ddp_launch
+from nbkit._ddp_worker import JobOptions
+from nbkit.ddp import LaunchError, launch, rank
 
 
 @pytest.fixture
@@ -80,21 +85,102 @@ def test_a_killed_rank_is_named(token):
     assert [f.rank for f in caught.value.failures] in ([1], [1, 0])
 
 
-def never_arrives():
+def never_arrives(folder):
+    Path(folder, str(rank())).touch() or (time.sleep(1000) if rank() else dist.barrier())
+
+
+@needs_proc
+def test_a_hang_ends_at_the_timeout_and_says_where_each_rank_was(token, tmp_path, monkeypatch):
+    """The time is up when both ranks are there, however long the machine took for that."""
+
+    def both_are_there(options):
+        return len(list(tmp_path.iterdir())) == 2
+
+    before = semaphores()
+    monkeypatch.setattr(_ddp_launch, "_is_late", both_are_there)
+    with pytest.raises(LaunchError, match=r"did not end within timeout=120 s on 2") as caught:
+        launch(never_arrives, str(tmp_path), timeout=PATIENCE)
+    first, second = str(caught.value).split("--- rank 1 ---")
+    assert all("in never_arrives\n    Path(folder, str" in text for text in (first, second))
+    assert "distributed_c10d.py" in first and "distributed_c10d.py" not in second
+    assert semaphores() == before
+
+
+def semaphores():
+    return set(Path("/dev/shm").glob("sem.*"))
+
+
+def test_the_time_is_up_at_the_deadline(monkeypatch):
+    monkeypatch.setattr(_ddp_launch, "time", SimpleNamespace(time=lambda: 100.0))
+    late = {
+        end: _ddp_launch._is_late(replace(OPTIONS, deadline=end)) for end in (None, 99.0, 101.0)
+    }
+    assert late == {None: False, 99.0: True, 101.0: False}
+
+
+def ends_itself(code):
     if rank() == 1:
-        time.sleep(1000)
+        os._exit(code)
     dist.barrier()
 
 
 @needs_proc
-def test_a_hang_ends_at_the_timeout_and_says_where_each_rank_was(token):
-    start = time.monotonic()
-    with pytest.raises(LaunchError, match=r"did not end within timeout=12 s on 2") as caught:
-        launch(never_arrives, timeout=12)
-    assert time.monotonic() - start < 20
-    text = str(caught.value)
-    first, second = text.split("--- rank 1 ---")
-    assert "dist.barrier()" in first and "time.sleep(1000)" in second
+@pytest.mark.parametrize("code", [0, 3])
+def test_a_rank_that_ends_itself_is_named(token, code):
+    with pytest.raises(
+        LaunchError, match=rf"rank 1 of 2\.\n.*ended with exit code {code}"
+    ) as caught:
+        launch(ends_itself, code, timeout=PATIENCE)
+    assert caught.value.failures[0].error == f"exit code {code}"
+
+
+class Unprintable(Exception):
+    def __str__(self):
+        raise OSError
+
+
+def raises_unprintable():
+    raise Unprintable
+
+
+@needs_proc
+def test_an_exception_without_a_text_is_an_exception(token):
+    with pytest.raises(LaunchError, match="in raises_unprintable\n    raise Unprintable") as caught:
+        launch(raises_unprintable, nproc=1, timeout=PATIENCE)
+    (failure,) = caught.value.failures
+    assert failure.error == "Unprintable"
+    assert failure.message == "(its text cannot be shown: str() raises OSError)"
+
+
+def leaves_others_running():
+    threading.Thread(target=time.sleep, args=(1000,)).start()
+    multiprocessing.get_context("fork").Process(target=time.sleep, args=(1000,)).start()
+    return rank()
+
+
+@needs_proc
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_threads_and_processes_that_are_left_running_end_with_the_call(token, tmp_path, method):
+    options = replace(OPTIONS, method=method, timeout=PATIENCE)
+    assert _ddp_launch.run_job(tmp_path, (leaves_others_running, (), {}), options) == [0, 1]
+
+
+@needs_proc
+def test_a_second_interrupt_leaves_no_process(token, monkeypatch):
+    """It comes while the launcher waits for the end of what the first one has killed."""
+    agents = []
+
+    def interrupted(agent, *others):
+        agents.append(agent)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt) as caught:
+        patch.setattr(_ddp_launch, "_show", interrupted)
+        patch.setattr(_ddp_launch, "_end", interrupted)
+        launch(time.sleep, 1000, timeout=PATIENCE)
+    assert caught.traceback  # it keeps the agent's input open, as a notebook's last error does
+    assert agents[0].wait(PATIENCE) == -signal.SIGKILL
+    _ddp_launch._end(agents[0])
 
 
 CELL = """
@@ -176,7 +262,7 @@ def test_a_rank_without_a_value_is_a_failure(token):
     assert locked.error == "TypeError" and locked.message.startswith(told)
 
 
-OPTIONS = {"nproc": 2, "backend": "gloo", "timeout": 5.0, "max_restarts": 1, "deadline": None}
+OPTIONS = JobOptions(nproc=2, backend="gloo", timeout=5.0, max_restarts=1)
 CRASH = """Fatal Python error: Segmentation fault
 
 Thread 0x0000000000000002 (most recent call first):
@@ -317,7 +403,7 @@ def leaves_an_object_and_a_handler(path):
 @needs_proc
 def test_spawned_ranks_end_before_the_interpreter_does(token, tmp_path):
     """As with nccl: gloo's threads abort a rank's regular end now and then (torch 2.13)."""
-    options = OPTIONS | {"nproc": 1, "method": "spawn", "timeout": PATIENCE}
+    options = replace(OPTIONS, nproc=1, method="spawn", timeout=PATIENCE)
     call = (leaves_an_object_and_a_handler, (tmp_path / "end",), {})
     assert job.run_job(tmp_path, call, options) == [None]
     assert (tmp_path / "end").read_text() == "handlers ran "

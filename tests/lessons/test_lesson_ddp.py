@@ -1,7 +1,10 @@
 """What 07_ddp stands on: timings that add up, two processes that wait, two nodes, the pictures."""
 
+import os
 import sys
 import time
+from pathlib import Path
+from types import SimpleNamespace
 
 import matplotlib
 import nbformat
@@ -193,6 +196,46 @@ def test_what_a_rank_raises_is_raised_here_and_ends_both():
         with pytest.raises(LaunchError, match="KeyError: 'planted'"):
             ranks(raises)
     ranks.close()
+
+
+def notes_its_number_and_stays(folder):
+    number = os.getpid()
+    Path(folder, f"part_{number}").touch()
+    Path(folder, f"part_{number}").rename(Path(folder, f"rank_{number}"))
+    time.sleep(1000)
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+def test_an_interrupt_ends_the_ranks_in_the_midst_of_a_call(tmp_path, monkeypatch):
+    ranks = ddp.Ranks()
+
+    def interrupted(seconds):
+        time.sleep(seconds)
+        if len(list(tmp_path.glob("rank_*"))) == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(ddp, "time", SimpleNamespace(sleep=interrupted))
+        ranks(notes_its_number_and_stays, str(tmp_path))
+    numbers = [int(path.name.removeprefix("rank_")) for path in tmp_path.glob("rank_*")]
+    wait_until(lambda: not any(map(is_alive, numbers)))
+    assert ranks(rank) == [0, 1]  # two new ones
+    ranks.close()
+
+
+def is_alive(number):
+    try:
+        status = Path(f"/proc/{number}/stat").read_text()
+    except OSError:
+        return False
+    return status.rpartition(")")[2].split()[0] != "Z"  # ended, and nobody has asked for its code
+
+
+def wait_until(happened):
+    end = time.monotonic() + PATIENCE
+    while not happened():
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 def test_closed_processes_say_so():

@@ -1,7 +1,9 @@
 """What the ranks of the tests do: found by name in each new process."""
 
 import os
+import random
 import sys
+import warnings
 from contextlib import nullcontext
 from functools import partial
 
@@ -12,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from nbkit.accumulation import accumulate
 from nbkit.amp import Amp
+from nbkit.clipping import clip_gradients_
 from nbkit.ddp import all_mean, check_ddp_equivalence, is_main, rank, shard, world_size
 
 # How long a start may take on a busy machine before it counts as a hang.
@@ -56,7 +59,6 @@ def alone_in_the_world():
             os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"],
             os.environ["TORCHELASTIC_USE_AGENT_STORE"],  # what the agent made of it
         ),
-        "numpy": float(sys.modules["numpy"].random.rand()) if "numpy" in sys.modules else rank(),
         "mean": all_mean(torch.tensor([rank(), 3])).tolist(),
         "unchanged": float(all_mean(mine := torch.tensor(float(rank())))) + float(mine),
         "mean of bools": float(all_mean(torch.tensor(rank() == 0))),
@@ -211,6 +213,19 @@ def build(layer, *arguments):
     return nn.Sequential(nn.Linear(5, 4), layer(*arguments), nn.Linear(4, 3)).double()
 
 
+class Keeps(nn.Module):
+    """It keeps a result of its forward pass, and a weight that is computed (old weight_norm)."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.utils.weight_norm(nn.Linear(5, 4)).double()
+        self.last = nn.Linear(4, 3).double()
+
+    def forward(self, x):
+        self.kept = {"hidden": [self.first(x)]}
+        return self.last(self.kept["hidden"][0])
+
+
 def build_in_place():
     return nn.Sequential(nn.ELU(inplace=True), nn.Linear(5, 3)).double()
 
@@ -230,6 +245,7 @@ def masked(output, target):
 
 CHECKS = {
     "equal": (partial(build, nn.Tanh), nn.CrossEntropyLoss(), 8),
+    "keeps": (Keeps, nn.CrossEntropyLoss(), 8),
     "in place": (build_in_place, nn.CrossEntropyLoss(), 8),
     "norm": (partial(build, nn.BatchNorm1d, 4), nn.CrossEntropyLoss(), 8),
     "a row a rank": (partial(build, nn.BatchNorm1d, 4), nn.CrossEntropyLoss(), 2),
@@ -256,9 +272,68 @@ def outlive_the_group():
     dist.destroy_process_group()
 
 
+def draws():
+    """The next random number of each source, as this process has it."""
+    found = {"torch": float(torch.rand(())), "random": random.random()}
+    if "numpy" in sys.modules:
+        found["numpy"] = float(sys.modules["numpy"].random.rand())
+    return found
+
+
+def clip_shards():
+    """What each clip of parameters that FSDP has divided over the ranks says."""
+    from torch.distributed.fsdp import FullyShardedDataParallel, ShardingStrategy, fully_shard
+
+    def wrapped(**options):
+        return FullyShardedDataParallel(net().float(), device_id=torch.device("cpu"), **options)
+
+    def step(model, amp):
+        amp.backward(model(data(4)[0].float() + rank()).pow(2).sum())
+        return torch.optim.SGD(model.parameters(), lr=0.0)
+
+    def norm(model):
+        step(model, Amp("fp32", "cpu"))
+        return clip_gradients_(model, max_norm=1.0).total_norm
+
+    def clipped_in_a_step(model):
+        amp = Amp("bf16", "cpu")
+        return amp.step(step(model, amp), clip={"max_norm": 1.0}).clip.total_norm
+
+    def scaled(model):
+        amp = Amp("fp16", "cpu")
+        return amp.step(step(model, amp)).stepped
+
+    def original_parameters(model):
+        step(model, Amp("fp32", "cpu"))
+        return clip_gradients_(list(model.parameters()), max_norm=1.0).total_norm
+
+    whole = ShardingStrategy.NO_SHARD
+    cases = {
+        "model": (norm, wrapped()),
+        "original parameters": (original_parameters, wrapped(use_orig_params=True)),
+        "step": (clipped_in_a_step, wrapped()),
+        "scale": (scaled, wrapped()),
+        "DTensor": (norm, fully_shard(net().float())),
+        "not divided": (norm, wrapped(sharding_strategy=whole)),
+        "DDP": (norm, DistributedDataParallel(net().float())),
+    }
+    return {name: answer_of(*case) for name, case in cases.items()}
+
+
+def answer_of(ask, model):
+    try:
+        return ask(model)
+    except TypeError as error:
+        return str(error)
+
+
 def everything():
+    warnings.simplefilter("ignore", FutureWarning)  # torch's, of FSDP and of weight_norm
+    drawn = draws()
     print("hello from", rank())
     found = {
+        "draws": drawn,
+        "shards": clip_shards(),
         "around": alone_in_the_world(),
         "accumulated": accumulated(),
         "one by one": accumulated(steps=1, n=23, size=11),

@@ -13,10 +13,8 @@ from weakref import WeakSet
 import torch
 from torch import Tensor, nn
 
-from nbkit.base.model_call import call
-from nbkit.base.nested import list_tensors, map_tensors
-from nbkit.base.report import Report, ensure_axes
-from nbkit.base.state import preserve_state
+from nbkit._forward import call
+from nbkit.base.optimizers import check_plain_step
 from nbkit.lab import plots
 
 if TYPE_CHECKING:
@@ -109,7 +107,7 @@ def memory_report(
         loss_fn: called as loss_fn(output, target, ...).
         optimizer: over parameters of this model.
     Raises:
-        TypeError: if optimizer is none, or something could not be put back.
+        TypeError: if optimizer is none, or needs a closure, or something could not be put back.
         ValueError: if the optimizer has no parameter of the model, or the loss is not one number
             with a gradient; everything is put back.
 
@@ -166,6 +164,7 @@ def _check(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         raise TypeError(
             f"optimizer must be a torch.optim.Optimizer, got a {type(optimizer).__name__}."
         )
+    check_plain_step(optimizer, "memory_report")
     updated = {id(p) for group in optimizer.param_groups for p in group["params"]}
     if not any(id(p) in updated for p in model.parameters()):
         raise ValueError(

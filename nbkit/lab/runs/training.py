@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nbkit.base.optimizers import check_plain_step
+
 
 @dataclass(frozen=True, slots=True)
 class Step:
@@ -44,6 +46,7 @@ def train(
         schedule: step -> factor on each group's lr, as torch's LambdaLR has it; the lrs are put
             back when the training ends or is abandoned.
     Raises:
+        TypeError: if `optimizer.step` needs a closure.
         ValueError: if steps is negative; or, on the way, if the batches are used up and cannot be
             started again.
 
@@ -57,6 +60,7 @@ def train(
     """
     if steps is not None and steps < 0:
         raise ValueError(f"steps must be at least 0, or None for one pass, got {steps}.")
+    check_plain_step(optimizer, "train")
 
     wanted = batches if steps is None else islice(_again(batches, steps), steps)
     return _train(model, wanted, optimizer, loss_fn, schedule)

@@ -54,26 +54,39 @@ class Ranks:
     """Two processes that wait for functions: `ranks(fn)` is `launch(fn)` without the start.
 
     They start in the background, and end with `close()` or with this process. What a rank raises
-    ends both, and is raised here as a LaunchError, by this call and each one after it.
+    ends both, and is raised here as a LaunchError, by this call and each one after it. An interrupt
+    (Stop, Ctrl-C) in a call ends both at once; the next call starts them again.
     """
 
     def __init__(self) -> None:
+        self._start()
+
+    def _start(self) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="nbkit-ranks-")
-        self._calls = 0
+        self._calls, self._stopped = 0, False
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._launch, daemon=True)
         self._thread.start()
 
     def __call__(self, fn: Callable, *args: Any, **kwargs: Any) -> list:
         """Each rank's value."""
+        if self._stopped:
+            self._thread.join()
+            self._folder.cleanup()
+            self._start()
         self._calls += 1
         folder, name = Path(self._folder.name), getattr(fn, "__name__", str(fn))
         values = [folder / f"value_{self._calls}_{number}" for number in (0, 1)]
-        write_whole(folder / f"call_{self._calls}", dumps((fn, args, kwargs), name), durable=False)
-        while not all(value.exists() for value in values):
-            if not self._thread.is_alive():
-                raise self._error or RuntimeError("these two processes have been closed.")
-            time.sleep(0.01)
+        write(folder / f"call_{self._calls}", dumps((fn, args, kwargs), name))
+        try:
+            while not all(value.exists() for value in values):
+                if not self._thread.is_alive():
+                    raise self._error or RuntimeError("these two processes have been closed.")
+                time.sleep(0.01)
+        except KeyboardInterrupt:
+            (folder / "stop").touch()  # the ranks would compute on
+            self._stopped = True
+            raise
         return [pickle.loads(value.read_bytes()) for value in values]
 
     def close(self) -> None:
@@ -92,6 +105,7 @@ class Ranks:
 
 def _wait_for_calls(name: str) -> None:
     folder = Path(name)
+    threading.Thread(target=_end_when_stopped, args=(folder,), daemon=True).start()
     for number in count(1):
         call = folder / f"call_{number}"
         while not call.exists():
@@ -101,6 +115,13 @@ def _wait_for_calls(name: str) -> None:
         fn, args, kwargs = pickle.loads(call.read_bytes())
         value = dumps(fn(*args, **kwargs), f"what {getattr(fn, '__name__', fn)} returned")
         write_whole(folder / f"value_{number}_{rank()}", value, durable=False)
+
+
+def _end_when_stopped(folder: Path) -> None:
+    """Kill this launch's processes, which are one group, once the caller has been interrupted."""
+    while not (folder / "stop").exists():
+        time.sleep(0.05)
+    os.killpg(0, signal.SIGKILL)
 
 
 # ---- ragged parts, a killed rank, several nodes ----

@@ -1,0 +1,57 @@
+"""Pickle functions and values for another process, also those of a notebook."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import types
+from collections import ChainMap
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+
+def dumps(value: object, what: str) -> bytes:
+    """Pickle `value`; by cloudpickle if it holds what another process cannot import by name."""
+    try:
+        data = pickle.dumps(value)
+        if b"__main__" not in data:
+            return data
+    except Exception:  # a lambda, a local class: pickle has several errors for them
+        pass
+    try:
+        import cloudpickle
+    except ImportError:
+        raise ImportError(
+            f"{what} is defined in a notebook, a script or another function, where a new process "
+            f"cannot import it. Either pip install cloudpickle, or move it to a module."
+        ) from None
+    usual = cloudpickle.Pickler.dispatch_table
+
+    class Pickler(cloudpickle.Pickler):
+        dispatch_table: ClassVar = ChainMap({types.CodeType: _reduce_code}, usual)
+
+    try:
+        Pickler(file := io.BytesIO()).dump(value)
+        return file.getvalue()
+    except Exception as error:
+        raise TypeError(
+            f"{what} cannot be sent to another process: {error}. Send plain values, tensors or "
+            f"modules, and make locks, files and generators inside the function."
+        ) from error
+
+
+def _reduce_code(code: types.CodeType) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """Take code apart as cloudpickle does, with its file's name.
+
+    cloudpickle 3.1.3 leaves the name out; a traceback could not show the lines without it.
+    """
+    import cloudpickle
+
+    make, arguments = cloudpickle.Pickler.dispatch_table[types.CodeType](code)[:2]
+    return _make_code, (make, arguments, code.co_filename)
+
+
+def _make_code(
+    make: Callable[..., Any], arguments: tuple[Any, ...], filename: str
+) -> types.CodeType:
+    return make(*arguments).replace(co_filename=filename)
