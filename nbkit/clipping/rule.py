@@ -17,9 +17,21 @@ import torch
 from torch import Tensor, nn
 from torch.linalg import vector_norm
 
-from nbkit._gradients import ClipReport, Parameters, listed, named_parameters, numbers, summed
-from nbkit._precision import WIDE
+from nbkit.base.gradients import Parameters, listed, named_parameters, numbers, summed
 from nbkit.base.shards import refuse_shards
+from nbkit.clipping.factors import (
+    HALF,
+    UNIT_FLOOR,
+    clamp_values,
+    needs_wide_norms,
+    norm_dtype,
+    norm_factor,
+    scale_gradient,
+    unit_factor,
+    value_factor,
+)
+from nbkit.clipping.report import ClipReport
+from nbkit.clipping.units import Unit, find_units
 
 # Each gradient's norm, the smallest factor given their total norm, and what clips when it is told
 # that factor. A factor of 1 means: leave everything, since nothing is too large or it is skipped.

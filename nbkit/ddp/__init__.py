@@ -10,14 +10,12 @@ from nbkit.ddp.launcher import (
     shard,
     world_size,
 )
-from nbkit.ddp.worker import dumps
 
 __all__ = [
     "LaunchError",
     "RankFailure",
     "all_mean",
     "check_ddp_equivalence",
-    "dumps",
     "is_main",
     "launch",
     "rank",

@@ -16,9 +16,9 @@ import sys
 import time
 from pathlib import Path
 
-from nbkit._ddp_worker import JobOptions
 from nbkit.base.pickling import dumps
-from nbkit.state import _interrupts_wait
+from nbkit.base.state import _interrupts_wait
+from nbkit.ddp.worker import JobOptions
 
 # How long the launcher waits for what should come at once: each rank's stack, and the end of the
 # process that clears up after the others.

@@ -19,11 +19,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from nbkit._batches import over_leaves, rows, split
-from nbkit._ddp_launch import LaunchError, RankFailure, run_job
-from nbkit._ddp_worker import JobOptions, join_group, seed_rank
-from nbkit.base.model_copy import copy_model
-from nbkit.equivalence import (
+from nbkit.base.batches import rows, split
+from nbkit.base.equivalence import (
     EquivalenceReport,
     check_batch,
     compare,
@@ -36,19 +33,12 @@ from nbkit.equivalence import (
     suspects,
     without,
 )
-from nbkit.state import preserve_state
-
-__all__ = [
-    "LaunchError",
-    "RankFailure",
-    "all_mean",
-    "check_ddp_equivalence",
-    "is_main",
-    "launch",
-    "rank",
-    "shard",
-    "world_size",
-]
+from nbkit.base.model_copy import copy_model
+from nbkit.base.nested import move_tensors
+from nbkit.base.numbers import read_integer
+from nbkit.base.state import preserve_state
+from nbkit.ddp.job import run_job
+from nbkit.ddp.worker import JobOptions, join_group, seed_rank
 
 
 def rank() -> int:

@@ -33,6 +33,7 @@ import torch
 import torch.distributed as dist
 
 from nbkit.base.pickling import dumps
+from nbkit.base.whole_file import write_whole
 
 # torch 2.12 and later: the last owner of a gloo group frees it while it holds the interpreter's
 # lock, and waits for a thread that wants the lock. A DDP model that outlives

@@ -12,11 +12,11 @@ import ranks as at
 import torch
 from torch import nn
 
-from nbkit import _ddp_launch
 from nbkit import ddp as module
-from nbkit._ddp_worker import seed_rank
+from nbkit.base.state import preserve_state
 from nbkit.ddp import all_mean, check_ddp_equivalence, is_main, launch, rank, shard, world_size
-from nbkit.state import preserve_state
+from nbkit.ddp.job import _environment
+from nbkit.ddp.worker import seed_rank
 
 SEED = 5
 
@@ -135,7 +135,7 @@ def test_each_rank_has_its_share_of_the_cores(ranks):
 
 def test_a_number_of_threads_that_is_set_is_kept(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
-    assert job._environment(2)["OMP_NUM_THREADS"] == "7"
+    assert _environment(2)["OMP_NUM_THREADS"] == "7"
 
 
 def test_the_ranks_have_a_store_of_their_own(ranks):

@@ -21,9 +21,8 @@ import torch
 import torch.distributed as dist
 from ranks import PATIENCE
 
-from nbkit import _ddp_launch
-from nbkit._ddp_worker import JobOptions
-from nbkit.ddp import LaunchError, launch, rank
+from nbkit.ddp import LaunchError, job, launch, rank
+from nbkit.ddp.worker import JobOptions
 
 
 @pytest.fixture
@@ -97,7 +96,7 @@ def test_a_hang_ends_at_the_timeout_and_says_where_each_rank_was(token, tmp_path
         return len(list(tmp_path.iterdir())) == 2
 
     before = semaphores()
-    monkeypatch.setattr(_ddp_launch, "_is_late", both_are_there)
+    monkeypatch.setattr(job, "_is_late", both_are_there)
     with pytest.raises(LaunchError, match=r"did not end within timeout=120 s on 2") as caught:
         launch(never_arrives, str(tmp_path), timeout=PATIENCE)
     first, second = str(caught.value).split("--- rank 1 ---")
@@ -111,10 +110,8 @@ def semaphores():
 
 
 def test_the_time_is_up_at_the_deadline(monkeypatch):
-    monkeypatch.setattr(_ddp_launch, "time", SimpleNamespace(time=lambda: 100.0))
-    late = {
-        end: _ddp_launch._is_late(replace(OPTIONS, deadline=end)) for end in (None, 99.0, 101.0)
-    }
+    monkeypatch.setattr(job, "time", SimpleNamespace(time=lambda: 100.0))
+    late = {end: job._is_late(replace(OPTIONS, deadline=end)) for end in (None, 99.0, 101.0)}
     assert late == {None: False, 99.0: True, 101.0: False}
 
 
@@ -162,7 +159,7 @@ def leaves_others_running():
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
 def test_threads_and_processes_that_are_left_running_end_with_the_call(token, tmp_path, method):
     options = replace(OPTIONS, method=method, timeout=PATIENCE)
-    assert _ddp_launch.run_job(tmp_path, (leaves_others_running, (), {}), options) == [0, 1]
+    assert job.run_job(tmp_path, (leaves_others_running, (), {}), options) == [0, 1]
 
 
 @needs_proc
@@ -175,12 +172,12 @@ def test_a_second_interrupt_leaves_no_process(token, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt) as caught:
-        patch.setattr(_ddp_launch, "_show", interrupted)
-        patch.setattr(_ddp_launch, "_end", interrupted)
+        patch.setattr(job, "_show", interrupted)
+        patch.setattr(job, "_end", interrupted)
         launch(time.sleep, 1000, timeout=PATIENCE)
     assert caught.traceback  # it keeps the agent's input open, as a notebook's last error does
     assert agents[0].wait(PATIENCE) == -signal.SIGKILL
-    _ddp_launch._end(agents[0])
+    job._end(agents[0])
 
 
 CELL = """

@@ -14,7 +14,7 @@ TECHNIQUES = {path.parent.name for path in PACKAGE.glob("*/__init__.py")} - ROOM
 # The rooms from the ground up: an import may point to the same room or to one before it.
 ORDER = ("base", "technique", "lab", "lessons", "course")
 # A function of a notebook cell cannot be imported by name: cloudpickle carries it to the processes.
-CLOUDPICKLE = {"ddp/job.py", "ddp/worker.py"}
+CLOUDPICKLE = {"base/pickling.py"}
 
 
 def loaded_by(statement: str) -> set[str]:

@@ -13,8 +13,11 @@ from weakref import WeakSet
 import torch
 from torch import Tensor, nn
 
-from nbkit._forward import call
+from nbkit.base.model_call import call
+from nbkit.base.nested import list_tensors, map_tensors
 from nbkit.base.optimizers import check_plain_step
+from nbkit.base.report import Report, ensure_axes
+from nbkit.base.state import preserve_state
 from nbkit.lab import plots
 
 if TYPE_CHECKING:

@@ -23,8 +23,10 @@ from torch.nn.functional import cross_entropy
 
 from nbkit.accumulation import accumulate
 from nbkit.base.equivalence import EquivalenceReport, compare, gradients, taken
+from nbkit.base.pickling import dumps
 from nbkit.base.whole_file import write_whole
-from nbkit.ddp import dumps, launch, rank, shard
+from nbkit.ddp import launch, rank, shard
+from nbkit.ddp.worker import write
 from nbkit.lab.evidence.claims import NEEDS
 
 Seconds = list[float]

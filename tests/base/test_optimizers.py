@@ -7,9 +7,9 @@ from torch.optim import lr_scheduler
 
 from nbkit import Amp, lr_range_test
 from nbkit.base.optimizers import check_plain_scheduler, check_plain_step
-from nbkit.lab._memory import memory_report
-from nbkit.lab.training import train
-from nbkit.state import digest
+from nbkit.base.state import digest
+from nbkit.lab.cost.memory import memory_report
+from nbkit.lab.runs.training import train
 
 
 class Asserting(torch.optim.SGD):
