@@ -55,7 +55,14 @@ def test_a_technique_imports_torch_and_the_standard_library(path):
     allowed = {"torch", "__future__"} | sys.stdlib_module_names | EXCEPTIONS.get(path.stem, set())
     allowed |= {"matplotlib"}  # in `plot`; that importing nbkit does not load it is tested above
     outside = {name for name in imports_of(path) if name.partition(".")[0] not in allowed}
-    assert {name for name in outside - BASE if not name.startswith("nbkit._")} == set()
+    shared = ("nbkit._", "nbkit.base.")
+    assert {name for name in outside - BASE if not name.startswith(shared)} == set()
+
+
+@pytest.mark.parametrize("path", (PACKAGE / "base").glob("*.py"), ids=lambda path: path.stem)
+def test_the_base_knows_no_technique(path):
+    ours = {name for name in imports_of(path) if name.partition(".")[0] == "nbkit"}
+    assert all(name.startswith("nbkit.base.") for name in ours)
 
 
 @pytest.mark.parametrize("path", LAB, ids=lambda path: path.stem)
