@@ -59,7 +59,9 @@ def test_a_technique_imports_torch_and_the_standard_library(path):
     assert {name for name in outside - BASE if not name.startswith(shared)} == set()
 
 
-@pytest.mark.parametrize("path", (PACKAGE / "base").glob("*.py"), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", sorted((PACKAGE / "base").glob("*.py")), ids=lambda path: path.stem
+)
 def test_the_base_knows_no_technique(path):
     ours = {name for name in imports_of(path) if name.partition(".")[0] == "nbkit"}
     assert all(name.startswith("nbkit.base.") for name in ours)
