@@ -17,7 +17,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, TensorDataset
 
-from nbkit._bn_moments import Moments
+from nbkit._bn_moments import Moments, group_singles
 from nbkit.batchnorm import (
     bn_gap,
     freeze_bn_,
@@ -206,6 +206,21 @@ def test_single_samples_give_the_variance_that_prediction_sees(sizes, form):
     for index in (4, 7):
         ratio = model[index].running_var / seen_in_eval(model, x, index)
         assert ratio.max() < 1.5 and ratio.min() > 0.6
+
+
+@pytest.mark.parametrize(
+    ("sizes", "passed"),
+    [
+        ([1] * 5, [5]),
+        ([1] * 40, [16, 24]),
+        ([8, 1, 8], [8, 8, 1]),
+        ([39, 1, 1], [39, 1, 1]),  # after others these are served better than by a group of two
+        ([2, 3], [2, 3]),
+    ],
+)
+def test_single_samples_pass_in_groups_of_16_or_more(sizes, passed):
+    groups = group_singles(normal(sum(sizes), 4).split(sizes), lambda batch: True)
+    assert [len(g[0] if isinstance(g, tuple) else g) for g in groups] == passed
 
 
 def test_single_samples_give_the_same_answer_again():
