@@ -166,7 +166,7 @@ def _rebuild_tuple(value: tuple[Any, ...], items: list[Any]) -> Any:
     if all(old is new for old, new in zip(value, items, strict=True)):
         return value  # nothing to change; torch.Size, for one, takes nothing but integers
     if hasattr(value, "_make"):
-        return type(value)._make(items)  # type: ignore[attr-defined]
+        return type(value)._make(items)
     try:
         return type(value)(items)
     except TypeError:  # a subclass with a constructor of another form

@@ -1,5 +1,7 @@
 """check_accumulation and its report: the error, and the cause that is named."""
 
+from collections import UserDict
+
 import pytest
 import torch
 from micro_batches import IGNORED, by_label, data, net
@@ -99,6 +101,105 @@ def test_other_causes_are_told_apart(layer, loss_fn, cause):
     report = check_accumulation(with_layer(layer), loss_fn, (x, y), 4)
     assert not report.equivalent
     assert all(part in report.cause for part in cause.split(".*"))
+
+
+@pytest.mark.parametrize(
+    "function_of_a_mean",
+    [torch.sqrt, torch.log, torch.exp, torch.square],
+    ids=["root", "logarithm", "perplexity", "square"],
+)
+def test_a_function_of_a_mean_is_no_mean_that_a_weight_would_cure(function_of_a_mean):
+    """Its gradient is a weighted sum of the parts', but no count of terms gives these weights."""
+
+    def loss_fn(output, target):
+        return function_of_a_mean(nn.functional.mse_loss(output, target))
+
+    torch.manual_seed(0)
+    batch = torch.randn(24, 5).double(), torch.randn(24, 3).double()
+    report = check_accumulation(net(), loss_fn, batch, 4)
+    assert not report.equivalent
+    assert report.cause.startswith("none of the known causes") and "weight=" not in report.cause
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_a_mean_of_means_is_still_named(dtype):
+    x, y = data(40, dtype)
+    y[:9] = IGNORED
+    assert "Pass weight=" in check_accumulation(net(dtype), masked_mean, (x, y), 4).cause
+
+
+@pytest.mark.parametrize("layer", [nn.BatchNorm1d(4), nn.BatchNorm1d(4, track_running_stats=False)])
+def test_a_part_of_one_row_is_batchnorms_fault(layer):
+    model = with_layer(layer)
+    before = digest(model)
+    report = check_accumulation(model, nn.CrossEntropyLoss(), data(4), 4)
+    assert not report.equivalent and report.error == float("inf")
+    assert report.cause.startswith("BatchNorm (1): a part gives it one value a channel")
+    assert "none of the known causes" not in report.cause
+    assert digest(model) == before
+    frozen = with_layer(nn.BatchNorm1d(4).eval())
+    assert check_accumulation(frozen, nn.CrossEntropyLoss(), data(4), 4).equivalent
+
+
+def test_a_part_of_one_row_hides_no_other_cause():
+    loss_fn = nn.CrossEntropyLoss(reduction="sum")
+    cause = check_accumulation(with_layer(nn.BatchNorm1d(4)), loss_fn, data(8), 7).cause
+    assert "BatchNorm (1): a part gives it one" in cause and "sum reduction" in cause
+
+
+class Language(nn.Module):
+    """Takes keywords, as models of Hugging Face do."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed, self.out = nn.Embedding(9, 4), nn.Linear(4, 9)
+
+    def forward(self, input_ids, labels):
+        scores = self.out(self.embed(input_ids)).flatten(0, 1)
+        return {"loss": nn.functional.cross_entropy(scores, labels.flatten())}
+
+
+@pytest.mark.parametrize("kind", [dict, UserDict])
+def test_a_dict_is_passed_as_keywords(kind):
+    ids = torch.arange(20).view(4, 5) % 9
+    batch = kind(input_ids=ids, labels=ids.roll(1, 1))
+    report = check_accumulation(Language(), lambda output, given: output["loss"], batch, 2)
+    assert report.equivalent
+    pair = (batch, None)
+    assert check_accumulation(Language(), lambda output, _: output["loss"], pair, 2).equivalent
+
+
+class TakesADict(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(5, 3).double()
+
+    def forward(self, inputs):
+        return self.layer(inputs["x"])
+
+
+def test_a_model_that_takes_the_dict_itself_gets_it():
+    x, y = data(8)
+    assert check_accumulation(TakesADict(), nn.CrossEntropyLoss(), ({"x": x}, y), 2).equivalent
+
+
+@pytest.mark.parametrize(
+    ("batch", "message"),
+    [
+        (data(8)[0], r"must be a pair \(x, y\), or a dict .* got a Tensor"),
+        ((*data(8), torch.ones(8)), "got a tuple of 3. Put more inputs into x"),
+        ("text", "got a str"),
+        ({"input_ids": data(8)[1]}, "must be arguments .* input_ids: missing .* 'labels'"),
+        ({"input_ids": data(8)[1], "labels": data(8)[1], "mask": data(8)[1]}, "argument 'mask'"),
+    ],
+)
+def test_a_batch_that_the_model_cannot_take_is_refused(batch, message):
+    model = Language()
+    before = digest(model)
+    with pytest.raises(TypeError, match=message):
+        check_accumulation(model, lambda output, _: output["loss"], batch, 2)
+    assert digest(model) == before
 
 
 def test_the_right_weight_cures_a_mean_of_means():

@@ -1,4 +1,4 @@
-"""The walker over nested containers: each kind is opened, mapped and given back as its own type."""
+"""The walker over nested containers: each kind is opened and comes back as its own type."""
 
 import dataclasses
 import types

@@ -25,7 +25,7 @@ from nbkit.batchnorm import (
     reestimate_bn_,
     rescale_bn_momentum_,
 )
-from nbkit.batchnorm.moments import Moments
+from nbkit.batchnorm.moments import Moments, group_singles
 
 NAN = math.nan
 
@@ -173,6 +173,81 @@ def test_batches_of_one_sample_pass(sizes):
     reestimate_bn_(whole, [x])  # the single samples are normalised as this does, more or less
     ratio = model[4].running_var / whole[4].running_var
     assert (ratio.log().abs() < 0.7).all()
+
+
+def deep(layers=3):
+    """Starved layers behind one another: what the first does wrong, the others see."""
+    torch.manual_seed(0)
+    blocks = [[nn.Linear(4, 4), nn.BatchNorm1d(4), nn.ReLU()] for _ in range(layers)]
+    return nn.Sequential(*(module for block in blocks for module in block))
+
+
+def seen_in_eval(model, x, index):
+    """The variance that the layer really gets at prediction."""
+    with torch.no_grad():
+        return model[:index].eval()(x).double().var(0, correction=0)
+
+
+@pytest.mark.parametrize("form", ["tensors", "pairs", "one tensor again and again"])
+@pytest.mark.parametrize("sizes", [[1] * 100, [1] * 17, [1] * 60 + [40], [40] + [1] * 60])
+def test_single_samples_give_the_variance_that_prediction_sees(sizes, form):
+    x = normal(sum(sizes), 4, mean=3.0, std=2.0)
+
+    def loader():
+        buffer = torch.empty(1, 4)
+        for part in x.split(sizes):
+            if form == "one tensor again and again" and len(part) == 1:
+                part = buffer.copy_(part)
+            yield (part, "no rows in a target") if form == "pairs" else part
+
+    model = deep()
+    reestimate_bn_(model, loader())
+    assert model[1].num_batches_tracked == len(sizes)
+    for index in (4, 7):
+        ratio = model[index].running_var / seen_in_eval(model, x, index)
+        assert ratio.max() < 1.5 and ratio.min() > 0.6
+
+
+@pytest.mark.parametrize(
+    ("sizes", "passed"),
+    [
+        ([1] * 5, [5]),
+        ([1] * 40, [16, 24]),
+        ([8, 1, 8], [8, 8, 1]),
+        ([39, 1, 1], [39, 1, 1]),  # after others these are served better than by a group of two
+        ([2, 3], [2, 3]),
+    ],
+)
+def test_single_samples_pass_in_groups_of_16_or_more(sizes, passed):
+    groups = group_singles(normal(sum(sizes), 4).split(sizes), lambda batch: True)
+    assert [len(g[0] if isinstance(g, tuple) else g) for g in groups] == passed
+
+
+def test_single_samples_give_the_same_answer_again():
+    """Nothing of the statistics from before is left in the answer."""
+    model, data = deep(), normal(50, 4, mean=3.0).split(1)
+    reestimate_bn_(model, data)
+    first = copy.deepcopy(model.state_dict())
+    reestimate_bn_(model, data)
+    assert all(torch.equal(value, first[name]) for name, value in model.state_dict().items())
+
+
+def test_single_samples_that_starve_no_layer_pass_alone():
+    """An image has a variance of its own: it is normalised by it, as ever."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Conv2d(2, 2, 3))
+    passed = []
+    model.register_forward_pre_hook(lambda _, args: passed.append(len(args[0])))
+    reestimate_bn_(model, normal(40, 1, 6, 6).split(1))
+    assert set(passed) == {1}
+
+
+def test_single_samples_of_several_sizes_pass_alone():
+    model = nn.Sequential(nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.BatchNorm1d(2))
+    samples = [normal(1, 2, 3 + i % 4, seed=i) for i in range(40)]
+    reestimate_bn_(model, samples)
+    pooled = torch.cat([sample.mean(2) for sample in samples])
+    torch.testing.assert_close(model[2].running_var.double(), population(pooled)[1])
 
 
 def test_one_sample_is_normalised_by_the_statistics_so_far_not_by_stale_ones():

@@ -522,3 +522,23 @@ def test_a_model_on_two_devices(mode, nonfinite):
     assert report.norms == pytest.approx(expected.norms, rel=1e-5)
     spread.cpu()
     torch.testing.assert_close(flat(spread), flat(alone), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("norm_type", [0.5, 1.0, 2.0, math.inf])
+def test_a_gradient_without_elements_has_the_norm_0(mode, norm_type, way):
+    model = network()
+    alone = clip_gradients_(network(), **MODES[mode], norm_type=norm_type)
+    for name, shape in {"no_rows": (0, 4), "no_columns": (3, 0)}.items():
+        model.register_parameter(name, nn.Parameter(torch.ones(shape)))
+        getattr(model, name).grad = torch.ones(shape)
+    report = clip_gradients_(model, **MODES[mode], norm_type=norm_type)
+    assert report.total_norm == pytest.approx(alone.total_norm)
+    assert report.norms["no_rows"] == report.norms["no_columns"] == 0
+
+
+@pytest.mark.parametrize("mode", ["norm", "value"])
+def test_a_sparse_gradient_of_no_token_has_the_norm_0(mode):
+    table = nn.Embedding(5, 3, sparse=True)
+    table(torch.empty(0, dtype=torch.long)).sum().backward()
+    assert clip_gradients_(table, **MODES[mode], norm_type=math.inf).total_norm == 0

@@ -5,6 +5,9 @@ import json
 import math
 import subprocess
 import sys
+from collections import UserDict
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import timedelta
 
 import pytest
@@ -317,6 +320,45 @@ def test_a_window_has_the_loss_and_the_gradient_of_its_batches_joined():
     whole = lr_range_test(model, optimizer, [(x, y)], MSE, **options)
     assert curve.losses == pytest.approx(whole.losses, rel=1e-5)
     assert torch.allclose(torch.stack(grads[:5]), torch.stack(grads[5:]), rtol=1e-4, atol=1e-6)
+
+
+@dataclass
+class Batch:
+    x: torch.Tensor
+    y: torch.Tensor
+
+
+class Items(Mapping):
+    """A mapping that is neither a dict nor a UserDict."""
+
+    def __init__(self, **items):
+        self.items_ = items
+
+    def __getitem__(self, key):
+        return self.items_[key]
+
+    def __iter__(self):
+        return iter(self.items_)
+
+    def __len__(self):
+        return len(self.items_)
+
+
+@pytest.mark.parametrize("kind", [dict, UserDict, Items, Batch])
+def test_a_batch_counts_by_its_rows_and_not_by_its_keys(kind):
+    """Of two and of six rows, with two keys each."""
+    x, y = torch.randn(8, 3), torch.randn(8, 1)
+    model, optimizer = linear()
+
+    def step(batch):
+        x, y = (batch.x, batch.y) if kind is Batch else (batch["x"], batch["y"])
+        return MSE(model(x), y)
+
+    batches = [kind(x=x[:2], y=y[:2]), kind(x=x[2:], y=y[2:])]
+    options = {"max_lr": 0.5, "min_lr": 0.1, "num_steps": 3}
+    curve = lr_range_test(model, optimizer, batches, step=step, accumulation_steps=2, **options)
+    whole = lr_range_test(model, optimizer, [(x, y)], MSE, **options)
+    assert curve.losses == pytest.approx(whole.losses, rel=1e-5)
 
 
 def test_the_last_window_of_a_generator_may_be_short():

@@ -26,7 +26,6 @@ from nbkit.base.equivalence import EquivalenceReport, compare, gradients, taken
 from nbkit.base.pickling import dumps
 from nbkit.base.whole_file import write_whole
 from nbkit.ddp import launch, rank, shard
-from nbkit.ddp.worker import write
 from nbkit.lab.evidence.claims import NEEDS
 
 Seconds = list[float]
@@ -79,7 +78,7 @@ class Ranks:
         self._calls += 1
         folder, name = Path(self._folder.name), getattr(fn, "__name__", str(fn))
         values = [folder / f"value_{self._calls}_{number}" for number in (0, 1)]
-        write(folder / f"call_{self._calls}", dumps((fn, args, kwargs), name))
+        write_whole(folder / f"call_{self._calls}", dumps((fn, args, kwargs), name), durable=False)
         try:
             while not all(value.exists() for value in values):
                 if not self._thread.is_alive():
@@ -144,7 +143,7 @@ def write_diary(folder: str, dies_at: int, losses: Seconds) -> None:
     attempt = os.environ["TORCHELASTIC_RESTART_COUNT"]
     if rank() == 0:
         with Path(folder, f"attempt_{attempt}.txt").open("a") as diary:
-            diary.write(f"{len(losses)} {losses[-1]}\n")
+            diary.write_whole(f"{len(losses)} {losses[-1]}\n", durable=False)
     elif attempt == "0" and len(losses) == dies_at:
         time.sleep(0.2)  # rank 0 has its share of this step by then, and has written it down
         os.kill(os.getpid(), signal.SIGKILL)
