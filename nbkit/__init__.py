@@ -19,6 +19,7 @@ from nbkit.amp import (
 )
 from nbkit.batchnorm import (
     BNReport,
+    BNVerdict,
     bn_gap,
     freeze_bn_,
     guard_bn,
@@ -41,12 +42,15 @@ from nbkit.equivalence import EquivalenceReport
 from nbkit.initialization import (
     Initialized,
     InitReport,
+    InitVerdict,
+    LossVerdict,
     LSUVReport,
+    LSUVVerdict,
     init_report,
     initialize_,
     lsuv_,
 )
-from nbkit.lr_finder import LRCurve, lr_range_test
+from nbkit.lr_finder import LRCurve, StopReason, lr_range_test
 from nbkit.state import digest, preserve_state
 
 __version__ = "0.1.0"
@@ -54,21 +58,26 @@ __version__ = "0.1.0"
 __all__ = [
     "Amp",
     "BNReport",
+    "BNVerdict",
     "ClipHistory",
     "ClipReport",
     "EquivalenceReport",
     "Float64Use",
     "Float64Uses",
     "InitReport",
+    "InitVerdict",
     "Initialized",
     "LRCurve",
     "LSUVReport",
+    "LSUVVerdict",
     "LaunchError",
+    "LossVerdict",
     "MicroBatch",
     "NonfiniteReport",
     "RankFailure",
     "Skipped",
     "StepReport",
+    "StopReason",
     "UnderflowReport",
     "Window",
     "accumulate",

@@ -14,7 +14,8 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.utils import parametrize
 
 from nbkit._init_report import InitLayer, InitReport, init_report
-from nbkit._lsuv import LSUVLayer, LSUVReport, lsuv_
+from nbkit._init_verdict import InitVerdict, LossVerdict
+from nbkit._lsuv import LSUVLayer, LSUVReport, LSUVVerdict, lsuv_
 from nbkit._weights import assign, behind
 from nbkit.report import Report
 
@@ -22,9 +23,12 @@ __all__ = [
     "SCHEMES",
     "InitLayer",
     "InitReport",
+    "InitVerdict",
     "Initialized",
     "LSUVLayer",
     "LSUVReport",
+    "LSUVVerdict",
+    "LossVerdict",
     "init_report",
     "initialize_",
     "lsuv_",
@@ -98,8 +102,10 @@ def initialize_(
         ValueError: for an unknown scheme or nonlinearity, a gain that is no use, weights that have
             no memory yet, or complex ones to be orthogonal. Nothing has been touched.
 
-    As `torch.nn.init`, but a fan counts what a unit really sums: grouped and transposed
-    convolutions get their own (torch takes the first for one group and turns the second round).
+    As `torch.nn.init`, but a fan counts what a unit really sums, and how many units an input
+    really goes to: with a stride s a convolution uses each input kernel / s times, and a unit of a
+    transposed one sums as many, on average over positions, whatever the dilation. Groups count
+    too. (torch ignores stride and groups, and turns the fans of a transposed convolution round.)
 
     Source: Glorot & Bengio 2010, equation 16; He, Zhang, Ren & Sun 2015; Saxe, McClelland &
     Ganguli 2014 (orthogonal).
@@ -291,6 +297,9 @@ def _fans(module: Any, weight: Tensor) -> tuple[float, float]:
     size = weight[0, 0].numel()
     fan_in = module.in_channels // module.groups * size
     fan_out = module.out_channels // module.groups * size
+    # A stride skips positions on the side that has more of them: the output of a transposed
+    # convolution, and the input of any other.
+    skipped = math.prod(module.stride)
     if isinstance(module, _ConvTransposeNd):
-        return fan_in / math.prod(module.stride), fan_out
-    return fan_in, fan_out
+        return fan_in / skipped, fan_out
+    return fan_in, fan_out / skipped

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from nbkit._batches import rows
 from nbkit._loaders import again, fresh_workers, generators
-from nbkit._lr_curve import LRCurve
+from nbkit._lr_curve import LRCurve, StopReason
 from nbkit.state import preserve_state
 
 # A skipped fp16 step halves the scale. From 2**16, where a GradScaler begins, so many in a row lead
@@ -118,8 +118,8 @@ def _climb(
     optimizer: torch.optim.Optimizer,
     train: Callable[[list[Any]], tuple[float, bool]],
     stop_factor: float,
-) -> str:
-    """One optimizer step a rung, recorded in the curve; returns why it ended."""
+) -> StopReason:
+    """Take one optimizer step a rung, recorded in the curve; return why it ended."""
     skips = 0  # in a row
     for window in windows:
         lrs = [ladder[len(curve.lrs)] * ratio for ratio in ratios]
@@ -128,15 +128,15 @@ def _climb(
         skips = 0 if updated else skips + 1
         curve.skipped += not updated
         if not math.isfinite(loss) or skips == MOST_SKIPS:
-            return "nonfinite"
+            return StopReason.NONFINITE
         if not updated:
             continue
         curve.record(lrs, loss)
         if curve.has_diverged(stop_factor):
-            return "diverged"
+            return StopReason.DIVERGED
         if len(curve.lrs) == len(ladder):
-            return "finished"
-    return "exhausted"
+            return StopReason.FINISHED
+    return StopReason.EXHAUSTED
 
 
 def _train(
