@@ -68,12 +68,12 @@ class Call:
 
 
 @dataclass
-class Sum:
-    """A residual sum: of two activations of the same shape.
+class Merge:
+    """Where a residual branch may end: a sum of two activations, or the output of a container.
 
     Attributes:
         order: of the call that came last before it.
-        past_input: one of the two needs no gradient, as the model's input does not.
+        past_input: one of two terms needs no gradient, as the model's input does not.
     """
 
     order: int
@@ -105,7 +105,7 @@ class Probe(TorchFunctionMode):
         self.model = model
         self.calls: list[Call] = []
         self.gates: list[Gate] = []
-        self.sums: list[Sum] = []
+        self.merges: list[Merge] = []
         self.totals: dict[str, Any] = {}
         self.samples = 0
         self._stretch = 0
@@ -148,10 +148,12 @@ class Probe(TorchFunctionMode):
 
     def _look_at_sum(self, output: Any, terms: list[tuple[Any, bool]]) -> None:
         needs = [need for shape, need in terms if shape == output.shape]
-        if len(needs) < 2 or not output.requires_grad:
-            return
-        found = Sum(self._clock, output.numel(), past_input=not all(needs))
-        self.sums.append(found)
+        if len(needs) > 1 and output.requires_grad:
+            self._look_at_merge(output, past_input=not all(needs))
+
+    def _look_at_merge(self, output: Tensor, past_input: bool = False) -> None:
+        found = Merge(self._clock, output.numel(), past_input)
+        self.merges.append(found)
         output.register_hook(lambda gradient: found.values.update(backward=rms(gradient)))
 
     def _look_at_relu(self, x: Tensor) -> None:
@@ -167,7 +169,11 @@ class Probe(TorchFunctionMode):
         self._clock += 1
         self._order[module] = self._clock
         x = next(tensors(output), None)
-        if not has_weights(module) or x is None or not x.numel():
+        if x is None or not x.numel():
+            return
+        if not has_weights(module):
+            if x.requires_grad and any(map(has_weights, module.modules())):
+                self._look_at_merge(x)
             return
         again = sum(seen.module is module for seen in self.calls)
         label = (name or type(module).__name__) + (f" #{again + 1}" if again else "")
@@ -196,7 +202,7 @@ class Probe(TorchFunctionMode):
         loss = (loss_fn(output) if target is None else loss_fn(output, own(target))).mean()
         self.totals["loss"] = loss.detach()
         uniform = equal_probabilities(output, target)
-        if uniform is not None:
+        if uniform is not None and isinstance(target, Tensor):
             self.totals["expected"] = loss_fn(uniform, own(target)).detach().mean()
             frequent = class_frequencies(uniform, target)
             self.totals["frequent"] = loss_fn(frequent, own(target)).detach().mean()
@@ -238,7 +244,7 @@ class Probe(TorchFunctionMode):
 
     def _read(self) -> None:
         """All numbers in one transfer."""
-        parts = [*self.calls, *self.sums, *self.gates]
+        parts: list[Call | Merge | Gate] = [*self.calls, *self.merges, *self.gates]
         places = [self.totals, *(part.values for part in parts)]
         found = [tensor for values in places for tensor in values.values()]
         if not found:

@@ -50,9 +50,7 @@ class LossVerdict(Word):
 
 Found = tuple[InitVerdict, str]
 
-RESIDUAL = (
-    "Add residual connections: a normalisation alone does not keep the size of the gradient."
-)
+RESIDUAL = "Add residual connections: a normalisation alone does not keep the size of the gradient."
 _WEIGHTS = "weights (kaiming_normal for ReLU, xavier_uniform for tanh) or a normalisation."
 SMALLER, LARGER = f"Use smaller {_WEIGHTS}", f"Use larger {_WEIGHTS}"
 
@@ -62,9 +60,10 @@ class Judge:
 
     def __init__(self, probe: Probe) -> None:
         self.calls, self.gates, self.samples = probe.calls, probe.gates, probe.samples
-        self.sums = probe.sums
+        self.merges = probe.merges
         self.input_rms = probe.totals.get("input")
         self.mixing = [i for i, seen in enumerate(self.calls) if not _is_embedding(seen)]
+        self.last = self.mixing[-1] if self.mixing else -1
 
     def verdict(self, i: int) -> Found:
         """Return the gravest thing there is to say, and the advice."""
@@ -102,9 +101,13 @@ class Judge:
         )
 
     def copies(self, i: int) -> Found | None:
-        """Are there units that can never differ?"""
+        """Are there units that can never differ?
+
+        A target drives those of a last layer apart, once it holds the classes of both.
+        """
         copies = self.calls[i].get("duplicates")
-        if not copies:
+        starts_at_zero = any(g.name == f"{self.calls[i].path}.weight" for g in self.gates)
+        if not copies or starts_at_zero or i == self.last:
             return None
         return InitVerdict.SYMMETRIC, (
             f"{copies:.0f} units are copies of others and stay so, with the same weights and "
@@ -128,7 +131,7 @@ class Judge:
         """
         share = self.calls[i].get("saturated") or 0.0
         varying = self.calls[i].get("varying")
-        by_bias = varying is not None and varying < _MOSTLY and i == self.mixing[-1]
+        by_bias = varying is not None and varying < _MOSTLY and i == self.last
         if share < _SATURATED or by_bias:
             return None
         return InitVerdict.SATURATED, (
@@ -141,8 +144,7 @@ class Judge:
         Only if what arrives at the layers after it shows the same: the end of a residual branch
         may be small. The last layer is the loss's to judge.
         """
-        last = self.mixing[-1]
-        if i == last or self.calls[i].stretch != self.calls[last].stretch:
+        if i == self.last or self.calls[i].stretch != self.calls[self.last].stretch:
             return None
         stretch = [j for j in self.mixing[:-1] if self.calls[j].stretch == self.calls[i].stretch]
         stretch = [j for j in stretch if self._size(j)]
@@ -196,7 +198,7 @@ class Judge:
             return None
         last = hidden[-1]
         earlier = [pulls[j] for j in sorted(pulls, reverse=True) if j <= i and pulls[j]]
-        earlier += [s.pull for s in self.sums if s.order < seen.order and s.pull]
+        earlier += [m.pull for m in self.merges if m.order < seen.order and m.pull]
         ends = [pulls[last], *self._pulls_at_the_end(last)]
         steps = len(hidden) - 1 - hidden.index(i)
         rate = _rate(earlier[0] / pulls[last], f"from {self.calls[last].name} to here", steps)
@@ -208,18 +210,18 @@ class Judge:
         return None
 
     def _pulls_at_the_end(self, last: int) -> list[float]:
-        """Return the gradient at the last residual sum, if it comes after the last hidden layer.
+        """Return the gradient where the last branch ends, if the last hidden layer is in it.
 
         That layer then ends a branch, and a small factor behind it (LayerScale, ReZero, the weight
         of a BatchNorm) makes its gradient small, while all of it reaches the layers before.
         """
-        head = self.calls[self.mixing[-1]].order
-        ends = [s for s in self.sums if self.calls[last].order <= s.order < head and s.pull]
+        head = self.calls[self.last].order
+        ends = [m for m in self.merges if self.calls[last].order <= m.order < head and m.pull]
         return [ends[-1].pull] if ends else []
 
     def _in_first_branch(self, seen: Call) -> bool:
         """Whether the model's own input goes past this layer, and needs no gradient for it."""
-        return any(s.past_input and s.order >= seen.order for s in self.sums)
+        return any(m.past_input and m.order >= seen.order for m in self.merges)
 
     def _unreached(self, seen: Call) -> Found | None:
         if not seen.expects_gradient:

@@ -155,7 +155,9 @@ class LRCurve(Report):
     def _problem(self) -> str:
         """Why no method can suggest anything from this curve, or nothing."""
         if len(self.losses) < FEWEST:
-            return f"{len(self.losses)} rungs are too few, it takes {FEWEST}. {self._more()}".strip()
+            return (
+                f"{len(self.losses)} rungs are too few, it takes {FEWEST}. {self._more()}".strip()
+            )
         low = self._bottom()
         seen = self.losses[: max(low + 1, FEWEST)]
         # How far a loss lies from its neighbours' mean: a steady fall is no noise.

@@ -102,10 +102,9 @@ def initialize_(
         ValueError: for an unknown scheme or nonlinearity, a gain that is no use, weights that have
             no memory yet, or complex ones to be orthogonal. Nothing has been touched.
 
-    As `torch.nn.init`, but a fan counts what a unit really sums, and how many units an input
-    really goes to: with a stride s a convolution uses each input kernel / s times, and a unit of a
-    transposed one sums as many, on average over positions, whatever the dilation. Groups count
-    too. (torch ignores stride and groups, and turns the fans of a transposed convolution round.)
+    As `torch.nn.init`, but a fan counts what a unit really sums and what an input really goes to,
+    with groups, stride and transposition: on average a strided convolution uses each input
+    kernel / stride times, and a unit of a transposed one sums as many.
 
     Source: Glorot & Bengio 2010, equation 16; He, Zhang, Ren & Sun 2015; Saxe, McClelland &
     Ganguli 2014 (orthogonal).
@@ -297,8 +296,7 @@ def _fans(module: Any, weight: Tensor) -> tuple[float, float]:
     size = weight[0, 0].numel()
     fan_in = module.in_channels // module.groups * size
     fan_out = module.out_channels // module.groups * size
-    # A stride skips positions on the side that has more of them: the output of a transposed
-    # convolution, and the input of any other.
+    # A stride thins out the inputs of a convolution, and the outputs of a transposed one.
     skipped = math.prod(module.stride)
     if isinstance(module, _ConvTransposeNd):
         return fan_in / skipped, fan_out

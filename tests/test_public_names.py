@@ -7,7 +7,8 @@ TECHNIQUES = {
     "lr_finder": "LRCurve StopReason lr_range_test",
     "initialization": "InitReport InitVerdict Initialized LSUVReport LSUVVerdict LossVerdict "
     "init_report initialize_ lsuv_",
-    "batchnorm": "BNReport BNVerdict bn_gap freeze_bn_ guard_bn reestimate_bn_ rescale_bn_momentum_",
+    "batchnorm": "BNReport BNVerdict bn_gap freeze_bn_ guard_bn reestimate_bn_ "
+    "rescale_bn_momentum_",
     "clipping": "ClipHistory ClipReport clip_gradients_",
     "amp": "Amp Float64Use Float64Uses NonfiniteReport Skipped StepReport UnderflowReport "
     "find_float64 find_nonfinite underflow_report",
