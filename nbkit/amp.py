@@ -31,6 +31,7 @@ from nbkit._gradients import ClipReport, Parameters, gradients_of, listed, named
 from nbkit._nonfinite import NonfiniteReport, find_nonfinite
 from nbkit._precision import backward_context, check_supported, forward_context
 from nbkit._skips import Account, Accounts, Skipped, StepReport
+from nbkit._trial import PassPhase
 from nbkit._underflow import LayerUnderflow, UnderflowReport, underflow_report
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "Float64Uses",
     "LayerUnderflow",
     "NonfiniteReport",
+    "PassPhase",
     "Skipped",
     "StepReport",
     "UnderflowReport",

@@ -1,4 +1,4 @@
-"""Initial weights: set by a named scheme, scaled to the data, and judged on one batch."""
+"""Set initial weights by a named scheme, scale them to the data, judge them on one batch."""
 
 from __future__ import annotations
 
@@ -102,9 +102,8 @@ def initialize_(
         ValueError: for an unknown scheme or nonlinearity, a gain that is no use, weights that have
             no memory yet, or complex ones to be orthogonal. Nothing has been touched.
 
-    As `torch.nn.init`, but a fan counts what a unit really sums and what an input really goes to,
-    with groups, stride and transposition: on average a strided convolution uses each input
-    kernel / stride times, and a unit of a transposed one sums as many.
+    As `torch.nn.init`, but a fan counts what a unit really sums and where an input really goes, with
+    groups, stride (on average over the positions) and transposition.
 
     Source: Glorot & Bengio 2010, equation 16; He, Zhang, Ren & Sun 2015; Saxe, McClelland &
     Ganguli 2014 (orthogonal).
@@ -296,8 +295,7 @@ def _fans(module: Any, weight: Tensor) -> tuple[float, float]:
     size = weight[0, 0].numel()
     fan_in = module.in_channels // module.groups * size
     fan_out = module.out_channels // module.groups * size
-    # A stride thins out the inputs of a convolution, and the outputs of a transposed one.
-    skipped = math.prod(module.stride)
+    stride = math.prod(module.stride)  # an input is used kernel / stride times, on average
     if isinstance(module, _ConvTransposeNd):
-        return fan_in / skipped, fan_out
-    return fan_in, fan_out / skipped
+        return fan_in / stride, fan_out
+    return fan_in, fan_out / stride

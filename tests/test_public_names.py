@@ -10,8 +10,8 @@ TECHNIQUES = {
     "batchnorm": "BNReport BNVerdict bn_gap freeze_bn_ guard_bn reestimate_bn_ "
     "rescale_bn_momentum_",
     "clipping": "ClipHistory ClipReport clip_gradients_",
-    "amp": "Amp Float64Use Float64Uses NonfiniteReport Skipped StepReport UnderflowReport "
-    "find_float64 find_nonfinite underflow_report",
+    "amp": "Amp Float64Use Float64Uses NonfiniteReport PassPhase Skipped StepReport "
+    "UnderflowReport find_float64 find_nonfinite underflow_report",
     "accumulation": "MicroBatch Window accumulate check_accumulation",
     "ddp": "LaunchError RankFailure all_mean check_ddp_equivalence is_main launch rank shard "
     "world_size",
