@@ -102,11 +102,10 @@ def initialize_(
         ValueError: for an unknown scheme or nonlinearity, a gain that is no use, weights that have
             no memory yet, or complex ones to be orthogonal. Nothing has been touched.
 
-    As `torch.nn.init`, but a fan counts what a unit really sums and where an input really goes, with
+    As `torch.nn.init`, but a fan counts what a unit really sums and where an input really goes, by
     groups, stride (on average over the positions) and transposition.
 
-    Source: Glorot & Bengio 2010, equation 16; He, Zhang, Ren & Sun 2015; Saxe, McClelland &
-    Ganguli 2014 (orthogonal).
+    Source: Glorot & Bengio 2010, eq. 16; He et al. 2015; Saxe et al. 2014 (orthogonal).
 
     >>> model = nn.Sequential(nn.Linear(8, 4), nn.ReLU(), nn.LayerNorm(4))
     >>> print(initialize_(model, "kaiming_normal"))
