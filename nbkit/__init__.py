@@ -5,11 +5,22 @@ standard library, restores what it touched, and says what it did.
 """
 
 from nbkit.accumulation import MicroBatch, Window, accumulate, check_accumulation
-from nbkit.amp import Amp, Skipped, StepReport
-from nbkit.base.equivalence import EquivalenceReport
-from nbkit.base.state import digest, preserve_state
+from nbkit.amp import (
+    Amp,
+    Float64Use,
+    Float64Uses,
+    NonfiniteReport,
+    PassPhase,
+    Skipped,
+    StepReport,
+    UnderflowReport,
+    find_float64,
+    find_nonfinite,
+    underflow_report,
+)
 from nbkit.batchnorm import (
     BNReport,
+    BNVerdict,
     bn_gap,
     freeze_bn_,
     guard_bn,
@@ -40,33 +51,43 @@ from nbkit.diagnosis import (
 from nbkit.initialization import (
     Initialized,
     InitReport,
+    InitVerdict,
+    LossVerdict,
     LSUVReport,
+    LSUVVerdict,
     init_report,
     initialize_,
     lsuv_,
 )
-from nbkit.lr_finder import LRCurve, lr_range_test
+from nbkit.lr_finder import LRCurve, StopReason, lr_range_test
+from nbkit.state import digest, preserve_state
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Amp",
     "BNReport",
+    "BNVerdict",
     "ClipHistory",
     "ClipReport",
     "EquivalenceReport",
     "Float64Use",
     "Float64Uses",
     "InitReport",
+    "InitVerdict",
     "Initialized",
     "LRCurve",
     "LSUVReport",
+    "LSUVVerdict",
     "LaunchError",
+    "LossVerdict",
     "MicroBatch",
     "NonfiniteReport",
+    "PassPhase",
     "RankFailure",
     "Skipped",
     "StepReport",
+    "StopReason",
     "UnderflowReport",
     "Window",
     "accumulate",

@@ -8,13 +8,26 @@ from __future__ import annotations
 import dataclasses
 import html
 import math
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from enum import Enum, StrEnum
 
 import torch
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+
+class Word(StrEnum):
+    """The base of codes, such as verdicts: each one is a plain word, and shows itself as one.
+
+    >>> class Light(Word):
+    ...     RED = "red"
+    >>> Light.RED, Light.RED == "red", str(Light.RED)
+    ('red', True, 'red')
+    """
+
+    def __repr__(self) -> str:
+        return repr(self.value)
 
 
 class Report:
@@ -71,10 +84,12 @@ def jsonable(value: object) -> object:
         return jsonable(value.tolist())
     if isinstance(value, Report):
         return value.to_dict()
+    if isinstance(value, Enum):
+        return jsonable(value.value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: jsonable(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return {str(key): jsonable(item) for key, item in value.items()}
+    if isinstance(value, dict):
+        return {str(jsonable(key)): jsonable(item) for key, item in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
         return [jsonable(item) for item in value]
     if hasattr(value, "dtype") and hasattr(value, "tolist"):  # numpy's numbers and arrays

@@ -11,11 +11,20 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import _get_sequence_nr
 
-from nbkit.base.model_call import bare, call, eagerly, own
-from nbkit.base.nested import move_tensors, walk_tensors
-from nbkit.base.state import preserve_state
+from nbkit._forward import bare, call, eagerly, own
+from nbkit.report import Word
+from nbkit.state import preserve_state
 
 LOSS = "the loss function"
+
+
+class PassPhase(Word):
+    """Where in one forward and backward pass something happens."""
+
+    GIVEN = "given"
+    FORWARD = "forward"
+    LOSS = "loss"
+    BACKWARD = "backward"
 
 
 class Trial:
@@ -28,15 +37,17 @@ class Trial:
         loss_fn: called with the output and the targets; None: backward starts at the output.
 
     Attributes:
-        phase: "forward", "loss" or "backward".
+        phase: FORWARD, LOSS or BACKWARD.
         running: the modules at work, the innermost last.
+        paths: of a module as it is shown there, its name for `get_submodule`.
     """
 
     def __init__(self, model: nn.Module, batch: Any, loss_fn: Callable | None) -> None:
         self.model, self.loss_fn = bare(model), loss_fn
         self.batch = own(batch)
-        self.phase = "forward"
+        self.phase = PassPhase.FORWARD
         self.running: list[str] = []
+        self.paths: dict[str, str] = {}
         self._made: list[tuple[int, int, str]] = []
 
     def entered(self, module: nn.Module, inputs: Any) -> None:
@@ -67,11 +78,11 @@ class Trial:
         with kept, self._hooks(), torch.enable_grad(), eagerly(), within or nullcontext():
             result = call(self.model, self.batch)
             if self.loss_fn is not None:
-                self.phase = "loss"
+                self.phase = PassPhase.LOSS
                 result = self.loss_fn(result, *_beside(result, self._split()[1]))
             self.reached(result)
-            self.phase = "backward"
-            roots = [tensor for _, tensor in walk_tensors(result) if tensor.requires_grad]
+            self.phase = PassPhase.BACKWARD
+            roots = [tensor for _, tensor in tensors_in(result) if tensor.requires_grad]
             if loss_scale != 1:  # as GradScaler does it: a loss in fp16 becomes float32
                 roots = [root * torch.tensor(loss_scale, device=root.device) for root in roots]
             if roots:
@@ -105,6 +116,7 @@ class Trial:
         with ExitStack() as hooks:
             for path, module in self.model.named_modules():
                 name = f"{path or 'the model'} ({type(module).__name__})"
+                self.paths[name] = path
                 before = module.register_forward_pre_hook(partial(enter, name), with_kwargs=True)
                 hooks.callback(before.remove)
                 hooks.callback(module.register_forward_hook(partial(leave, name)).remove)

@@ -12,11 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from nbkit.base.model_call import bare, call, eagerly, own, written
-from nbkit.base.report import Report
-from nbkit.base.state import preserve_state
-from nbkit.batchnorm.gap import NO_STATISTICS, difference, gaps, judge, noise
-from nbkit.batchnorm.moments import (
+from nbkit._bn_control import BNGuard, Undo, freeze_bn_, guard_bn, rescale_bn_momentum_
+from nbkit._bn_gap import NO_STATISTICS, BNVerdict, difference, gaps, judge, noise
+from nbkit._bn_moments import (
     Moments,
     batch_norms,
     group_singles,
@@ -26,6 +24,22 @@ from nbkit.batchnorm.moments import (
     running,
     watching,
 )
+from nbkit._forward import bare, call, eagerly, own, written
+from nbkit.report import Report
+from nbkit.state import preserve_state
+
+__all__ = [
+    "BNGuard",
+    "BNLayer",
+    "BNReport",
+    "BNVerdict",
+    "Undo",
+    "bn_gap",
+    "freeze_bn_",
+    "guard_bn",
+    "reestimate_bn_",
+    "rescale_bn_momentum_",
+]
 
 
 @dataclass
@@ -35,12 +49,15 @@ class BNLayer:
     Attributes:
         mean_gap: between two means, in standard deviations.
         var_gap: between two variances, as |log(ratio)|: 0.69 is a factor of two.
+        verdict: a code, such as BNVerdict.STALE.
+        advice: a sentence on what is behind it and what to do; empty if there is nothing to do.
     """
 
     name: str
     mean_gap: float | None
     var_gap: float | None
-    verdict: str
+    verdict: BNVerdict
+    advice: str = ""
 
 
 @dataclass
@@ -57,11 +74,11 @@ class BNReport(Report):
 
     def table(self):
         """One row a layer."""
-        rows = [(x.name, x.mean_gap, x.var_gap, x.verdict) for x in self.layers]
+        rows = [(x.name, x.mean_gap, x.var_gap, x.verdict, x.advice) for x in self.layers]
         summary = f"{len(rows)} BatchNorm layers" if rows else "no BatchNorm layer in this model"
         if self.output_gap is not None:
             summary += f"; outputs in train and eval mode differ by {self.output_gap:.1%}"
-        return summary, ("layer", "mean_gap", "var_gap", "verdict"), rows
+        return summary, ("layer", "mean_gap", "var_gap", "verdict", "advice"), rows
 
 
 @torch.no_grad()
@@ -188,12 +205,14 @@ def _refuse_unusable(seen: dict[str, Moments], count: int, reset: bool) -> None:
 
 def _old_to_new(name: str, layer: _BatchNorm, moments: Moments | None) -> BNLayer:
     if layer.running_mean is None:
-        return BNLayer(name, None, None, NO_STATISTICS)
+        return BNLayer(name, None, None, *NO_STATISTICS)
     if moments is None:
-        return BNLayer(name, None, None, "frozen: left as it was")
+        return BNLayer(name, None, None, BNVerdict.FROZEN, "Left as it was.")
     if not moments.count:
-        return BNLayer(name, None, None, "not called with this data: left as it was")
-    return BNLayer(name, *gaps(moments), f"estimated from {moments.count:.0f} values a channel")
+        advice = "The model did not call it with this data: left as it was."
+        return BNLayer(name, None, None, BNVerdict.NOT_CALLED, advice)
+    advice = f"From {moments.count:.0f} values a channel."
+    return BNLayer(name, *gaps(moments, *running(layer)), BNVerdict.ESTIMATED, advice)
 
 
 def _write(moments: Moments, count: int, reset: bool) -> None:
@@ -221,12 +240,14 @@ def bn_gap(model: nn.Module, batch: object) -> BNReport:
         batch: inputs of the model, as for `reestimate_bn_`.
     Returns:
         BNReport: per layer the gap between running and batch statistics with a verdict (fresh,
-            stale, too few steps for this momentum, batch too small to tell, poisoned by values
-            that are not finite), and the gap between the outputs of the two modes.
+            stale, too few steps for its momentum, batch too small to tell, frozen at other
+            statistics, poisoned by values that are not finite) and advice; and the gap between
+            the outputs of the two modes.
 
     Nothing is changed. Dropout is off in both modes, so that BatchNorm alone makes the
     difference. A gap counts beyond 0.15 and beyond what the batch's own noise explains, with
-    samples taken as independent, the positions inside one sample not.
+    samples taken as independent, the positions inside one sample not. "Too few steps" takes a
+    gap that the initial 0 and 1 explain; a low `num_batches_tracked` alone proves nothing.
 
     >>> batch = torch.randn(256, 4, generator=torch.Generator().manual_seed(0))
     >>> bn_gap(nn.BatchNorm1d(4), batch).layers[0].verdict

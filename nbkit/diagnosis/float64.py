@@ -6,7 +6,7 @@ import linecache
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
@@ -16,11 +16,10 @@ from torch.autograd import _get_sequence_nr
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from nbkit.base import model_call, watched_pass
-from nbkit.base.dtypes import WIDE
-from nbkit.base.nested import list_tensors, walk_tensors
-from nbkit.base.report import Report
-from nbkit.base.watched_pass import LOSS, Trial
+from nbkit import _forward, _trial
+from nbkit._precision import WIDE
+from nbkit._trial import LOSS, PassPhase, Trial, tensors_in
+from nbkit.report import Report, jsonable
 
 TORCH = os.path.dirname(torch.__file__) + os.sep
 OURS = (__file__, watched_pass.__file__, model_call.__file__)
@@ -32,7 +31,7 @@ class Float64Use:
     """One place where float64 or complex128 comes in.
 
     Attributes:
-        phase: "given" for parameters, buffers, inputs; or "forward", "loss", "backward".
+        phase: GIVEN for parameters, buffers, inputs; or FORWARD, LOSS, BACKWARD.
         op: what brings it: "parameter", "buffer", "input", "target", or torch's operation; or
             "result" if the loss, or the output without one, is an array that nothing computed.
         where: a name; or the line of code, for backward the one whose gradient is computed.
@@ -40,7 +39,7 @@ class Float64Use:
         count: how often.
     """
 
-    phase: str
+    phase: PassPhase
     op: str
     where: str
     shape: tuple[int, ...]
@@ -60,7 +59,7 @@ class Float64Uses(Report, list[Float64Use]):
 
     def to_dict(self) -> dict[str, object]:
         """The places as plain JSON."""
-        return {"uses": [asdict(use) | {"shape": list(use.shape)} for use in self]}
+        return {"uses": jsonable(list(self))}
 
 
 def find_float64(model: nn.Module, batch: Any, loss_fn: Callable | None = None) -> Float64Uses:
@@ -93,7 +92,7 @@ def find_float64(model: nn.Module, batch: Any, loss_fn: Callable | None = None) 
     watch = trial.watch
     for kind, name, tensor in trial.given():
         if tensor.dtype in WIDE:
-            watch.note("given", kind, name, tuple(tensor.shape))
+            watch.note(PassPhase.GIVEN, kind, name, tuple(tensor.shape))
             watch.remember(tensor)
     try:
         trial.run(watch)
@@ -155,7 +154,7 @@ class _Watch(TorchDispatchMode):
     def remember(self, *tensors: Tensor) -> None:
         self.known.update(map(_memory, tensors))
 
-    def note(self, phase: str, op: str, where: str, shape: tuple[int, ...]) -> None:
+    def note(self, phase: PassPhase, op: str, where: str, shape: tuple[int, ...]) -> None:
         use = self.uses.setdefault(
             (phase, op, where, shape), Float64Use(phase, op, where, shape, 0)
         )
@@ -163,7 +162,7 @@ class _Watch(TorchDispatchMode):
 
     def _where(self) -> str:
         line = _user_line()
-        if self.trial.phase != "backward":
+        if self.trial.phase is not PassPhase.BACKWARD:
             line = line or (self.trial.running[-1] if self.trial.running else LOSS)
             # autograd has numbered its node when the operation comes here
             self.lines.setdefault(_get_sequence_nr() - 1, line)

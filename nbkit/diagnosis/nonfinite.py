@@ -10,9 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nbkit.base.nested import list_tensors, walk_tensors
-from nbkit.base.report import Report
-from nbkit.base.watched_pass import LOSS, Trial
+from nbkit._trial import LOSS, PassPhase, Trial, tensors_in
+from nbkit.report import Report
 
 
 @dataclass
@@ -47,23 +46,26 @@ class NonfiniteReport(Report):
     """The first module whose output is not finite, and what went in.
 
     Attributes:
-        phase: "given" if it was there before the model ran; or "forward", "loss", "backward".
-        module: its name and type; in "given", the name of the parameter, buffer, input or target.
-        op: in backward, the operation whose gradient it is.
+        phase: GIVEN if it was there before the model ran; or FORWARD, LOSS, BACKWARD.
+        module: its name and type, to be shown; when given, the parameter, buffer, input or target.
+        op: in backward, the operation whose gradient it is; when given, "parameter", "buffer",
+            "input" or "target".
         inputs: in forward the inputs, parameters and buffers of the module; in backward the
             gradients that came to the operation.
         outputs: what came out; in backward the gradients that it passes on.
+        path: of the module, for `get_submodule`; when given, the tensor's name; None for the loss.
     """
 
-    phase: str
+    phase: PassPhase
     module: str
     op: str = ""
     inputs: list[Values] = field(default_factory=list)
     outputs: list[Values] = field(default_factory=list)
+    path: str | None = None
 
     def table(self):
         """A row for each tensor that went in or came out."""
-        op = f", gradient of {self.op}" if self.op else ""
+        op = f", gradient of {self.op}" if self.phase is PassPhase.BACKWARD else ""
         columns = ("", "tensor", "shape", "dtype", "largest finite", "not finite")
         rows = [
             [side, each.name, each.shape, each.dtype, each.largest, each.nonfinite]
@@ -103,7 +105,8 @@ def find_nonfinite(
     trial = _Finder(model, batch, loss_fn)
     for kind, name, tensor in trial.given():
         if not _finite(tensor):
-            return NonfiniteReport("given", f"{kind} {name}", outputs=[Values.of(name, tensor)])
+            shown, values = f"{kind} {name}", [Values.of(name, tensor)]
+            return NonfiniteReport(PassPhase.GIVEN, shown, kind, outputs=values, path=name)
     try:
         trial.run(loss_scale=loss_scale)
     except _Found as found:
@@ -134,25 +137,30 @@ class _Finder(Trial):
             return
         own = (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))
         inputs += [Values.of(name, tensor) for name, tensor in own]
-        outputs = [Values.of(name, tensor) for name, tensor in walk_tensors(output, "output")]
-        raise _Found(NonfiniteReport("forward", self.running[-1], "", inputs, outputs))
+        outputs = [Values.of(name, tensor) for name, tensor in tensors_in(output, "output")]
+        raise self._found(PassPhase.FORWARD, self.running[-1], "", inputs, outputs)
 
     def reached(self, result: Any) -> None:
-        if not all(map(_finite, list_tensors(result))):
-            inputs = [Values.of(name, each) for name, each in walk_tensors(self.output, "output")]
-            outputs = [Values.of(name, each) for name, each in walk_tensors(result, "loss")]
-            raise _Found(NonfiniteReport("loss", LOSS, "", inputs, outputs))
-        roots = [each.grad_fn for each in list_tensors(result) if each.grad_fn is not None]
+        if not all(_finite(tensor) for _, tensor in tensors_in(result)):
+            inputs = [Values.of(name, each) for name, each in tensors_in(self.output, "output")]
+            outputs = [Values.of(name, each) for name, each in tensors_in(result, "loss")]
+            raise self._found(PassPhase.LOSS, LOSS, "", inputs, outputs)
+        roots = [tensor.grad_fn for _, tensor in tensors_in(result) if tensor.grad_fn is not None]
         for node in _nodes(roots):
             node.register_hook(partial(self.passed_back, node))
 
     def passed_back(self, node: Any, passed: tuple, came: tuple) -> None:
         if all(map(_finite, list_tensors(passed))):
             return
-        inputs = [Values.of(name, each) for name, each in walk_tensors(came, "gradient")]
-        outputs = [Values.of(name, each) for name, each in walk_tensors(passed, "gradient")]
-        op = node.name()
-        raise _Found(NonfiniteReport("backward", self.maker(node), op, inputs, outputs))
+        inputs = [Values.of(name, each) for name, each in tensors_in(came, "gradient")]
+        outputs = [Values.of(name, each) for name, each in tensors_in(passed, "gradient")]
+        raise self._found(PassPhase.BACKWARD, self.maker(node), node.name(), inputs, outputs)
+
+    def _found(
+        self, phase: PassPhase, module: str, op: str, inputs: list[Values], outputs: list[Values]
+    ) -> _Found:
+        path = self.paths.get(module)  # the loss function has none
+        return _Found(NonfiniteReport(phase, module, op, inputs, outputs, path))
 
 
 def _nodes(roots: list) -> list:

@@ -13,21 +13,38 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from nbkit.base.model_call import bare, call, eagerly, own
-from nbkit.base.report import Report
-from nbkit.base.state import preserve_state
-from nbkit.initialization.weights import assign, behind
+from nbkit._forward import bare, call, eagerly, own
+from nbkit._weights import assign, behind
+from nbkit.report import Report, Word
+from nbkit.state import preserve_state
+
+
+class LSUVVerdict(Word):
+    """What became of a layer: only an ok one got the wanted standard deviation."""
+
+    OK = "ok"
+    LEFT = "left"
+    NOT_CALLED = "not called"
+    NOT_FINITE = "not finite"
+    NO_SPREAD = "no spread"
+    NOT_CONVERGED = "not converged"
 
 
 @dataclass
 class LSUVLayer:
-    """One Linear or Conv layer: the standard deviation of its output, before and after."""
+    """One Linear or Conv layer: the standard deviation of its output, before and after.
+
+    Attributes:
+        verdict: a code, such as LSUVVerdict.NOT_CONVERGED.
+        advice: a sentence on what is behind it; empty for an ok layer.
+    """
 
     name: str
     std_before: float | None
     std_after: float | None
     iterations: int
-    verdict: str
+    verdict: LSUVVerdict
+    advice: str = ""
 
 
 @dataclass
@@ -39,13 +56,17 @@ class LSUVReport(Report):
     @property
     def failed(self) -> list[str]:
         """The layers that did not come to the wanted standard deviation."""
-        return [layer.name for layer in self.layers if not layer.verdict.startswith("ok")]
+        return [layer.name for layer in self.layers if layer.verdict is not LSUVVerdict.OK]
 
     def table(self):
         """One row a layer."""
-        rows = [(x.name, x.std_before, x.std_after, x.iterations, x.verdict) for x in self.layers]
+        columns = ("layer", "std_before", "std_after", "iterations", "verdict", "advice")
+        rows = [
+            (x.name, x.std_before, x.std_after, x.iterations, x.verdict, x.advice)
+            for x in self.layers
+        ]
         summary = f"{len(rows) - len(self.failed)} of {len(rows)} layers have the wanted output"
-        return summary, ("layer", "std_before", "std_after", "iterations", "verdict"), rows
+        return summary, columns, rows
 
 
 @torch.no_grad()
@@ -112,7 +133,8 @@ def lsuv_(
     for module, factor in run.factors:
         _put(module, module.weight * factor)
     missed = [name for name in _candidates(model) if name not in run.rows]
-    unused = [LSUVLayer(name, None, None, 0, "left: not called with this batch") for name in missed]
+    why = "The model did not call it with this batch."
+    unused = [LSUVLayer(name, None, None, 0, LSUVVerdict.NOT_CALLED, why) for name in missed]
     return LSUVReport([*run.rows.values(), *unused])
 
 
@@ -124,12 +146,12 @@ def _why_not(model: nn.Module, module: Any) -> str | None:
     """Why the weight of a layer must not or cannot be scaled."""
     weights = behind(module, "weight")
     if not weights:
-        return "its weight is computed (old weight_norm?); use torch.nn.utils.parametrizations"
+        return "Its weight is computed (old weight_norm?): use torch.nn.utils.parametrizations."
     holders = Counter(id(p) for m in model.modules() for p in m._parameters.values())
     if any(holders[id(weight)] > 1 for weight in weights):
-        return "its weight is shared with another layer"
+        return "Its weight is shared with another layer."
     if not all(weight.requires_grad for weight in weights):
-        return "frozen (requires_grad=False)"
+        return "It is frozen (requires_grad=False)."
     return None
 
 
@@ -146,11 +168,12 @@ class _Run:
         if name in self.rows:
             return None
         if not isinstance(output, Tensor):
-            found = f"left: its output is a {type(output).__name__}, not a tensor"
-            self.rows[name] = LSUVLayer(name, None, None, 0, found)
+            why_not = f"Its output is a {type(output).__name__}, not a tensor."
+            self.rows[name] = LSUVLayer(name, None, None, 0, LSUVVerdict.LEFT, why_not)
             return None
         spread = _spread(output)
-        self.rows[name] = row = LSUVLayer(name, spread, spread, 0, f"left: {why_not}")
+        row = LSUVLayer(name, spread, spread, 0, LSUVVerdict.LEFT, why_not or "")
+        self.rows[name] = row
         if why_not is not None:
             return None
         original, factor = module.weight.clone(), 1.0
@@ -159,16 +182,16 @@ class _Run:
             if not (original * factor).isfinite().all():
                 break
             if not _put(module, original * factor):
-                row.verdict = "left: its parametrization takes no values"
+                row.advice = "Its parametrization takes no values."
                 return None
             output = module.forward(*args, **kwargs)
             spread = _spread(output)
             row.iterations += 1
         if self._close(spread):
-            row.std_after, row.verdict = spread, "ok"
+            row.std_after, row.verdict = spread, LSUVVerdict.OK
             self.factors.append((module, factor))
             return output
-        row.verdict = _failure(row, spread)
+        row.verdict, row.advice = _failure(row, spread)
         _put(module, original)
         return None
 
@@ -176,18 +199,19 @@ class _Run:
         return abs(spread / self.std - 1) <= self.tolerance
 
 
-def _failure(row: LSUVLayer, spread: float) -> str:
-    left = "; the weight is as it came"
+def _failure(row: LSUVLayer, spread: float) -> tuple[LSUVVerdict, str]:
+    kept = "The weight is as it came."
     if not math.isfinite(spread):
-        return "not finite: look for NaN or inf in the batch and in the weights before" + left
-    if row.std_before == 0:
-        return (
-            "no spread to scale: all inputs or all weights are the same, as after a dead layer"
-            + left
+        return LSUVVerdict.NOT_FINITE, (
+            f"Look for NaN or inf in the batch and in the weights before the layer. {kept}"
         )
-    return (
-        f"did not converge: {spread:.3g} after {row.iterations} rescalings; the bias alone spreads "
-        f"the output too far, or a parametrization takes the scale back" + left
+    if row.std_before == 0:
+        return LSUVVerdict.NO_SPREAD, (
+            f"All inputs or all weights are the same, as after a dead layer. {kept}"
+        )
+    return LSUVVerdict.NOT_CONVERGED, (
+        f"It came to {spread:.3g} after {row.iterations} rescalings. The bias alone spreads the "
+        f"output too far, or a parametrization takes the scale back. {kept}"
     )
 
 

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.utils import parametrize
 
+_RARE = 1e-6  # the share of a class that the target does not hold: its logarithm is finite
+
 
 def has_weights(module: Any) -> bool:
     """A layer that mixes its inputs: it owns a matrix, itself or by parametrization.
@@ -36,6 +38,12 @@ def rms(x: Tensor) -> Tensor:
     top = x.abs().amax()
     unit = torch.where(top > 0, top, torch.ones_like(top))
     return (x / unit).square().mean().sqrt() * unit
+
+
+def varying(x: Tensor, size: Tensor) -> Tensor:
+    """Root mean square of what differs from sample to sample, over that of the whole."""
+    x = x.detach()
+    return rms(x - x.mean(0)) / size.clamp(min=1e-38)
 
 
 def duplicates(module: nn.Module, weight: Tensor, gradient: Tensor | None) -> Tensor:
@@ -70,6 +78,21 @@ def equal_probabilities(output: object, target: object) -> Tensor | None:
     else:
         return None
     return torch.full_like(output, -math.log(classes))  # of its dtype: class weights have it too
+
+
+def class_frequencies(uniform: Tensor, target: Tensor) -> Tensor:
+    """The output that gives each class its share of the target, by the log of it.
+
+    Args:
+        uniform: from `equal_probabilities`, whose shape and dtype it gets.
+        target: class indices; others than those of the classes, such as -100, count for none.
+    """
+    dim = 1 if uniform.shape[:1] + uniform.shape[2:] == target.shape else uniform.ndim - 1
+    classes = uniform.shape[dim]
+    labels = target[(target >= 0) & (target < classes)].flatten().to(uniform.device)
+    counts = torch.bincount(labels.long(), minlength=classes).double()
+    shares = (counts / counts.sum().clamp(min=1)).clamp(min=_RARE).log().to(uniform.dtype)
+    return torch.zeros_like(uniform) + shares.reshape(-1, *[1] * (uniform.ndim - 1 - dim))
 
 
 def _by_unit(module: nn.Module, weight: Tensor) -> Tensor:

@@ -15,15 +15,15 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
 
-from nbkit.base.batches import rows
-from nbkit.base.model_call import call, eagerly, own
-from nbkit.base.nested import list_tensors
-from nbkit.base.state import preserve_state
-from nbkit.initialization.measures import (
+from nbkit._forward import call, eagerly, own
+from nbkit._init_measures import (
+    class_frequencies,
     duplicates,
     equal_probabilities,
     has_weights,
     rms,
+    tensors,
+    varying,
     weight_of,
 )
 
@@ -37,6 +37,7 @@ _LIMITS = {
     "hardtanh": (-1.0, 1.0),
 }
 _NEAR = 0.005  # of the way between the limits: 0.99 for tanh
+_SUMS = {"add", "add_", "sub", "sub_", "addcmul", "addcmul_", "lerp", "lerp_"}
 _NORMS = {"batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm", "rsqrt"}
 
 
@@ -46,7 +47,8 @@ class Call:
 
     `values` are tensors while the passes run, and floats once they are read: "arriving",
     "forward" and "backward" (root mean squares of the input, of the output, of its gradient),
-    "dead", "saturated", "varying", "duplicates".
+    "dead", "saturated", "coming" and "varying" (what differs between samples, of the input and of
+    the output), "duplicates".
     """
 
     name: str
@@ -61,6 +63,27 @@ class Call:
     def get(self, key: str) -> float | None:
         """The number, None where it was not measured."""
         return self.values.get(key)
+
+
+@dataclass
+class Merge:
+    """Where a residual branch may end: a sum of two activations, or the output of a container.
+
+    Attributes:
+        order: of the call that came last before it.
+        past_input: one of two terms needs no gradient, as the model's input does not.
+    """
+
+    order: int
+    size: int
+    past_input: bool
+    values: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def pull(self) -> float:
+        """Norm of the gradient at it; 0 where there is none, or no finite one."""
+        pull = self.values.get("backward", 0.0) * math.sqrt(self.size)
+        return pull if math.isfinite(pull) else 0.0
 
 
 @dataclass
@@ -80,6 +103,7 @@ class Probe(TorchFunctionMode):
         self.model = model
         self.calls: list[Call] = []
         self.gates: list[Gate] = []
+        self.merges: list[Merge] = []
         self.totals: dict[str, Any] = {}
         self.samples = 0
         self._stretch = 0
@@ -92,9 +116,8 @@ class Probe(TorchFunctionMode):
         with preserve_state(*kept), torch.enable_grad(), parametrize.cached():
             with ExitStack() as hooks, eagerly(), self:
                 for name, module in self.model.named_modules():
-                    if any(True for _ in module.parameters(recurse=False)) or has_weights(module):
-                        hook = module.register_forward_hook(partial(self._on_call, name))
-                        hooks.callback(hook.remove)
+                    hook = module.register_forward_hook(partial(self._on_call, name))
+                    hooks.callback(hook.remove)
                 output = call(self.model, own(batch))
             self._look_at_inputs(batch)
             if loss_fn is None:
@@ -105,10 +128,14 @@ class Probe(TorchFunctionMode):
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         """Every torch function of the forward pass comes by here."""
-        output = func(*args, **(kwargs or {}))
         name = getattr(func, "__name__", "")
+        # Now: in place, the first term becomes the sum.
+        terms = _terms((*args, *(kwargs or {}).values())) if name in _SUMS else []
+        output = func(*args, **(kwargs or {}))
         if name in _NORMS:
             self._stretch += 1
+        elif name in _SUMS:
+            self._look_at_sum(output, terms)
         elif self.calls and isinstance(output, Tensor) and output.is_floating_point():
             low, high = _limits(name, args, kwargs or {})
             if name in _RELU or (name == "hardtanh" and low == 0):
@@ -116,6 +143,16 @@ class Probe(TorchFunctionMode):
             elif name in _LIMITS:
                 self._look_at_limits(output.detach(), low, high)
         return output
+
+    def _look_at_sum(self, output: Any, terms: list[tuple[Any, bool]]) -> None:
+        needs = [need for shape, need in terms if shape == output.shape]
+        if len(needs) > 1 and output.requires_grad:
+            self._look_at_merge(output, past_input=not all(needs))
+
+    def _look_at_merge(self, output: Tensor, past_input: bool = False) -> None:
+        found = Merge(self._clock, output.numel(), past_input)
+        self.merges.append(found)
+        output.register_hook(lambda gradient: found.values.update(backward=rms(gradient)))
 
     def _look_at_relu(self, x: Tensor) -> None:
         units = x.movedim(_unit_dim(self.calls[-1], x), 0).flatten(1)
@@ -129,8 +166,12 @@ class Probe(TorchFunctionMode):
     def _on_call(self, name: str, module: nn.Module, args, output) -> None:
         self._clock += 1
         self._order[module] = self._clock
-        x = next(iter(_floats(output)), None)
-        if not has_weights(module) or x is None or not x.numel():
+        x = next(tensors(output), None)
+        if x is None or not x.numel():
+            return
+        if not has_weights(module):
+            if x.requires_grad and any(map(has_weights, module.modules())):
+                self._look_at_merge(x)
             return
         again = sum(seen.module is module for seen in self.calls)
         label = (name or type(module).__name__) + (f" #{again + 1}" if again else "")
@@ -139,9 +180,10 @@ class Probe(TorchFunctionMode):
         seen.values["forward"] = rms(x)
         for came in _floats(args):
             seen.values.setdefault("arriving", rms(came))
+            if "coming" not in seen.values and came.ndim > 1 and len(came) > 1:
+                seen.values["coming"] = varying(came, seen.values["arriving"])
         if x.ndim > 1 and len(x) > 1:
-            apart = rms(x.detach() - x.detach().mean(0))
-            seen.values["varying"] = apart / seen.values["forward"].clamp(min=1e-38)
+            seen.values["varying"] = varying(x, seen.values["forward"])
         if seen.expects_gradient:
             x.register_hook(lambda gradient: seen.values.update(backward=rms(gradient)))
 
@@ -157,8 +199,10 @@ class Probe(TorchFunctionMode):
         loss = (loss_fn(output) if target is None else loss_fn(output, own(target))).mean()
         self.totals["loss"] = loss.detach()
         uniform = equal_probabilities(output, target)
-        if uniform is not None:
+        if uniform is not None and isinstance(target, Tensor):
             self.totals["expected"] = loss_fn(uniform, own(target)).detach().mean()
+            frequent = class_frequencies(uniform, target)
+            self.totals["frequent"] = loss_fn(frequent, own(target)).detach().mean()
         wanted: dict[int, Tensor] = {id(p): p for p in self.model.parameters() if p.requires_grad}
         weights = [weight_of(seen.module) for seen in self.calls]
         wanted |= {id(w): w for w in weights if w is not None and w.requires_grad}
@@ -173,7 +217,7 @@ class Probe(TorchFunctionMode):
             path, _, last = name.rpartition(".")
             if "bias" in last or not parameter.requires_grad:
                 continue
-            gate = Gate(name, self._order.get(self.model.get_submodule(path), 0))
+            gate = Gate(name, self._last_call(path))
             gate.values["zero"] = (parameter.detach() == 0).all()
             if gradients is not None:
                 gate.values["moves"] = _is_somewhere(gradients[id(parameter)], parameter)
@@ -187,9 +231,18 @@ class Probe(TorchFunctionMode):
                 if seen.module is module:
                     seen.values["duplicates"] = copies
 
+    def _last_call(self, path: str) -> int:
+        """When a module was last called; a ParameterList never is, but what holds it."""
+        while True:
+            order = self._order.get(self.model.get_submodule(path))
+            if order is not None or not path:
+                return order or 0
+            path = path.rpartition(".")[0]
+
     def _read(self) -> None:
         """All numbers in one transfer."""
-        places = [self.totals, *(c.values for c in self.calls), *(g.values for g in self.gates)]
+        parts: list[Call | Merge | Gate] = [*self.calls, *self.merges, *self.gates]
+        places = [self.totals, *(part.values for part in parts)]
         found = [tensor for values in places for tensor in values.values()]
         if not found:
             return
@@ -198,6 +251,15 @@ class Probe(TorchFunctionMode):
         for values in places:
             values.update({key: next(numbers) for key in values})
         self.gates = [g for g in self.gates if g.values["zero"] and g.values.get("moves", 1.0)]
+
+
+def _terms(given: tuple[Any, ...]) -> list[tuple[Any, bool]]:
+    """Shape, and whether it needs a gradient, of each activation that goes into a sum."""
+    return [
+        (x.shape, x.requires_grad)
+        for x in given
+        if isinstance(x, Tensor) and x.is_floating_point() and not isinstance(x, nn.Parameter)
+    ]
 
 
 def _limits(name: str, args: tuple, kwargs: Mapping) -> tuple[float, float]:

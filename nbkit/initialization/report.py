@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-from nbkit.base.model_call import bare
-from nbkit.base.report import Report, ensure_axes
-from nbkit.initialization.probe import Call, Probe
-from nbkit.initialization.verdict import Judge, judge_loss
+from nbkit._forward import bare
+from nbkit._init_probe import Call, Probe
+from nbkit._init_verdict import InitVerdict, Judge, LossVerdict, judge_loss
+from nbkit.report import Report
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,6 +31,8 @@ class InitLayer:
         saturated_fraction: outputs of its tanh, sigmoid or hardtanh that are at a limit.
         varying_fraction: root mean square of what differs from sample to sample, over forward_rms.
         duplicate_rows: units that are a copy of another one, gradient and all.
+        verdict: a code, such as InitVerdict.DEAD.
+        advice: a sentence on what is behind it, and the cure; empty if there is nothing to say.
     """
 
     name: str
@@ -42,7 +44,8 @@ class InitLayer:
     saturated_fraction: float | None
     varying_fraction: float | None
     duplicate_rows: int | None
-    verdict: str
+    verdict: InitVerdict
+    advice: str = ""
 
 
 @dataclass
@@ -52,33 +55,37 @@ class InitReport(Report):
     Attributes:
         expected_loss: the loss of equal probabilities, log(classes) for a mean cross-entropy;
             None where the target is not one class index for each prediction.
+        loss_verdict: a code, such as LossVerdict.TOO_HIGH; `loss_advice` is the sentence to it.
         samples: how many samples the fractions of dead units rest on.
     """
 
     layers: list[InitLayer]
     initial_loss: float | None
     expected_loss: float | None
-    loss_verdict: str
+    loss_verdict: LossVerdict
+    loss_advice: str
     input_rms: float | None
     samples: int
 
     @property
     def ok(self) -> bool:
         """Whether there is nothing to mend."""
-        return all(
-            x.verdict.startswith("ok") for x in self.layers
-        ) and self.loss_verdict.startswith("ok")
+        layers_ok = all(x.verdict is InitVerdict.OK for x in self.layers)
+        return layers_ok and self.loss_verdict is LossVerdict.OK
 
     def table(self):
         """One row a call of a layer."""
-        keys = ("name", "forward_rms", "backward_rms", "dead_fraction", "verdict")
+        keys = ("name", "forward_rms", "backward_rms", "dead_fraction", "verdict", "advice")
         rows = [[_dash(getattr(x, key)) for key in keys] for x in self.layers]
         summary = f"{len(rows)} layers on {self.samples} samples"
         if self.initial_loss is not None:
             summary += f"; loss {self.initial_loss:.3g}"
         if self.expected_loss is not None:
             summary += f", {self.expected_loss:.3g} for equal probabilities"
-        return f"{summary}: {self.loss_verdict}", ("layer", *keys[1:]), rows
+        summary += f": {self.loss_verdict}"
+        if self.loss_advice:
+            summary += f". {self.loss_advice}"
+        return summary, ("layer", *keys[1:]), rows
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Signal forward and gradient backward, layer by layer, on a log scale."""
@@ -109,7 +116,7 @@ def init_report(
         target: by default the second item of a batch that is a tuple or list.
     Returns:
         InitReport: for each call of each layer with weights the size of signal and gradient, dead
-            and saturated units, copies, and a verdict with the cure; the initial loss beside that
+            and saturated units, copies, and a verdict with advice; the initial loss beside that
             of equal probabilities.
     Raises:
         ValueError: if there is a target but no loss_fn.
@@ -118,7 +125,8 @@ def init_report(
     model runs in the mode that it is in; call `model.train()` for what training will see. Numbers
     are taken in float32 as the passes run, before anything can change an output in place, and
     read in one transfer. What starts at zero on purpose (the last weight of a residual branch,
-    LoRA's B, a zero head) and moves at the first step is not flagged, nor what waits for it.
+    LoRA's B, a zero head) and moves at the first step is not flagged, nor what waits for it; nor a
+    residual branch behind a small factor, nor a head that starts at a constant by its bias.
     Activations count as functions of torch, module or not. On fewer than 8 samples no unit is
     called dead.
 
@@ -139,13 +147,13 @@ def init_report(
     probe = Probe(bare(model))
     probe.run(batch, loss_fn, target)
     judge = Judge(probe)
-    layers = [_row(probe.calls, i, judge.verdict(i)) for i in range(len(probe.calls))]
+    layers = [_row(probe.calls, i, *judge.verdict(i)) for i in range(len(probe.calls))]
     loss, expected = probe.totals.get("loss"), probe.totals.get("expected")
-    verdict = judge_loss(loss, expected)
-    return InitReport(layers, loss, expected, verdict, probe.totals.get("input"), probe.samples)
+    said = judge_loss(loss, expected, probe.totals.get("frequent"))
+    return InitReport(layers, loss, expected, *said, probe.totals.get("input"), probe.samples)
 
 
-def _row(calls: list[Call], i: int, verdict: str) -> InitLayer:
+def _row(calls: list[Call], i: int, verdict: InitVerdict, advice: str) -> InitLayer:
     seen = calls[i]
     copies = seen.get("duplicates")
     return InitLayer(
@@ -159,6 +167,7 @@ def _row(calls: list[Call], i: int, verdict: str) -> InitLayer:
         varying_fraction=seen.get("varying"),
         duplicate_rows=None if copies is None else int(copies),
         verdict=verdict,
+        advice=advice,
     )
 
 

@@ -1,4 +1,4 @@
-"""Initial weights: set by a named scheme, scaled to the data, and judged on one batch."""
+"""Set initial weights by a named scheme, scale them to the data, judge them on one batch."""
 
 from __future__ import annotations
 
@@ -13,8 +13,26 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.utils import parametrize
 
-from nbkit.base.report import Report
-from nbkit.initialization.weights import assign, behind
+from nbkit._init_report import InitLayer, InitReport, init_report
+from nbkit._init_verdict import InitVerdict, LossVerdict
+from nbkit._lsuv import LSUVLayer, LSUVReport, LSUVVerdict, lsuv_
+from nbkit._weights import assign, behind
+from nbkit.report import Report
+
+__all__ = [
+    "SCHEMES",
+    "InitLayer",
+    "InitReport",
+    "InitVerdict",
+    "Initialized",
+    "LSUVLayer",
+    "LSUVReport",
+    "LSUVVerdict",
+    "LossVerdict",
+    "init_report",
+    "initialize_",
+    "lsuv_",
+]
 
 SCHEMES = (
     "zeros",
@@ -84,11 +102,10 @@ def initialize_(
         ValueError: for an unknown scheme or nonlinearity, a gain that is no use, weights that have
             no memory yet, or complex ones to be orthogonal. Nothing has been touched.
 
-    As `torch.nn.init`, but a fan counts what a unit really sums: grouped and transposed
-    convolutions get their own (torch takes the first for one group and turns the second round).
+    As `torch.nn.init`, but a fan counts what a unit really sums and where an input really goes, by
+    groups, stride (on average over the positions) and transposition.
 
-    Source: Glorot & Bengio 2010, equation 16; He, Zhang, Ren & Sun 2015; Saxe, McClelland &
-    Ganguli 2014 (orthogonal).
+    Source: Glorot & Bengio 2010, eq. 16; He et al. 2015; Saxe et al. 2014 (orthogonal).
 
     >>> model = nn.Sequential(nn.Linear(8, 4), nn.ReLU(), nn.LayerNorm(4))
     >>> print(initialize_(model, "kaiming_normal"))
@@ -277,6 +294,7 @@ def _fans(module: Any, weight: Tensor) -> tuple[float, float]:
     size = weight[0, 0].numel()
     fan_in = module.in_channels // module.groups * size
     fan_out = module.out_channels // module.groups * size
+    stride = math.prod(module.stride)  # an input is used kernel / stride times, on average
     if isinstance(module, _ConvTransposeNd):
-        return fan_in / math.prod(module.stride), fan_out
-    return fan_in, fan_out
+        return fan_in / stride, fan_out
+    return fan_in, fan_out / stride

@@ -8,13 +8,22 @@ from dataclasses import dataclass, field
 from statistics import fmean, median
 from typing import TYPE_CHECKING
 
-from nbkit.base.report import Report, ensure_axes
+from nbkit.report import Report, Word
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 # Fewer rungs tell neither the level from which the loss falls nor its noise.
 FEWEST = 10
+
+
+class StopReason(Word):
+    """Why a range test ended."""
+
+    FINISHED = "finished"
+    DIVERGED = "diverged"
+    NONFINITE = "nonfinite"
+    EXHAUSTED = "exhausted"
 
 
 @dataclass
@@ -26,8 +35,9 @@ class LRCurve(Report):
         group_lrs: of every group, a list for each rung.
         losses: of each rung, before its update; the window's mean with accumulation.
         smoothed: their exponential moving average, debiased.
-        stop_reason: "finished", "diverged", "nonfinite" (the next loss was NaN or infinite) or
-            "exhausted" (no batches left).
+        stop_reason: a StopReason: FINISHED, DIVERGED, NONFINITE (the next loss was NaN or
+            infinite, or the scaler skipped one step after another) or EXHAUSTED (no batches left).
+            A plain word is taken too; None in a curve that is not at its end.
         skipped: fp16 steps that the scaler skipped; they have no rung.
         smoothing: weight of the past in the moving average.
     """
@@ -36,9 +46,13 @@ class LRCurve(Report):
     group_lrs: list[list[float]] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
     smoothed: list[float] = field(default_factory=list)
-    stop_reason: str = ""
+    stop_reason: StopReason | None = None
     skipped: int = 0
     smoothing: float = 0.9
+
+    def __post_init__(self) -> None:
+        if self.stop_reason is not None:
+            self.stop_reason = StopReason(self.stop_reason)
 
     def suggest(self, method: str = "floor") -> float | None:
         """A learning rate to train with, or None; `explain` says how it comes about, or why not.
@@ -85,12 +99,13 @@ class LRCurve(Report):
 
     def table(self) -> tuple[str, list[str], list[list[object]]]:
         """A line on the run, and a row for each method."""
-        summary = f"{len(self.lrs)} rungs, {self.stop_reason}"
+        ended = self.stop_reason or "not ended"
+        summary = f"{len(self.lrs)} rungs, {ended}"
         if self.lrs:
             low = self._bottom()
             summary = (
                 f"{len(self.lrs)} rungs from {self.lrs[0]:.3g} to {self.lrs[-1]:.3g}, "
-                f"{self.stop_reason}; lowest smoothed loss {self.smoothed[low]:.3g} at "
+                f"{ended}; lowest smoothed loss {self.smoothed[low]:.3g} at "
                 f"{self.lrs[low]:.3g}"
             )
         if self.skipped:
@@ -128,12 +143,18 @@ class LRCurve(Report):
         if method not in METHODS:
             raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}.")
         problem = self._problem()
-        return (None, f"No suggestion: {problem}") if problem else METHODS[method](self)
+        lr, why = (None, f"No suggestion: {problem}") if problem else METHODS[method](self)
+        if lr is None and self.stop_reason is StopReason.NONFINITE:
+            # What ended the run is the thing to repair: no ladder helps against a NaN.
+            return None, f"No suggestion: {self._blame_nonfinite()}"
+        return lr, why
 
     def _problem(self) -> str:
         """Why no method can suggest anything from this curve, or nothing."""
         if len(self.losses) < FEWEST:
-            return f"{len(self.losses)} rungs are too few, it takes {FEWEST}."
+            return (
+                f"{len(self.losses)} rungs are too few, it takes {FEWEST}. {self._more()}".strip()
+            )
         low = self._bottom()
         seen = self.losses[: max(low + 1, FEWEST)]
         # How far a loss lies from its neighbours' mean: a steady fall is no noise.
@@ -143,6 +164,30 @@ class LRCurve(Report):
         if low == 0 or self._start() - self.smoothed[low] <= 2 * noise:
             return "the loss falls by less than twice its noise. Does the model learn?"
         return ""
+
+    def _more(self) -> str:
+        """How to get more rungs."""
+        if self.stop_reason is StopReason.EXHAUSTED:
+            return "The batches ended: give more of them."
+        if self.stop_reason is StopReason.FINISHED:
+            return f"Give num_steps of at least {FEWEST}."
+        return ""
+
+    def _blame_nonfinite(self) -> str:
+        """What the NaN or infinity that ended the run points to."""
+        what, look = "loss", "find_nonfinite names the place"
+        if self.skipped:
+            what = f"loss or the gradients ({self.skipped} fp16 steps skipped)"
+        if not self.lrs:
+            return (
+                f"the {what} held NaN or infinity before any update. Look for it in the batches, "
+                f"the weights and the loss; {look}."
+            )
+        return (
+            f"the {what} held NaN or infinity after {len(self.lrs)} rungs, the last at "
+            f"{self.lrs[-1]:.3g}. Either a batch holds it ({look}), or this lr is already too "
+            f"high: then lower min_lr."
+        )
 
     def _start(self) -> float:
         """The loss from which the curve falls."""
@@ -192,12 +237,12 @@ def _minimum(curve: LRCurve) -> tuple[float | None, str]:
 
 def _within(curve: LRCurve, lr: float, *, last: int, how: str) -> tuple[float | None, str]:
     """The suggestion, unless the curve ends before all that it rests on (up to `last`) is seen."""
-    if last == len(curve.lrs) - 1 and curve.stop_reason == "finished":
+    if last == len(curve.lrs) - 1 and curve.stop_reason is StopReason.FINISHED:
         return (
             None,
             f"No suggestion: the loss is still low at the last rung. Raise max_lr, {TO_SEE}.",
         )
-    if last == len(curve.lrs) - 1 and curve.stop_reason == "exhausted":
+    if last == len(curve.lrs) - 1 and curve.stop_reason is StopReason.EXHAUSTED:
         return None, "No suggestion: the batches ended before the loss rose. Give more of them."
     if lr <= curve.lrs[0]:
         return (

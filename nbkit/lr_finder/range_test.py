@@ -16,12 +16,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from nbkit.base.batches import rows
-from nbkit.base.nested import move_tensors, open_container
-from nbkit.base.optimizers import check_plain_step
-from nbkit.base.state import preserve_state
-from nbkit.lr_finder.curve import LRCurve
-from nbkit.lr_finder.loaders import again, fresh_workers, generators
+from nbkit._batches import rows
+from nbkit._loaders import again, fresh_workers, generators
+from nbkit._lr_curve import LRCurve, StopReason
+from nbkit.state import preserve_state
 
 # A skipped fp16 step halves the scale. From 2**16, where a GradScaler begins, so many in a row lead
 # far below 1: then the gradients themselves are not finite, and no scale would help.
@@ -122,8 +120,8 @@ def _climb(
     optimizer: torch.optim.Optimizer,
     train: Callable[[list[Any]], tuple[float, bool]],
     stop_factor: float,
-) -> str:
-    """One optimizer step a rung, recorded in the curve; returns why it ended."""
+) -> StopReason:
+    """Take one optimizer step a rung, recorded in the curve; return why it ended."""
     skips = 0  # in a row
     for window in windows:
         lrs = [ladder[len(curve.lrs)] * ratio for ratio in ratios]
@@ -132,15 +130,15 @@ def _climb(
         skips = 0 if updated else skips + 1
         curve.skipped += not updated
         if not math.isfinite(loss) or skips == MOST_SKIPS:
-            return "nonfinite"
+            return StopReason.NONFINITE
         if not updated:
             continue
         curve.record(lrs, loss)
         if curve.has_diverged(stop_factor):
-            return "diverged"
+            return StopReason.DIVERGED
         if len(curve.lrs) == len(ladder):
-            return "finished"
-    return "exhausted"
+            return StopReason.FINISHED
+    return StopReason.EXHAUSTED
 
 
 def _train(

@@ -7,9 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from nbkit.amp import Amp
-from nbkit.base.state import digest
-from nbkit.diagnosis import find_nonfinite
+from nbkit.amp import Amp, PassPhase, find_nonfinite
+from nbkit.state import digest
 
 
 class Do(nn.Module):
@@ -139,7 +138,10 @@ def test_what_was_there_before(where):
     }[where]
     spoiled.view(-1)[0] = math.nan
     found = find_nonfinite(model, (x, y), nn.MSELoss())
-    assert found.phase == "given" and found.module.startswith(where)
+    kind, *name = where.split()
+    assert (found.phase, found.op) == (PassPhase.GIVEN, kind)
+    assert found.module == f"{found.op} {found.path}"
+    assert not name or found.path == name[0]
     assert found.outputs[0].nonfinite == 1
 
 
@@ -147,6 +149,16 @@ def test_in_the_loss():
     found = find_nonfinite(chain(), (X, X), lambda output, target: (output.sum() - 3).log())
     assert (found.phase, found.module) == ("loss", "the loss function")
     assert found.inputs[0].largest == 2.0 and found.outputs[0].nonfinite == 1
+    assert found.path is None
+
+
+@pytest.mark.parametrize("spoil", [torch.log, lambda x: (x - x).sqrt()])
+def test_the_path_leads_to_the_module(spoil):
+    model = nn.Sequential(nn.Identity(), chain(spoil))
+    found = find_nonfinite(model, X)
+    assert model.get_submodule(found.path) is model[1][1]
+    assert found.module == f"{found.path} (Do)"
+    assert type(found.to_dict()["phase"]) is str
 
 
 # Backward

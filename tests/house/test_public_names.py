@@ -4,12 +4,14 @@ import nbkit
 
 TECHNIQUES = {
     "state": "digest preserve_state",
-    "lr_finder": "LRCurve lr_range_test",
-    "initialization": "InitReport Initialized LSUVReport init_report initialize_ lsuv_",
-    "batchnorm": "BNReport bn_gap freeze_bn_ guard_bn reestimate_bn_ rescale_bn_momentum_",
+    "lr_finder": "LRCurve StopReason lr_range_test",
+    "initialization": "InitReport InitVerdict Initialized LSUVReport LSUVVerdict LossVerdict "
+    "init_report initialize_ lsuv_",
+    "batchnorm": "BNReport BNVerdict bn_gap freeze_bn_ guard_bn reestimate_bn_ "
+    "rescale_bn_momentum_",
     "clipping": "ClipHistory ClipReport clip_gradients_",
-    "amp": "Amp Float64Use Float64Uses NonfiniteReport Skipped StepReport UnderflowReport "
-    "find_float64 find_nonfinite underflow_report",
+    "amp": "Amp Float64Use Float64Uses NonfiniteReport PassPhase Skipped StepReport "
+    "UnderflowReport find_float64 find_nonfinite underflow_report",
     "accumulation": "MicroBatch Window accumulate check_accumulation",
     "ddp": "LaunchError RankFailure all_mean check_ddp_equivalence is_main launch rank shard "
     "world_size",

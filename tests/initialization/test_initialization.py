@@ -16,9 +16,17 @@ from torch.nn.utils import parametrizations
 from torch.nn.utils.parametrize import register_parametrization
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from nbkit.base.state import digest
-from nbkit.initialization import SCHEMES, init_report, initialize_, lsuv_
-from nbkit.initialization.measures import duplicates
+from nbkit._init_measures import duplicates
+from nbkit.initialization import (
+    SCHEMES,
+    InitVerdict,
+    LossVerdict,
+    LSUVVerdict,
+    init_report,
+    initialize_,
+    lsuv_,
+)
+from nbkit.state import digest
 
 NAN = math.nan
 
@@ -127,6 +135,37 @@ def test_xaviers_fans_count_the_group():
     std = math.sqrt(2 / (4 * 9 + 8 * 9))
     assert report.touched["weight"] == f"xavier_normal, std {std:.3g}"
     assert layer.weight.std().item() == pytest.approx(std, rel=0.1)
+
+
+def middle_of(x):
+    """Away from the borders, where a unit sums fewer inputs."""
+    return x[(..., *[slice(n // 4, n - n // 4) for n in x.shape[2:]])]
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Conv2d(32, 32, 4, stride=2),
+        nn.Conv2d(32, 32, 3, stride=2),
+        nn.Conv2d(64, 64, 1, stride=2),
+        nn.Conv2d(64, 32, 4, stride=4),
+        nn.Conv2d(32, 64, 4, stride=2, groups=4),
+        nn.Conv2d(32, 32, 4, stride=2, dilation=3),
+        nn.Conv2d(32, 32, (4, 3), stride=(2, 1)),
+        nn.ConvTranspose2d(32, 32, 4, stride=2),
+        nn.ConvTranspose2d(32, 16, 3, stride=2, dilation=2, groups=2),
+        nn.Conv1d(64, 64, 8, stride=4),
+    ],
+    ids=str,
+)
+def test_xavier_keeps_signal_and_gradient_alike_on_average(layer):
+    """Glorot's equation 16: the variance of the signal and that of the gradient add up to two."""
+    initialize_(layer, "xavier_normal", generator=torch.Generator().manual_seed(0))
+    x = normal(4, layer.in_channels, *[32] * len(layer.kernel_size)).requires_grad_()
+    y = layer(x)
+    y.backward(normal(*y.shape, seed=1))
+    total = middle_of(y).square().mean() + middle_of(x.grad).square().mean()
+    assert total.item() == pytest.approx(2.0, abs=0.2)
 
 
 @pytest.mark.parametrize("groups", [1, 4, 16])
@@ -423,7 +462,7 @@ def test_dead_layers_keep_finite_weights_and_are_named():
     before = model[4].weight.clone()
     report = lsuv_(model, normal(64, 16))
     assert report.failed[0] == "4"
-    assert "no spread to scale" in {row.name: row.verdict for row in report.layers}["4"]
+    assert {row.name: row.verdict for row in report.layers}["4"] is LSUVVerdict.NO_SPREAD
     assert torch.equal(model[4].weight, before)
     assert all(p.isfinite().all() for p in model.parameters())
     assert "4" in str(report) and "layers have the wanted output" in str(report)
@@ -433,9 +472,9 @@ def test_dead_layers_keep_finite_weights_and_are_named():
     ("spoil", "batch", "word"),
     [
         (lambda m: initialize_(m, "zeros"), normal(8, 4), "no spread"),
-        (lambda m: nn.init.normal_(m.bias, 0, 50.0), normal(8, 4), "did not converge"),
+        (lambda m: nn.init.normal_(m.bias, 0, 50.0), normal(8, 4), "not converged"),
         (lambda m: None, normal(8, 4) * NAN, "not finite"),
-        (lambda m: nn.init.zeros_(m.bias), normal(8, 4) * 1e-42, "did not converge"),
+        (lambda m: nn.init.zeros_(m.bias), normal(8, 4) * 1e-42, "not converged"),
         (lambda m: nn.init.zeros_(m.bias), normal(1, 4)[:, :1].expand(1, 4) * 0, "no spread"),
     ],
     ids=["zero weights", "large bias", "nan", "almost nothing", "zeros"],
@@ -446,7 +485,8 @@ def test_a_layer_that_does_not_converge_keeps_its_weight(spoil, batch, word):
     spoil(layer)
     before = layer.weight.clone()
     report = lsuv_(layer, batch)
-    assert word in report.layers[0].verdict
+    assert report.layers[0].verdict is LSUVVerdict(word)
+    assert report.layers[0].advice.endswith("The weight is as it came.")
     assert report.failed == [""]
     assert torch.equal(layer.weight, before)
 
@@ -460,19 +500,19 @@ def test_float16_weights_never_overflow():
 
 
 @pytest.mark.parametrize(
-    ("wrap", "verdict"),
+    ("wrap", "verdict", "advice"),
     [
-        (parametrizations.weight_norm, "ok"),
-        (parametrizations.spectral_norm, "did not converge"),
-        (parametrizations.orthogonal, "did not converge"),
-        (cayley, "left: its parametrization takes no values"),
-        (one_way, "left: its parametrization takes no values"),
-        (old_weight_norm, "left: its weight is computed"),
-        (lambda layer: layer.requires_grad_(False), "left: frozen"),
+        (parametrizations.weight_norm, "ok", ""),
+        (parametrizations.spectral_norm, "not converged", "It came to "),
+        (parametrizations.orthogonal, "not converged", "It came to "),
+        (cayley, "left", "Its parametrization takes no values."),
+        (one_way, "left", "Its parametrization takes no values."),
+        (old_weight_norm, "left", "Its weight is computed"),
+        (lambda layer: layer.requires_grad_(False), "left", "It is frozen"),
     ],
     ids=["weight", "spectral", "orthogonal", "cayley", "one way", "old weight", "frozen"],
 )
-def test_weights_that_are_not_plain_parameters(wrap, verdict):
+def test_weights_that_are_not_plain_parameters(wrap, verdict, advice):
     torch.manual_seed(0)
     layer = wrap(nn.Linear(32, 32, bias=False))
     model = nn.Sequential(nn.Linear(32, 32), nn.ReLU(), layer)
@@ -480,7 +520,8 @@ def test_weights_that_are_not_plain_parameters(wrap, verdict):
     before = model(x).std().item()
     report = lsuv_(model, x)
     row = report.layers[1]
-    assert row.verdict.startswith(verdict)
+    assert row.verdict is LSUVVerdict(verdict)
+    assert row.advice.startswith(advice) and bool(advice) == bool(row.advice)
     if verdict == "ok":
         assert model(x).std().item() == pytest.approx(1.0, abs=0.05)
     assert before != pytest.approx(1.0, abs=0.05)
@@ -501,10 +542,12 @@ def test_shared_unused_and_reused_layers():
     torch.manual_seed(0)
     model = Model()
     x = normal(64, 8) * 30
-    verdicts = {row.name: row.verdict for row in lsuv_(model, x).layers}
-    assert verdicts["cell"] == "ok"
-    assert verdicts["unused"] == "left: not called with this batch"
-    assert verdicts["one"] == verdicts["two"] == "left: its weight is shared with another layer"
+    rows = {row.name: row for row in lsuv_(model, x).layers}
+    assert rows["cell"].verdict is LSUVVerdict.OK
+    assert rows["unused"].verdict is LSUVVerdict.NOT_CALLED
+    for name in ("one", "two"):
+        assert rows[name].verdict is LSUVVerdict.LEFT
+        assert rows[name].advice == "Its weight is shared with another layer."
     assert model.cell(x).std().item() == pytest.approx(1.0, abs=0.05)
 
 
@@ -550,7 +593,8 @@ def test_a_layer_that_gives_more_than_a_tensor_is_left():
     model = nn.Sequential(Pair(8, 8), First(), nn.Linear(8, 8))
     before = model[0].weight.clone()
     first, second = lsuv_(model, normal(64, 8)).layers
-    assert first.verdict == "left: its output is a tuple, not a tensor"
+    assert first.verdict is LSUVVerdict.LEFT
+    assert first.advice == "Its output is a tuple, not a tensor."
     assert torch.equal(model[0].weight, before) and second.verdict == "ok"
 
 
@@ -755,9 +799,9 @@ def zero_residual(kind):
 def test_branches_that_start_at_zero_on_purpose_are_not_flagged(kind):
     report = verdicts(zero_residual(kind), normal(64, 3, 8, 8))
     assert report.ok
-    waiting = {row.name: row.verdict for row in report.layers}["1.one"]
+    waiting = {row.name: row.advice for row in report.layers}["1.one"]
     name = {"gamma": "1.norm.weight", "convolution": "1.two.weight", "gate": "1.gate"}[kind]
-    assert waiting == f"ok: waits one step for {name}, which starts at zero and moves"
+    assert waiting == f"It waits one step for {name}, which starts at zero and moves."
 
 
 def test_a_zero_branch_that_never_moves_is_flagged():
@@ -767,7 +811,7 @@ def test_a_zero_branch_that_never_moves_is_flagged():
     model[3].norm.weight.requires_grad_(False)
     report = verdicts(model, normal(64, 3, 8, 8))
     assert not report.ok
-    assert "gets no gradient" in {row.name: row.verdict for row in report.layers}["1.one"]
+    assert {row.name: row.verdict for row in report.layers}["1.one"] is InitVerdict.NO_GRADIENT
 
 
 def test_a_zero_head_and_zero_lora_are_fine():
@@ -776,7 +820,8 @@ def test_a_zero_head_and_zero_lora_are_fine():
     nn.init.zeros_(model[-1].weight)
     report = verdicts(model)
     assert report.ok and report.initial_loss == pytest.approx(math.log(10))
-    assert report.layers[-1].verdict == "ok: starts at zero, and moves at the first step"
+    assert report.layers[-1].verdict is InitVerdict.OK
+    assert report.layers[-1].advice == "It starts at zero, and moves at the first step."
 
     class LoRA(nn.Module):
         def __init__(self):
@@ -791,6 +836,175 @@ def test_a_zero_head_and_zero_lora_are_fine():
     assert verdicts(LoRA(), normal(64, 16)).ok
 
 
+class Scaled(nn.Module):
+    """A residual block whose branch ends in a small factor."""
+
+    def __init__(self, factor, way="plain"):
+        super().__init__()
+        self.norm, self.one, self.two = nn.LayerNorm(32), nn.Linear(32, 64), nn.Linear(64, 32)
+        self.factor, self.way = nn.Parameter(torch.full((32,), factor)), way
+
+    def forward(self, x):
+        branch = self.two(self.one(self.norm(x)).relu())
+        if self.way == "addcmul":
+            return torch.addcmul(x, self.factor, branch)
+        if self.way == "in place":
+            x = x.clone()
+            x += self.factor * branch
+            return x
+        if self.way == "keywords":
+            return torch.add(input=x, other=self.factor * branch)
+        if self.way == "stacked":
+            return torch.stack([x, self.factor * branch]).sum(0)
+        return x + self.factor * branch
+
+
+def scaled(*factors, first=True, last=True, way="plain"):
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Linear(32, 32) if first else nn.Identity(),
+        *(Scaled(factor, way) for factor in factors),
+        nn.LayerNorm(32) if last else nn.Sequential(nn.Linear(32, 32), nn.ReLU()),
+        nn.Linear(32, 10),
+    )
+
+
+@pytest.mark.parametrize("way", ["plain", "addcmul", "in place", "keywords", "stacked"])
+def test_a_small_factor_behind_a_branch_is_fine(way):
+    report = verdicts(scaled(*[1e-6] * 4, way=way), normal(256, 32))
+    assert report.layers[0].backward_rms > 1e4 * report.layers[-2].backward_rms
+    assert [row.verdict for row in report.layers] == ["ok"] * len(report.layers)
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("last", [True, False])
+@pytest.mark.parametrize("factors", [(0.0, 1e-5), (1e-5, 0.0), (1e-6, 1.0), (1.0, 1e-6), (1e-3,)])
+def test_so_it_is_whatever_comes_before_and_after(first, last, factors):
+    assert verdicts(scaled(*factors, first=first, last=last), normal(256, 32)).ok
+
+
+@pytest.mark.parametrize("gain", [0.0, 1e-6])
+@pytest.mark.parametrize("kept", ["list", "vector"])
+def test_gates_may_be_kept_outside_of_their_blocks(gain, kept):
+    class Gated(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.ModuleList(nn.Linear(32, 32) for _ in range(4))
+            gates = nn.Parameter(torch.full((4,), gain))
+            if kept == "list":
+                gates = nn.ParameterList(torch.tensor(gain) for _ in range(4))
+            self.gates = gates
+
+        def forward(self, x):
+            for layer, gate in zip(self.layers, self.gates, strict=True):
+                x = x + gate * layer(x).relu()
+            return x
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(32, 32), Gated(), nn.Linear(32, 10))
+    assert verdicts(model, normal(256, 32)).ok
+
+
+class Sums(nn.Module):
+    def __init__(self, gain, factor):
+        super().__init__()
+        self.layer, self.factor = nn.Linear(32, 32), factor
+        nn.init.normal_(self.layer.weight, 0, gain / math.sqrt(32))
+
+    def forward(self, x):
+        return self.factor * (x + self.layer(x).relu())
+
+
+@pytest.mark.parametrize(
+    ("gain", "factor", "verdict"),
+    [
+        (1.4, 1.0, InitVerdict.GRADIENT_EXPLODING),
+        (0.1, 0.5, InitVerdict.GRADIENT_VANISHING),
+    ],
+)
+def test_a_trunk_that_explodes_or_vanishes_is_still_flagged(gain, factor, verdict):
+    torch.manual_seed(0)
+    blocks = [Sums(gain, factor) for _ in range(30)]
+    report = verdicts(nn.Sequential(nn.Linear(32, 32), *blocks, nn.Linear(32, 10)), normal(256, 32))
+    assert report.layers[0].verdict is verdict
+
+
+def test_a_chain_that_vanishes_before_a_branch_is_still_flagged():
+    chain = [layer for _ in range(20) for layer in (nn.Linear(32, 32), nn.Tanh())]
+    model = nn.Sequential(*chain, Scaled(1.0), nn.Linear(32, 10))
+    initialize_(model, "xavier_normal", gain=0.5, generator=torch.Generator().manual_seed(0))
+    report = verdicts(model, normal(256, 32))
+    assert report.layers[0].verdict is InitVerdict.GRADIENT_VANISHING
+
+
+def head(weight, bias, end=None):
+    """A network whose last layer starts at a constant."""
+    torch.manual_seed(0)
+    last = nn.Linear(32, len(bias))
+    with torch.no_grad():
+        last.bias.copy_(torch.tensor(bias))
+        last.weight.mul_(weight)
+    return nn.Sequential(nn.Linear(16, 32), nn.ReLU(), last, *([end] if end else []))
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.1, 1.0])
+@pytest.mark.parametrize("probability", [0.01, 0.001])
+@pytest.mark.parametrize("sigmoid", [True, False])
+def test_a_head_may_start_at_the_probability_of_a_rare_class(weight, probability, sigmoid):
+    model = head(weight, [math.log(probability / (1 - probability))] * 4)
+    loss_fn = F.binary_cross_entropy_with_logits
+    if sigmoid:
+        model, loss_fn = nn.Sequential(model, nn.Sigmoid()), F.binary_cross_entropy
+    target = torch.zeros(256, 4)
+    target[3, 1] = 1  # the other three look alike in this batch, and are no copies
+    report = verdicts(model, normal(256, 16), target, loss_fn)
+    assert [row.verdict for row in report.layers] == ["ok"] * 2 and report.ok
+
+
+@pytest.mark.parametrize("mean", [50.0, -1e4])
+def test_a_head_may_start_at_the_mean_of_its_target(mean):
+    model, x = head(1.0, [mean]), normal(256, 16)
+    assert verdicts(model, x, mean + x.sum(1, keepdim=True), F.mse_loss).ok
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.1, 1.0])
+def test_a_head_may_start_at_the_frequencies_of_the_classes(weight):
+    shares = [0.97, 0.01, 0.01, 0.01]
+    y = torch.tensor([0] * 388 + [1] * 4 + [2] * 4 + [-100] * 4)  # the last class is not here
+    report = verdicts(head(weight, [math.log(s) for s in shares]), normal(400, 16), y)
+    assert report.initial_loss < 0.2 * report.expected_loss
+    assert report.ok and report.loss_verdict is LossVerdict.OK
+
+
+def test_two_heads_may_start_at_a_constant():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.one, self.two = nn.Linear(16, 32), nn.Linear(32, 2), nn.Linear(32, 2)
+            for layer in (self.one, self.two):
+                nn.init.zeros_(layer.weight)
+                nn.init.constant_(layer.bias, -4.6)
+
+        def forward(self, x):
+            x = self.body(x).relu()
+            return torch.cat([self.one(x), self.two(x)], 1)
+
+    loss_fn = F.binary_cross_entropy_with_logits
+    assert verdicts(Two(), normal(256, 16), torch.zeros(256, 4), loss_fn).ok
+
+
+def test_a_bias_that_drowns_what_a_hidden_layer_says_is_flagged():
+    model = head(1.0, [0.0] * 10)
+    nn.init.constant_(model[0].bias, 5.0)
+    nn.init.normal_(model[0].weight, 0, 0.003)
+    assert verdicts(model, normal(256, 16)).layers[0].verdict is InitVerdict.CONSTANT
+
+
+def test_a_model_of_embeddings_alone_is_looked_at():
+    tokens = torch.arange(16)
+    assert verdicts(nn.Embedding(16, 10), tokens, tokens % 10).layers[0].verdict is InitVerdict.OK
+
+
 def initialized(model, scheme, bias=None, **words):
     initialize_(model, scheme, generator=torch.Generator().manual_seed(0), **words)
     for layer in model.modules():
@@ -800,41 +1014,41 @@ def initialized(model, scheme, bias=None, **words):
 
 
 @pytest.mark.parametrize(
-    ("model", "layer", "verdict"),
+    ("model", "layer", "verdict", "advice"),
     [
-        (initialized(mlp(20), "kaiming_normal"), None, "ok"),
-        (initialized(mlp(10, activation=nn.Tanh), "xavier_normal"), None, "ok"),
-        (mlp(2), None, "ok"),
-        (initialized(mlp(20), "xavier_normal"), "0", "gradient vanishes: x0.00"),
-        (initialized(mlp(20), "xavier_normal"), "34", "signal vanishes: x0.00"),
-        (initialized(mlp(20), "normal", gain=0.5), "0", "gradient explodes: x"),
-        (initialized(mlp(20), "normal", gain=0.5), "34", "signal explodes: x"),
-        (initialized(mlp(9), "normal", gain=0.1, bias=-1.0), "14", "100% of its units are dead: z"),
-        (initialized(mlp(9), "normal", gain=0.1, bias=-1.0), "18", "says nearly the same for ever"),
-        (mlp(20), "18", "45% of its units are dead"),  # torch's default
-        (mlp(20), "40", "says nearly the same for every sample, 0.0% of it differs"),
-        (initialized(mlp(3), "constant"), "2", "symmetric: 255 units are copies of others"),
-        (initialized(mlp(3), "zeros"), "0", "no output, and none to come"),
-        (initialized(mlp(5, activation=nn.Tanh), "normal", gain=1.0), "4", "86% of its out"),
+        (initialized(mlp(20), "kaiming_normal"), None, "ok", ""),
+        (initialized(mlp(10, activation=nn.Tanh), "xavier_normal"), None, "ok", ""),
+        (mlp(2), None, "ok", ""),
+        (initialized(mlp(20), "xavier_normal"), "0", "gradient vanishing", "x0.00"),
+        (initialized(mlp(20), "xavier_normal"), "34", "signal vanishing", "x0.00"),
+        (initialized(mlp(20), "normal", gain=0.5), "0", "gradient exploding", "x"),
+        (initialized(mlp(20), "normal", gain=0.5), "34", "signal exploding", "x"),
+        (initialized(mlp(9), "normal", gain=0.1, bias=-1.0), "14", "dead", "100% of its units are"),
+        (initialized(mlp(9), "normal", gain=0.1, bias=-1.0), "18", "constant", "Only 0.0% of its"),
+        (mlp(20), "18", "dead", "45% of its units are zero"),  # torch's default
+        (mlp(20), "40", "constant", "Only 0.0% of its output differs"),
+        (initialized(mlp(3), "constant"), "2", "symmetric", "255 units are copies of others"),
+        (initialized(mlp(3), "zeros"), "0", "no output", "It gives zeros and will go on so"),
+        (initialized(mlp(5, activation=nn.Tanh), "normal", gain=1.0), "4", "saturated", "86% of "),
     ],
     ids=["He", "Xavier tanh", "default, 2 layers", "Xavier first", "Xavier last", "0.5 first",
          "0.5 last", "dead", "after dead", "default", "default head", "constant", "zeros",
          "saturated"],
 )  # fmt: skip
-def test_verdicts_on_plain_networks(model, layer, verdict):
+def test_verdicts_on_plain_networks(model, layer, verdict, advice):
     report = verdicts(model)
     if layer is None:
         assert [row.verdict for row in report.layers] == ["ok"] * len(report.layers)
         assert report.ok
     else:
-        found = {row.name: row.verdict for row in report.layers}[layer]
-        assert found.startswith(verdict)
-        assert ";" in found and not report.ok
+        found = {row.name: row for row in report.layers}[layer]
+        assert found.verdict is InitVerdict(verdict) and found.advice.startswith(advice)
+        assert re.search(r"\. (Use|Add|Start|Draw) ", found.advice) and not report.ok
 
 
 def test_the_rate_of_a_vanishing_signal_is_measured():
     """Xavier's weights lose half of the variance at each ReLU."""
-    found = verdicts(initialized(mlp(20), "xavier_normal")).layers[17].verdict
+    found = verdicts(initialized(mlp(20), "xavier_normal")).layers[17].advice
     assert re.search(r"x0\.(69|70|71|72) a layer", found)
 
 
@@ -969,11 +1183,12 @@ def test_what_waits_and_what_is_cut_off_are_told_apart():
             return self.head(x + self.dead(self.first(x)).relu())
 
     torch.manual_seed(0)
-    found = {row.name: row.verdict for row in verdicts(Model(), normal(64, 8)).layers}
-    assert found["first"] == (
-        "gets no gradient: something after it passes none on (all units of dead are dead)"
+    found = {row.name: row for row in verdicts(Model(), normal(64, 8)).layers}
+    assert found["first"].verdict is InitVerdict.NO_GRADIENT
+    assert found["first"].advice == (
+        "Something after it passes none on (all units of dead are dead)."
     )
-    assert found["gate"].startswith("ok")
+    assert found["gate"].verdict is InitVerdict.OK
 
 
 def test_recurrent_and_reused_layers_have_a_row_a_call():
@@ -1000,7 +1215,8 @@ def test_what_the_loss_does_not_use_is_said():
             return self.used(x)
 
     unused, used = verdicts(Two(), normal(64, 8)).layers
-    assert unused.verdict.startswith("no gradient: the loss does not depend on it")
+    assert unused.verdict is InitVerdict.UNUSED
+    assert unused.advice.startswith("The loss does not depend on it")
     assert used.verdict == "ok"
     frozen = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 10))
     frozen[0].requires_grad_(False)
@@ -1013,11 +1229,12 @@ def test_what_is_not_finite_is_found_where_it_starts():
     with torch.no_grad():
         model[2].weight[0, 0] = NAN
     rows = verdicts(model, normal(32, 16)).layers
-    assert rows[1].verdict.startswith("not finite from here on")
-    assert rows[2].verdict == "not finite, as 2 before it"
+    assert rows[1].verdict is rows[2].verdict is InitVerdict.NOT_FINITE
+    assert rows[1].advice.startswith("It is the first: ")
+    assert rows[2].advice == "2 before it is not finite already."
     report = init_report(mlp(2, 16), normal(8, 16), lambda out, y: out.sum() * NAN, labels(8))
-    assert report.layers[0].verdict.startswith("its gradient is not finite")
-    assert report.loss_verdict.startswith("not finite")
+    assert report.layers[0].verdict is InitVerdict.GRADIENT_NOT_FINITE
+    assert report.loss_verdict is LossVerdict.NOT_FINITE
 
 
 @pytest.mark.parametrize("wrap", [lambda layer: layer, parametrizations.weight_norm])
@@ -1036,15 +1253,16 @@ def test_weight_norm_is_understood():
     for index in (0, 2, 4, 6):
         parametrizations.weight_norm(model[index])
     initialize_(model, "constant")
-    assert "symmetric: 63 units" in verdicts(model, normal(128, 64)).layers[1].verdict
+    row = verdicts(model, normal(128, 64)).layers[1]
+    assert row.verdict is InitVerdict.SYMMETRIC and row.advice.startswith("63 units")
     initialize_(model, "kaiming_normal")
     report = verdicts(model, normal(128, 64))
     assert report.ok and [row.name for row in report.layers] == ["0", "2", "4", "6", "8"]
     with torch.no_grad():
         parametrizations.weight_norm(model[8]).parametrizations.weight.original0.zero_()
     report = verdicts(model, normal(128, 64))
-    assert report.ok and report.layers[4].verdict.startswith("ok: starts at zero")
-    assert "8.parametrizations.weight.original0, which starts" in report.layers[3].verdict
+    assert report.ok and report.layers[4].advice.startswith("It starts at zero")
+    assert "8.parametrizations.weight.original0, which starts" in report.layers[3].advice
 
 
 # init_report: the loss
@@ -1094,10 +1312,12 @@ def test_class_weights_of_the_models_dtype_are_taken(dtype):
 
 def test_targets_that_are_not_classes_have_none():
     report = init_report(nn.Linear(4, 2), normal(8, 4), F.mse_loss, normal(8, 2))
-    assert report.expected_loss is None and report.loss_verdict == "ok: nothing to compare it with"
+    assert report.expected_loss is None and report.loss_verdict is LossVerdict.OK
+    assert report.loss_advice == "There is nothing to compare it with."
     report = init_report(nn.Linear(4, 2), normal(8, 4))
     assert report.initial_loss is None and report.layers[0].backward_rms is None
-    assert report.loss_verdict == "ok: not measured, there is no loss_fn"
+    assert report.loss_verdict is LossVerdict.OK
+    assert report.loss_advice == "Not measured: there is no loss_fn."
     report = init_report(nn.Linear(4, 2), normal(8, 4), lambda out: out.square().mean())
     assert report.initial_loss > 0
 
@@ -1106,10 +1326,11 @@ def test_a_loss_far_from_that_of_equal_probabilities_is_flagged():
     model = mlp(1, 16)
     nn.init.normal_(model[-1].weight, 0, 10.0)
     report = verdicts(model, normal(64, 16))
-    assert "times that of equal probabilities: sure of itself" in report.loss_verdict
+    assert report.loss_verdict is LossVerdict.TOO_HIGH
+    assert "times that of equal probabilities" in report.loss_advice
     assert not report.ok
     x = torch.eye(10)[labels(64)] * 9
-    assert "below that of" in verdicts(nn.Identity(), x).loss_verdict
+    assert verdicts(nn.Identity(), x).loss_verdict is LossVerdict.TOO_LOW
 
 
 # init_report: what it leaves alone, and how it shows
@@ -1213,7 +1434,8 @@ def test_a_pair_brings_its_target():
 
 def test_it_prints_and_turns_into_json():
     report = verdicts(initialized(mlp(3, 32), "constant"), normal(64, 32))
-    assert "symmetric: 31 units" in str(report) and "<table>" in report._repr_html_()
+    assert "  symmetric  " in str(report) and "31 units are copies" in str(report)
+    assert "<table>" in report._repr_html_()
     assert "loss 2.3, 2.3 for equal probabilities: ok" in str(report)
     assert json.loads(json.dumps(report.to_dict()))["layers"][0]["duplicate_rows"] == 31
 

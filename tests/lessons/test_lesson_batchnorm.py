@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from nbkit import bn_gap, digest, reestimate_bn_
+from nbkit import BNVerdict, bn_gap, digest, reestimate_bn_
 from nbkit.lab import plots
 from nbkit.lab.data import digits
 from nbkit.lessons.batchnorm import task as bench
@@ -86,7 +86,7 @@ def test_without_tracking_eval_mode_is_train_mode(data):
     x, y = data.x_test, data.y_test
     in_train = bench.accuracy(model.train(), x, y, 10)
     assert bench.accuracy(model.eval(), x, y, 10) == in_train
-    assert "no running statistics" in bn_gap(model, x).layers[0].verdict
+    assert bn_gap(model, x).layers[0].verdict is BNVerdict.NO_STATISTICS
 
 
 @pytest.mark.parametrize("size", [2, 7, 13, 23, 299, 300])

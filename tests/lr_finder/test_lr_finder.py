@@ -18,10 +18,9 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, TensorDataset
 
-from nbkit.base.state import digest
-from nbkit.lr_finder import lr_range_test
-from nbkit.lr_finder.curve import METHODS, LRCurve
-from nbkit.lr_finder.range_test import MOST_SKIPS
+from nbkit._lr_curve import METHODS, LRCurve
+from nbkit.lr_finder import MOST_SKIPS, StopReason, lr_range_test
+from nbkit.state import digest
 
 MSE = nn.MSELoss()
 
@@ -286,6 +285,7 @@ def test_gradients_that_no_scale_helps_end_the_run():
     scaler = torch.amp.GradScaler("cpu")
     curve = lr_range_test(model, optimizer, pairs(), MSE, scaler=scaler)
     assert (curve.stop_reason, curve.lrs, curve.skipped) == ("nonfinite", [], MOST_SKIPS)
+    assert f"the loss or the gradients ({MOST_SKIPS} fp16 steps skipped) held" in curve.explain()
     assert scaler.get_scale() == 2.0**16
 
 
@@ -819,7 +819,8 @@ def test_a_suggestion_is_on_the_ladder_not_after_the_minimum_or_none_with_a_reas
 @pytest.mark.parametrize(
     ("losses", "stop_reason", "method", "why"),
     [
-        ([2.0] * 5, "exhausted", "floor", "5 rungs are too few"),
+        ([2.0] * 5, "exhausted", "floor", "5 rungs are too few, it takes 10. The batches ended"),
+        ([2.0] * 5, "finished", "floor", "5 rungs are too few, it takes 10. Give num_steps of at"),
         ([2.0] * 50, "finished", "floor", "less than twice its noise"),
         ([2.0 + 0.1 * (-1) ** i for i in range(50)], "finished", "steepest", "twice its noise"),
         ([2.0 + 0.01 * i for i in range(50)], "diverged", "minimum", "twice its noise"),
@@ -837,6 +838,49 @@ def test_a_curve_that_carries_no_suggestion_says_why(losses, stop_reason, method
     curve = curve_of(losses, stop_reason=stop_reason)
     assert curve.suggest(method) is None
     assert why in curve.explain(method)
+
+
+@pytest.mark.parametrize("method", ["floor", "steepest", "minimum"])
+@pytest.mark.parametrize(
+    ("losses", "what"),
+    [
+        ([], "before any update"),
+        ([2.0], "after 1 rungs"),
+        ([2.0] * 5, "after 5 rungs"),
+        ([2.0] * 50, "after 50 rungs"),
+        ([2.0 + 0.01 * i for i in range(50)], "after 50 rungs"),
+    ],
+)
+def test_after_a_nan_no_ladder_is_advised(losses, what, method):
+    curve = LRCurve(stop_reason="nonfinite")
+    for i, loss in enumerate(losses):
+        curve.record([1e-7 * 1.1**i], loss)
+    assert curve.suggest(method) is None
+    why = curve.explain(method)
+    assert "NaN" in why and what in why and "find_nonfinite" in why
+    assert not any(word in why for word in ("too few", "more rungs", "num_steps", "max_lr"))
+
+
+def test_a_nan_in_the_data_is_explained():
+    model, optimizer = linear()
+    curve = lr_range_test(
+        model, optimizer, [(torch.full((4, 3), math.nan), torch.zeros(4, 1))], MSE
+    )
+    assert curve.stop_reason is StopReason.NONFINITE
+    assert curve.explain() == (
+        "No suggestion: the loss held NaN or infinity before any update. Look for it in the "
+        "batches, the weights and the loss; find_nonfinite names the place."
+    )
+
+
+def test_the_reason_is_a_code():
+    for word in ("finished", "diverged", "nonfinite", "exhausted"):
+        curve = LRCurve(stop_reason=word)
+        assert curve.stop_reason is StopReason(word) and str(curve.stop_reason) == word
+        assert type(curve.to_dict()["stop_reason"]) is str
+    with pytest.raises(ValueError, match="'bored' is not a valid StopReason"):
+        LRCurve(stop_reason="bored")
+    assert LRCurve().stop_reason is None and str(LRCurve()).startswith("0 rungs, not ended")
 
 
 def test_a_ladder_shorter_than_the_decade_it_is_averaged_over_carries_none():
