@@ -5,19 +5,9 @@ standard library, restores what it touched, and says what it did.
 """
 
 from nbkit.accumulation import MicroBatch, Window, accumulate, check_accumulation
-from nbkit.amp import (
-    Amp,
-    Float64Use,
-    Float64Uses,
-    NonfiniteReport,
-    PassPhase,
-    Skipped,
-    StepReport,
-    UnderflowReport,
-    find_float64,
-    find_nonfinite,
-    underflow_report,
-)
+from nbkit.amp import Amp, Skipped, StepReport
+from nbkit.base.equivalence import EquivalenceReport
+from nbkit.base.state import digest, preserve_state
 from nbkit.batchnorm import (
     BNReport,
     BNVerdict,
@@ -43,6 +33,7 @@ from nbkit.diagnosis import (
     Float64Use,
     Float64Uses,
     NonfiniteReport,
+    PassPhase,
     UnderflowReport,
     find_float64,
     find_nonfinite,
@@ -60,7 +51,6 @@ from nbkit.initialization import (
     lsuv_,
 )
 from nbkit.lr_finder import LRCurve, StopReason, lr_range_test
-from nbkit.state import digest, preserve_state
 
 __version__ = "0.1.0"
 

@@ -23,30 +23,14 @@ from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.optim import Optimizer
 
-from nbkit import _loss_scale
-from nbkit._clip_rule import ClipRule
-from nbkit._float64 import Float64Use, Float64Uses, find_float64
-from nbkit._gradients import ClipReport, Parameters, gradients_of, listed, named_parameters
-from nbkit._nonfinite import NonfiniteReport, find_nonfinite
-from nbkit._precision import backward_context, check_supported, forward_context
-from nbkit._skips import Account, Accounts, Skipped, StepReport
-from nbkit._trial import PassPhase
-from nbkit._underflow import LayerUnderflow, UnderflowReport, underflow_report
-
-__all__ = [
-    "Amp",
-    "Float64Use",
-    "Float64Uses",
-    "LayerUnderflow",
-    "NonfiniteReport",
-    "PassPhase",
-    "Skipped",
-    "StepReport",
-    "UnderflowReport",
-    "find_float64",
-    "find_nonfinite",
-    "underflow_report",
-]
+from nbkit.amp import loss_scale
+from nbkit.amp.skips import Account, Accounts, Skipped, StepReport
+from nbkit.base.dtypes import backward_context, check_supported, forward_context
+from nbkit.base.gradients import Parameters, gradients_of, listed, named_parameters
+from nbkit.base.numbers import read_real
+from nbkit.base.optimizers import check_plain_scheduler, check_plain_step
+from nbkit.base.shards import refuse_shards
+from nbkit.clipping import ClipReport, ClipRule
 
 
 class Amp:

@@ -10,6 +10,7 @@ import html
 import math
 from collections.abc import Sequence
 from enum import Enum, StrEnum
+from typing import TYPE_CHECKING
 
 import torch
 

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import _get_sequence_nr
 
-from nbkit._forward import bare, call, eagerly, own
-from nbkit.report import Word
-from nbkit.state import preserve_state
+from nbkit.base.model_call import bare, call, eagerly, own
+from nbkit.base.nested import move_tensors, walk_tensors
+from nbkit.base.report import Word
+from nbkit.base.state import preserve_state
 
 LOSS = "the loss function"
 
@@ -82,7 +83,7 @@ class Trial:
                 result = self.loss_fn(result, *_beside(result, self._split()[1]))
             self.reached(result)
             self.phase = PassPhase.BACKWARD
-            roots = [tensor for _, tensor in tensors_in(result) if tensor.requires_grad]
+            roots = [tensor for _, tensor in walk_tensors(result) if tensor.requires_grad]
             if loss_scale != 1:  # as GradScaler does it: a loss in fp16 becomes float32
                 roots = [root * torch.tensor(loss_scale, device=root.device) for root in roots]
             if roots:

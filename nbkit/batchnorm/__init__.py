@@ -1,12 +1,14 @@
 """The running statistics of BatchNorm: how far off they are, and how to keep them right."""
 
 from nbkit.batchnorm.control import BNGuard, Undo, freeze_bn_, guard_bn, rescale_bn_momentum_
+from nbkit.batchnorm.gap import BNVerdict
 from nbkit.batchnorm.reestimate import BNLayer, BNReport, bn_gap, reestimate_bn_
 
 __all__ = [
     "BNGuard",
     "BNLayer",
     "BNReport",
+    "BNVerdict",
     "Undo",
     "bn_gap",
     "freeze_bn_",

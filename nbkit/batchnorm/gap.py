@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from nbkit._bn_moments import Moments, running
-from nbkit.report import Word
+from nbkit.base.nested import list_tensors
+from nbkit.base.report import Word
+from nbkit.batchnorm.moments import Moments, running
 
 _CLOSE = 0.15  # a smaller gap is not worth a word
 _NOISY = 0.25  # standard error of a mean, in standard deviations, from which a batch tells nothing

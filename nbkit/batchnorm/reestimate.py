@@ -12,9 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from nbkit._bn_control import BNGuard, Undo, freeze_bn_, guard_bn, rescale_bn_momentum_
-from nbkit._bn_gap import NO_STATISTICS, BNVerdict, difference, gaps, judge, noise
-from nbkit._bn_moments import (
+from nbkit.base.model_call import bare, call, eagerly, own, written
+from nbkit.base.report import Report
+from nbkit.base.state import preserve_state
+from nbkit.batchnorm.gap import NO_STATISTICS, BNVerdict, difference, gaps, judge, noise
+from nbkit.batchnorm.moments import (
     Moments,
     batch_norms,
     group_singles,
@@ -24,22 +26,6 @@ from nbkit._bn_moments import (
     running,
     watching,
 )
-from nbkit._forward import bare, call, eagerly, own, written
-from nbkit.report import Report
-from nbkit.state import preserve_state
-
-__all__ = [
-    "BNGuard",
-    "BNLayer",
-    "BNReport",
-    "BNVerdict",
-    "Undo",
-    "bn_gap",
-    "freeze_bn_",
-    "guard_bn",
-    "reestimate_bn_",
-    "rescale_bn_momentum_",
-]
 
 
 @dataclass

@@ -16,10 +16,11 @@ from torch.autograd import _get_sequence_nr
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from nbkit import _forward, _trial
-from nbkit._precision import WIDE
-from nbkit._trial import LOSS, PassPhase, Trial, tensors_in
-from nbkit.report import Report, jsonable
+from nbkit.base import model_call, watched_pass
+from nbkit.base.dtypes import WIDE
+from nbkit.base.nested import list_tensors, walk_tensors
+from nbkit.base.report import Report, jsonable
+from nbkit.base.watched_pass import LOSS, PassPhase, Trial
 
 TORCH = os.path.dirname(torch.__file__) + os.sep
 OURS = (__file__, watched_pass.__file__, model_call.__file__)

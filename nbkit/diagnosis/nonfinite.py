@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nbkit._trial import LOSS, PassPhase, Trial, tensors_in
-from nbkit.report import Report
+from nbkit.base.nested import list_tensors, walk_tensors
+from nbkit.base.report import Report
+from nbkit.base.watched_pass import LOSS, PassPhase, Trial
 
 
 @dataclass
@@ -137,23 +138,23 @@ class _Finder(Trial):
             return
         own = (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))
         inputs += [Values.of(name, tensor) for name, tensor in own]
-        outputs = [Values.of(name, tensor) for name, tensor in tensors_in(output, "output")]
+        outputs = [Values.of(name, tensor) for name, tensor in walk_tensors(output, "output")]
         raise self._found(PassPhase.FORWARD, self.running[-1], "", inputs, outputs)
 
     def reached(self, result: Any) -> None:
-        if not all(_finite(tensor) for _, tensor in tensors_in(result)):
-            inputs = [Values.of(name, each) for name, each in tensors_in(self.output, "output")]
-            outputs = [Values.of(name, each) for name, each in tensors_in(result, "loss")]
+        if not all(_finite(tensor) for _, tensor in walk_tensors(result)):
+            inputs = [Values.of(name, each) for name, each in walk_tensors(self.output, "output")]
+            outputs = [Values.of(name, each) for name, each in walk_tensors(result, "loss")]
             raise self._found(PassPhase.LOSS, LOSS, "", inputs, outputs)
-        roots = [tensor.grad_fn for _, tensor in tensors_in(result) if tensor.grad_fn is not None]
+        roots = [tensor.grad_fn for _, tensor in walk_tensors(result) if tensor.grad_fn is not None]
         for node in _nodes(roots):
             node.register_hook(partial(self.passed_back, node))
 
     def passed_back(self, node: Any, passed: tuple, came: tuple) -> None:
         if all(map(_finite, list_tensors(passed))):
             return
-        inputs = [Values.of(name, each) for name, each in tensors_in(came, "gradient")]
-        outputs = [Values.of(name, each) for name, each in tensors_in(passed, "gradient")]
+        inputs = [Values.of(name, each) for name, each in walk_tensors(came, "gradient")]
+        outputs = [Values.of(name, each) for name, each in walk_tensors(passed, "gradient")]
         raise self._found(PassPhase.BACKWARD, self.maker(node), node.name(), inputs, outputs)
 
     def _found(

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from nbkit._forward import bare, call, eagerly, own
-from nbkit._weights import assign, behind
-from nbkit.report import Report, Word
-from nbkit.state import preserve_state
+from nbkit.base.model_call import bare, call, eagerly, own
+from nbkit.base.report import Report, Word
+from nbkit.base.state import preserve_state
+from nbkit.initialization.weights import assign, behind
 
 
 class LSUVVerdict(Word):

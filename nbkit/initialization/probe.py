@@ -15,14 +15,16 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
 
-from nbkit._forward import call, eagerly, own
-from nbkit._init_measures import (
+from nbkit.base.batches import rows
+from nbkit.base.model_call import call, eagerly, own
+from nbkit.base.nested import list_tensors
+from nbkit.base.state import preserve_state
+from nbkit.initialization.measures import (
     class_frequencies,
     duplicates,
     equal_probabilities,
     has_weights,
     rms,
-    tensors,
     varying,
     weight_of,
 )
@@ -166,7 +168,7 @@ class Probe(TorchFunctionMode):
     def _on_call(self, name: str, module: nn.Module, args, output) -> None:
         self._clock += 1
         self._order[module] = self._clock
-        x = next(tensors(output), None)
+        x = next(iter(_floats(output)), None)
         if x is None or not x.numel():
             return
         if not has_weights(module):

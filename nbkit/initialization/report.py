@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-from nbkit._forward import bare
-from nbkit._init_probe import Call, Probe
-from nbkit._init_verdict import InitVerdict, Judge, LossVerdict, judge_loss
-from nbkit.report import Report
+from nbkit.base.model_call import bare
+from nbkit.base.report import Report, ensure_axes
+from nbkit.initialization.probe import Call, Probe
+from nbkit.initialization.verdict import InitVerdict, Judge, LossVerdict, judge_loss
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -13,26 +13,8 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.utils import parametrize
 
-from nbkit._init_report import InitLayer, InitReport, init_report
-from nbkit._init_verdict import InitVerdict, LossVerdict
-from nbkit._lsuv import LSUVLayer, LSUVReport, LSUVVerdict, lsuv_
-from nbkit._weights import assign, behind
-from nbkit.report import Report
-
-__all__ = [
-    "SCHEMES",
-    "InitLayer",
-    "InitReport",
-    "InitVerdict",
-    "Initialized",
-    "LSUVLayer",
-    "LSUVReport",
-    "LSUVVerdict",
-    "LossVerdict",
-    "init_report",
-    "initialize_",
-    "lsuv_",
-]
+from nbkit.base.report import Report
+from nbkit.initialization.weights import assign, behind
 
 SCHEMES = (
     "zeros",

@@ -6,8 +6,8 @@ import math
 
 from torch import nn
 
-from nbkit._init_probe import Call, Probe
-from nbkit.report import Word
+from nbkit.base.report import Word
+from nbkit.initialization.probe import Call, Probe
 
 # A signal that shrinks or grows by more than this between two layers is in trouble. The limit of
 # the gradient is wider: pooling spreads it thin, and no harm is done.

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from statistics import fmean, median
 from typing import TYPE_CHECKING
 
-from nbkit.report import Report, Word
+from nbkit.base.report import Report, Word, ensure_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -16,10 +16,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from nbkit._batches import rows
-from nbkit._loaders import again, fresh_workers, generators
-from nbkit._lr_curve import LRCurve, StopReason
-from nbkit.state import preserve_state
+from nbkit.base.batches import rows
+from nbkit.base.nested import move_tensors, open_container
+from nbkit.base.optimizers import check_plain_step
+from nbkit.base.state import preserve_state
+from nbkit.lr_finder.curve import LRCurve, StopReason
+from nbkit.lr_finder.loaders import again, fresh_workers, generators
 
 # A skipped fp16 step halves the scale. From 2**16, where a GradScaler begins, so many in a row lead
 # far below 1: then the gradients themselves are not finite, and no scale would help.

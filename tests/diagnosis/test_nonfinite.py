@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from nbkit.amp import Amp, PassPhase, find_nonfinite
-from nbkit.state import digest
+from nbkit.amp import Amp
+from nbkit.base.state import digest
+from nbkit.diagnosis import PassPhase, find_nonfinite
 
 
 class Do(nn.Module):

@@ -16,7 +16,7 @@ from torch.nn.utils import parametrizations
 from torch.nn.utils.parametrize import register_parametrization
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from nbkit._init_measures import duplicates
+from nbkit.base.state import digest
 from nbkit.initialization import (
     SCHEMES,
     InitVerdict,
@@ -26,7 +26,7 @@ from nbkit.initialization import (
     initialize_,
     lsuv_,
 )
-from nbkit.state import digest
+from nbkit.initialization.measures import duplicates
 
 NAN = math.nan
 

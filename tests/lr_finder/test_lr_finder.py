@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, TensorDataset
 
-from nbkit._lr_curve import METHODS, LRCurve
-from nbkit.lr_finder import MOST_SKIPS, StopReason, lr_range_test
-from nbkit.state import digest
+from nbkit.base.state import digest
+from nbkit.lr_finder import StopReason, lr_range_test
+from nbkit.lr_finder.curve import METHODS, LRCurve
+from nbkit.lr_finder.range_test import MOST_SKIPS
 
 MSE = nn.MSELoss()
 

@@ -143,7 +143,7 @@ def write_diary(folder: str, dies_at: int, losses: Seconds) -> None:
     attempt = os.environ["TORCHELASTIC_RESTART_COUNT"]
     if rank() == 0:
         with Path(folder, f"attempt_{attempt}.txt").open("a") as diary:
-            diary.write_whole(f"{len(losses)} {losses[-1]}\n", durable=False)
+            diary.write(f"{len(losses)} {losses[-1]}\n")
     elif attempt == "0" and len(losses) == dies_at:
         time.sleep(0.2)  # rank 0 has its share of this step by then, and has written it down
         os.kill(os.getpid(), signal.SIGKILL)
