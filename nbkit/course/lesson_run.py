@@ -27,6 +27,7 @@ from nbkit.course.record import RUNNING, Record, write_whole
 from nbkit.course.tasks import Task, check_place
 from nbkit.lab.knobs import KnobError
 from nbkit.lab.machine import machine
+from nbkit.lab.threads import read_thread_count
 
 STOPPED = "stopped by Ctrl-C"
 
@@ -178,7 +179,7 @@ def _save(task: Task, record: Record) -> None:
 
 def _open_record(task: Task) -> Record:
     environment = {**headless_environment(""), **task.environment}
-    threads = int(environment["OMP_NUM_THREADS"].split(",")[0])
+    threads = read_thread_count("OMP_NUM_THREADS", environment["OMP_NUM_THREADS"])
     return task.record(
         status=RUNNING,
         started=datetime.now(UTC).isoformat(timespec="seconds"),

@@ -14,6 +14,7 @@ from nbkit.lab.exercises import Exercise, load_exercise
 from nbkit.lab.knobs import Knob, KnobError, check_names
 from nbkit.lab.predictions import Prediction
 from nbkit.lab.stats import Interval
+from nbkit.lab.threads import use_one_thread
 
 PLAIN = (bool, int, float, str, list, tuple, dict, type(None))
 # What IPython itself binds from cell to cell: `_`, `_i3`, `__annotations__`, a shell's exit code.
@@ -31,7 +32,8 @@ class Lesson:
         ValueError: if the file has no claim of that lesson, or an entry that is wrong.
         FileNotFoundError: if there is no such file.
 
-    Opening it prints one line and changes nothing.
+    Opening it prints one line, and lets torch compute on one thread unless `OMP_NUM_THREADS` or
+    `torch.set_num_threads` asked for another number; nothing else changes.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class Lesson:
         self._namespace = _notebook_namespace() if namespace is None else namespace
         self._before = {n: v for n, v in self._namespace.items() if type(v) in PLAIN}
         self._diary = Diary()
+        use_one_thread()
         print(f"nbkit {nbkit.__version__}, lesson {name}")
 
     def knobs(self, **ranges: Knob) -> dict[str, Any]:
