@@ -48,9 +48,9 @@ def test_an_empty_count_is_an_unset_one(cores, monkeypatch, jobs):
 @pytest.mark.parametrize("text", ["many", "0", "-2", "1.5", "4;2", "²"])
 def test_nonsense_is_refused_by_the_variable_s_name(cores, monkeypatch, name, text):
     monkeypatch.setenv(name, text)
-    for read in (lambda: share_threads(1), lambda: share_threads(3), lambda: headless_environment("")):
+    for read, argument in ((share_threads, 1), (share_threads, 3), (headless_environment, "")):
         with pytest.raises(ValueError, match=f"^{name} must be a whole number .* got '{text}'"):
-            read()
+            read(argument)
 
 
 def test_nonsense_ends_the_command_before_a_lesson_starts(cores, monkeypatch, tmp_path, capsys):

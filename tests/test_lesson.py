@@ -96,6 +96,12 @@ def test_the_guard_wants_every_knob_declared(notebook):
         notebook["lesson"].knobs(**RANGES, momentum=between(0, 1))
 
 
+@pytest.mark.parametrize("range_", [10.0, log, (0.1, 10)])
+def test_the_guard_wants_a_range_for_each(notebook, range_):
+    with pytest.raises(KnobError, match=r"max_lr must be given a range, max_lr=log\(0.1, 10\) or"):
+        notebook["lesson"].knobs(max_lr=range_, steps=between(1, 500))
+
+
 def test_a_type_that_no_slider_has_is_refused(notebook):
     notebook["__annotations__"]["max_lr"] = list
     with pytest.raises(KnobError, match="type must be among bool, int, float, str"):

@@ -11,7 +11,7 @@ import nbkit
 from nbkit.lab.claims import Claim, Verdict, judge, load_claims
 from nbkit.lab.diary import Diary, calibrate
 from nbkit.lab.exercises import Exercise, load_exercise
-from nbkit.lab.knobs import Knob, KnobError, check_names
+from nbkit.lab.knobs import RANGES, Knob, KnobError, check_names
 from nbkit.lab.predictions import Prediction
 from nbkit.lab.stats import Interval
 from nbkit.lab.threads import use_one_thread
@@ -72,6 +72,11 @@ class Lesson:
             check_names(dict.fromkeys(sorted(given)), ranges)
         knobs = {}
         for name, range_ in ranges.items():
+            if not isinstance(range_, Knob):
+                raise KnobError(
+                    f"{name} must be given a range, {name}=log(0.1, 10) or another of "
+                    f"{', '.join(RANGES)}, got {range_!r}."
+                )
             if name not in values or name not in types:
                 raise KnobError(f"the parameters cell must declare `{name}: type = default`.")
             knobs[name] = range_.named(name, _type_of(types[name]))
