@@ -6,7 +6,7 @@ from nbkit.lab.claims import Claim, judge
 from nbkit.lab.predictions import Prediction
 from nbkit.lab.stats import Interval
 
-CLAIM = Claim("id", "01_x", "s.", "w", "a / b", "ratio_below", 8, "y", "n", "o", margin=1.0)
+CLAIM = Claim("id", "01_x", "s.", "w", "a / b", "ratio", "below", 8, "y", "n", "o", margin=1.0)
 BELOW, ABOVE, OPEN = Interval(0.5, 0.4, 0.6, 8), Interval(2.0, 1.5, 3.0, 8), Interval(1, 0.5, 2, 8)
 
 
@@ -48,6 +48,6 @@ def test_confidence_is_a_percentage_from_50_to_99(confidence):
 
 
 def test_an_exact_claim_has_no_size():
-    exact = Claim("id", "01_x", "s.", "w", "m", "exact", 8, "y", "n", "o")
+    exact = Claim("id", "01_x", "s.", "w", "m", "equality", None, 8, "y", "n", "o")
     with pytest.raises(ValueError, match="id is exact"):
         Prediction(exact, 0.5, 90)
