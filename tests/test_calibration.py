@@ -222,9 +222,7 @@ def recorded():
             claim = all_claims()[told["claim"]]
             if claim.spread is None or None in (told["interval"] or [None]):
                 continue  # there is none, it was skipped, or runs diverged
-            low, high = (
-                np.log(told["interval"]) if claim.measure == "ratio" else told["interval"]
-            )
+            low, high = np.log(told["interval"]) if claim.measure == "ratio" else told["interval"]
             quantile = student.ppf((1 + told["confidence"]) / 2, told["n"] - 1)
             yield claim, (high - low) / 2 * math.sqrt(told["n"]) / quantile
 

@@ -63,7 +63,12 @@ def test_two_claims_stand_beside_each_other(diary):
 
 
 @pytest.mark.parametrize(
-    "line", ["{", "3", "{}", '{"claim": "x", "when": "y"}', '{"claim": "x", "right": true}']
+    "line",
+    [
+        *("{", "3", "{}", '{"claim": "x", "when": "y"}', '{"claim": "x", "right": true}'),
+        '{"claim": "x", "lesson": "l", "guess": 1, "confidence": "high", "when": "y"}',
+        '{"claim": "x", "lesson": "l", "guess": "big", "confidence": 80, "when": "y"}',
+    ],
 )
 def test_a_line_that_is_no_prediction_is_named(diary, line):
     diary.commit(Prediction(CYCLE, 0.5, 80))

@@ -269,7 +269,8 @@ def load_claims(lesson: str, register: Path | None = None) -> dict[str, Claim]:
     claims = {name: claim for name, claim in every.items() if claim.lesson == lesson}
     if not claims:
         file = "claims.toml" if register is None else register
-        raise ValueError(f"{file} has no claim of lesson {lesson!r}.")
+        known = ", ".join(dict.fromkeys(repr(claim.lesson) for claim in every.values())) or "none"
+        raise ValueError(f"{file} has no claim of lesson {lesson!r}. It has claims of: {known}.")
     return claims
 
 

@@ -72,13 +72,18 @@ class Diary:
     def entries(self) -> dict[str, Entry]:
         """Every prediction by its claim, in the order in which they were made."""
         found: dict[str, Entry] = {}
-        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
+        text = self.path.read_bytes().decode(errors="replace") if self.path.exists() else ""
+        lines = text.splitlines()
         for number, line in enumerate(lines, start=1):
             try:
                 told = json.loads(line)
                 told.pop("when")
                 before = vars(found[told["claim"]]) if "right" in told else {}
-                found[told["claim"]] = Entry(**{**before, **told})
+                entry = Entry(**{**before, **told})
+                is_number = isinstance(entry.guess, int | float)
+                if not (is_number and entry.confidence in range(50, 100)):
+                    raise ValueError("no prediction")
+                found[entry.claim] = entry
             except (ValueError, KeyError, TypeError, AttributeError):
                 raise ValueError(
                     f"{self.path}, line {number} is not a prediction: {line[:60]!r}. "

@@ -20,6 +20,7 @@ from nbkit.lab.frontend import in_vs_code, live
 from nbkit.lab.garbage import Tidy, old_objects_kept
 from nbkit.lab.interrupt import StopButton
 from nbkit.lab.knobs import Knob, Value, check_values
+from nbkit.lab.shown_labs import forget_shown, replace_shown
 from nbkit.lab.stops import Stops, format_value, static
 
 __all__ = ["Explorer", "Stops", "explore", "live", "show", "static"]
@@ -78,7 +79,11 @@ def explore(
     The first run happens here: what it raises is the cell's error.
     """
     ui = Explorer(fit, knobs, start, figsize=figsize, dpi=dpi, seed=seed, every=every)
-    ui.run()
+    try:
+        ui.run()
+    except BaseException:
+        ui.close()
+        raise
     return ui
 
 
@@ -153,6 +158,15 @@ class Explorer:
             self._fail(error)
             raise
         return self.result
+
+    def close(self) -> None:
+        """Take the lab off the page and give back its memory; a run on the way is dropped."""
+        self._begun = self._asked
+        self._running = None
+        forget_shown(self)
+        self.screen.close_all()
+        self.picture.release()
+        self.png = b""
 
     def _set(self, values: Mapping[str, Value]) -> None:
         """Set controls without a run of their own."""
@@ -243,6 +257,7 @@ class Explorer:
     def _ipython_display_(self) -> None:
         from IPython.display import display
 
+        replace_shown(self)
         display(self.screen)
         if not in_vs_code():  # there the copy could not be hidden
             self._display_id = self._display_id or uuid.uuid4().hex
