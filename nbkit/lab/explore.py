@@ -14,6 +14,7 @@ import time
 import traceback
 import uuid
 from collections.abc import Mapping
+from typing import Any
 
 from nbkit.lab.fitting import Fit, Fitting, Picture, knobs_of
 from nbkit.lab.frontend import in_vs_code, live
@@ -105,15 +106,14 @@ class Explorer:
         seed: int,
         every: float,
     ) -> None:
-        from nbkit.lab.controls import control
         from nbkit.lab.screen import Screen
 
         self.fit, self.seed, self.every = fit, seed, every
         self.knobs = knobs_of(fit, knobs)
-        self.controls = {
-            name: control(knob, knob.read(start.get(name, knob.default)))
-            for name, knob in self.knobs.items()
+        values = {
+            name: knob.read(start.get(name, knob.default)) for name, knob in self.knobs.items()
         }
+        self.controls = _make_controls(self.knobs, values)
         self.picture = Picture(figsize, dpi)
         self.screen = Screen(list(self.controls.values()), width=round(figsize[0] * dpi))
         self.result, self.seconds, self.png = "", 0.0, b""
@@ -161,10 +161,12 @@ class Explorer:
 
     def close(self) -> None:
         """Take the lab off the page and give back its memory; a run on the way is dropped."""
+        from nbkit.lab.screen import close_tree
+
         self._begun = self._asked
         self._running = None
         forget_shown(self)
-        self.screen.close_all()
+        close_tree(self.screen)
         self.picture.release()
         self.png = b""
 
@@ -271,3 +273,19 @@ class Explorer:
         data = {"image/png": base64.b64encode(self.png).decode(), "text/plain": alt}
         metadata = {"image/png": {"alt": alt}}
         display(data, raw=True, metadata=metadata, display_id=self._display_id, update=update)
+
+
+def _make_controls(knobs: Mapping[str, Knob], values: Mapping[str, Value]) -> dict[str, Any]:
+    """A widget for each knob; if one has none, those before it are closed again."""
+    from nbkit.lab.controls import control
+    from nbkit.lab.screen import close_tree
+
+    made: dict[str, Any] = {}
+    try:
+        for name, knob in knobs.items():
+            made[name] = control(knob, values[name])
+    except BaseException:
+        for widget in made.values():
+            close_tree(widget)
+        raise
+    return made

@@ -47,19 +47,21 @@ class Screen(widgets.VBox):
         look = "color:#b00020; border-left:3px solid; padding-left:1em; white-space:pre-wrap"
         self.report.value = f'<pre role="alert" style="{look}">{html.escape(text)}</pre>'
 
-    def close_all(self) -> None:
-        """Close the screen with every widget in it, their layouts and styles too."""
-        waiting: list[widgets.Widget] = [self]
-        while waiting:
-            widget = waiting.pop()
-            values = [getattr(widget, name, None) for name in widget.keys]
-            for value in values:
-                several = value if isinstance(value, list | tuple) else [value]
-                waiting.extend(part for part in several if isinstance(part, widgets.Widget))
-            widget.unobserve_all()
-            if widget.comm is None:
-                continue
-            widget.close()
-
     def _repr_mimebundle_(self, **options: Any) -> dict[str, Any]:
         return {**(super()._repr_mimebundle_(**options) or {}), "text/plain": _WITHOUT}
+
+
+def close_tree(root: widgets.Widget) -> None:
+    """Close a widget with every widget in it, their layouts and styles too."""
+    waiting, seen = [root], set()
+    while waiting:
+        widget = waiting.pop()
+        if widget in seen:
+            continue
+        seen.add(widget)
+        for name in widget.keys:
+            value = getattr(widget, name, None)
+            several = value if isinstance(value, list | tuple) else [value]
+            waiting.extend(part for part in several if isinstance(part, widgets.Widget))
+        widget.unobserve_all()
+        widget.close()
