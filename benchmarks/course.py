@@ -20,7 +20,7 @@ from pathlib import Path
 from timing import Spread, interleaved, report
 
 from nbkit.course.lessons import find_lessons
-from nbkit.lab.data import lessons_dir
+from nbkit.lab.shipped import lessons_dir
 
 BOUND = 0.65
 IMPORTS = "import torch, torch._dynamo, scipy.stats, matplotlib.figure"

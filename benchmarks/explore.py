@@ -17,11 +17,11 @@ from pathlib import Path
 from timing import Spread, report
 
 from nbkit.lab.data import digits
-from nbkit.lab.explore import Explorer, explore
-from nbkit.lab.garbage import IDLE
 from nbkit.lab.knobs import between, log
+from nbkit.lab.live.explorer import Explorer, explore
+from nbkit.lab.live.gc_pause import IDLE
 from nbkit.lab.models import mlp
-from nbkit.lab.seeds import train_runs
+from nbkit.lab.runs.seeds import train_runs
 
 KNOBS = {
     "lr": log(1e-3, 1.0).named("lr", float),

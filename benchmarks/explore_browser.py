@@ -22,7 +22,7 @@ CELL = f"""
 import sys
 sys.path.insert(0, {str(HERE)!r})
 from explore import KNOBS, START, fit
-from nbkit.lab.explore import explore
+from nbkit.lab.live.explorer import explore
 ui = explore(fit, KNOBS, START)
 ui
 """

@@ -18,9 +18,9 @@ from IPython.utils.capture import capture_output
 from timing import Spread, report
 
 from nbkit.course.lessons import find_lessons, read_notebook
-from nbkit.lab import explore
-from nbkit.lab.data import lessons_dir
-from nbkit.lab.stops import format_value
+from nbkit.lab.live import explorer as explore
+from nbkit.lab.live.headless_stops import format_value
+from nbkit.lab.shipped import lessons_dir
 
 FIRST, FINAL = 0.3, 1.0  # seconds
 

@@ -20,10 +20,10 @@ from timing import Spread, report
 from torch import nn
 from torch.nn.functional import cross_entropy, mse_loss
 
-from nbkit._lr_curve import METHODS, LRCurve
 from nbkit.lab.data import Data, digits
 from nbkit.lab.models import mlp
 from nbkit.lr_finder import lr_range_test
+from nbkit.lr_finder.curve import METHODS, LRCurve
 
 STEPS, SEEDS, BOUND = 100, range(40), 1.25
 OURS = "floor"

@@ -12,8 +12,8 @@ from torch import nn
 
 from nbkit.lab.data import digits
 from nbkit.lab.models import mlp
-from nbkit.lab.seeds import train_runs
-from nbkit.lab.training import one_thread
+from nbkit.lab.runs.seeds import train_runs
+from nbkit.lab.runs.training import one_thread
 
 DATA = digits()
 SGD = {"small": {"lr": 0.01, "momentum": 0.9}, "large": {"lr": 0.1, "momentum": 0.9}}

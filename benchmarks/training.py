@@ -6,7 +6,7 @@ from torch.nn.functional import cross_entropy
 
 from nbkit.lab.data import digits
 from nbkit.lab.models import mlp
-from nbkit.lab.training import one_thread, train
+from nbkit.lab.runs.training import one_thread, train
 
 STEPS = 300
 DATA = digits()

@@ -5,18 +5,9 @@ standard library, restores what it touched, and says what it did.
 """
 
 from nbkit.accumulation import MicroBatch, Window, accumulate, check_accumulation
-from nbkit.amp import (
-    Amp,
-    Float64Use,
-    Float64Uses,
-    NonfiniteReport,
-    Skipped,
-    StepReport,
-    UnderflowReport,
-    find_float64,
-    find_nonfinite,
-    underflow_report,
-)
+from nbkit.amp import Amp, Skipped, StepReport
+from nbkit.base.equivalence import EquivalenceReport
+from nbkit.base.state import digest, preserve_state
 from nbkit.batchnorm import (
     BNReport,
     bn_gap,
@@ -37,7 +28,15 @@ from nbkit.ddp import (
     shard,
     world_size,
 )
-from nbkit.equivalence import EquivalenceReport
+from nbkit.diagnosis import (
+    Float64Use,
+    Float64Uses,
+    NonfiniteReport,
+    UnderflowReport,
+    find_float64,
+    find_nonfinite,
+    underflow_report,
+)
 from nbkit.initialization import (
     Initialized,
     InitReport,
@@ -47,7 +46,6 @@ from nbkit.initialization import (
     lsuv_,
 )
 from nbkit.lr_finder import LRCurve, lr_range_test
-from nbkit.state import digest, preserve_state
 
 __version__ = "0.1.0"
 

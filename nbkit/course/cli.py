@@ -60,11 +60,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(options: argparse.Namespace) -> int:
     """Execute lessons headless."""
     from nbkit.course.lessons import LessonError, find_lessons
-    from nbkit.course.run import LedgerError
-    from nbkit.course.run import run as run_lessons
-    from nbkit.course.tasks import read_grid
-    from nbkit.lab.data import lessons_dir
+    from nbkit.course.run.course_run import LedgerError
+    from nbkit.course.run.course_run import run as run_lessons
+    from nbkit.course.run.tasks import read_grid
     from nbkit.lab.knobs import KnobError
+    from nbkit.lab.shipped import lessons_dir
 
     parameters = dict(options.parameter)
     if len(parameters) < len(options.parameter):
@@ -104,7 +104,7 @@ def copy(folder: Path, solutions: bool, lessons: Sequence[str] = ()) -> int:
     """Copy the lessons, or those that are named, to a folder to work in."""
     from nbkit.course.copy import copy_lessons, with_solutions
     from nbkit.course.lessons import LessonError
-    from nbkit.lab.data import lessons_dir
+    from nbkit.lab.shipped import lessons_dir
 
     try:
         copied, kept = copy_lessons(lessons_dir(), folder, solutions=solutions, names=lessons)
@@ -126,8 +126,8 @@ def copy(folder: Path, solutions: bool, lessons: Sequence[str] = ()) -> int:
 
 def report(runs: Sequence[Path], out: Path | None) -> int:
     """Put runs side by side, as a page, Markdown and JSON."""
-    from nbkit.course.report import PAGE
-    from nbkit.course.report import report as write_report
+    from nbkit.course.report.write import PAGE
+    from nbkit.course.report.write import report as write_report
 
     out = out or (runs[0] if len(runs) == 1 else _new_folder())
     try:

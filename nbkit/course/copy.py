@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from nbformat import NotebookNode
 
+from nbkit.base.whole_file import write_new
 from nbkit.course.companions import find_companions
 from nbkit.course.exercise_cells import find_exercises, mark_bodies
 from nbkit.course.lessons import LessonError, find_lessons, read_notebook
@@ -54,7 +54,7 @@ def copy_lessons(
     copied, kept = [], []
     for name, data in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        if _write_new(folder / name, data):
+        if write_new(folder / name, data):
             copied.append(name)
         else:
             kept.append(name)
@@ -65,28 +65,6 @@ def with_solutions(folder: Path, names: Iterable[str]) -> list[str]:
     """Which of a folder's notebooks have solutions in them."""
     texts = {name: (folder / name).read_text(encoding="utf-8", errors="replace") for name in names}
     return [name for name, text in texts.items() if re.search(SUMMARY, text, re.IGNORECASE)]
-
-
-def _write_new(path: Path, data: bytes) -> bool:
-    """Write a file, whole or not at all; False where there is one already, which stays.
-
-    Raises:
-        OSError: if it cannot be written; nothing is left of it.
-    """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_bytes(data)
-        try:
-            os.link(part, path)  # unlike a rename it takes no other file's place
-        except FileExistsError:
-            return False
-        except OSError:  # no links on this disk: then with a gap in which another could appear
-            if path.exists():
-                return False
-            part.rename(path)
-    finally:
-        part.unlink(missing_ok=True)
-    return True
 
 
 def _student_version(path: Path) -> bytes:

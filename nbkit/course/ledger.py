@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from nbkit.course.record import Record
-from nbkit.lab import data
+from nbkit.lab import shipped
 
 JUDGED = ("SUPPORTED", "REFUTED", "INCONCLUSIVE")
 MISSING = "NO LONGER JUDGED"  # of a claim that the ledger has judged and a whole run has not
@@ -22,7 +22,7 @@ MISSING = "NO LONGER JUDGED"  # of a claim that the ledger has judged and a whol
 
 def ledger_dir() -> Path:
     """The folder of the ledger: beside the claims, in a checkout's data/ or the package's copy."""
-    return data.data_dir() / "ledger"
+    return shipped.data_dir() / "ledger"
 
 
 def keep(record: Record, ledger: Path) -> Path:

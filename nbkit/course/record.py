@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
+
+from nbkit.base.whole_file import write_whole
+from nbkit.course.record_shape import find_problem
 
 WAITING, RUNNING, OK, FAILED = "waiting", "running", "ok", "failed"
 
@@ -23,7 +25,7 @@ class Record:
     lesson: str  # the stem of the lesson's notebook
     parameters: dict[str, Any]  # those that were given
     nbkit: str  # its version
-    notebook_sha256: str  # of the lesson as it was run, with the claims beside it
+    notebook_sha256: str  # of the lesson as it was run, with the claims and modules beside it
     started: str  # UTC
     machine: dict[str, Any]  # lab.machine; empty before it has begun somewhere
     seconds: float = 0.0
@@ -65,54 +67,69 @@ class Record:
 
     def save(self, path: Path) -> None:
         """Write the record to a file; a number that JSON does not have becomes null."""
-        text = json.dumps(finite(asdict(self)), indent=1, ensure_ascii=False, allow_nan=False)
+        text = json.dumps(
+            replace_nonfinite(asdict(self)), indent=1, ensure_ascii=False, allow_nan=False
+        )
         write_whole(path, text + "\n")
 
     @classmethod
     def load(cls, path: Path) -> Record:
-        """The record in a file."""
-        return cls(**json.loads(path.read_text(encoding="utf-8")))
+        """Read the record in a file. Fields that this version of nbkit does not know are ignored.
+
+        Raises:
+            ValueError: if the file is not JSON, or not a record that everybody here understands.
+            OSError: if it cannot be read.
+        """
+        try:
+            told = json.loads(path.read_text(encoding="utf-8"))
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"not JSON ({error})") from error
+        if not isinstance(told, dict):
+            raise ValueError("not a record: a JSON object was expected")
+        missing = [
+            each.name for each in fields(cls) if _is_required(each) and each.name not in told
+        ]
+        if missing:
+            raise ValueError(f"not a record: without {', '.join(missing)}")
+        if problem := find_problem(told):
+            raise ValueError(f"not a whole record: {problem}")
+        known = {each.name for each in fields(cls)}
+        return cls(**{key: value for key, value in told.items() if key in known})
 
     @classmethod
     def find(cls, path: Path) -> Record | None:
         """The record in a file; None where there is no file, or it is no record."""
         try:
             return cls.load(path)
-        except (OSError, ValueError, TypeError):
+        except (OSError, ValueError):
             return None
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a file; whoever reads or is killed meanwhile finds the old one or the new one."""
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+def _is_required(each: Any) -> bool:
+    return each.default is MISSING and each.default_factory is MISSING
 
 
-def find_nonfinite(value: Any, where: str = "") -> list[str]:
+def list_nonfinite(value: Any, where: str = "") -> list[str]:
     """Where in nested lists and dicts a number is NaN or infinite: JSON has no such numbers.
 
-    >>> find_nonfinite({"cells": [1.0, float("nan")]}, "nb")
+    >>> list_nonfinite({"cells": [1.0, float("nan")]}, "nb")
     ['nb.cells[1]']
     """
     if isinstance(value, float):
         return [] if math.isfinite(value) else [where]
     if isinstance(value, dict):
-        return [at for key, v in value.items() for at in find_nonfinite(v, f"{where}.{key}")]
+        return [at for key, v in value.items() for at in list_nonfinite(v, f"{where}.{key}")]
     if isinstance(value, list | tuple):
-        return [at for n, v in enumerate(value) for at in find_nonfinite(v, f"{where}[{n}]")]
+        return [at for n, v in enumerate(value) for at in list_nonfinite(v, f"{where}[{n}]")]
     return []
 
 
-def finite(value: Any) -> Any:
+def replace_nonfinite(value: Any) -> Any:
     """The same nested value with null for each number that JSON does not have."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {key: finite(v) for key, v in value.items()}
+        return {key: replace_nonfinite(v) for key, v in value.items()}
     if isinstance(value, list | tuple):
-        return [finite(v) for v in value]
+        return [replace_nonfinite(v) for v in value]
     return value

@@ -12,9 +12,9 @@ from tempfile import TemporaryDirectory
 
 from nbformat import NotebookNode
 
-from nbkit.course.execute import execute, find_fault, save_notebook
+from nbkit.course.kernel.execute import execute, find_fault, save_notebook
 from nbkit.course.lessons import LessonError, find_lessons
-from nbkit.lab.data import lessons_dir
+from nbkit.lab.shipped import lessons_dir
 
 
 def store(path: Path) -> None:

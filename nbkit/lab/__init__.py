@@ -1,1 +1,64 @@
-"""The bench: what an experiment and a lesson need on top of the techniques."""
+"""The bench: what an experiment and a lesson need on top of the techniques.
+
+Everything that a notebook imports comes from here: `from nbkit.lab import Lesson, digits`. A name
+is looked up in its module when it is first used, so that the command line need not load matplotlib.
+"""
+
+from importlib import import_module
+from typing import Any
+
+# For each public name, the module under `nbkit.lab` that defines it.
+_HOMES = {
+    "Lesson": "lesson",
+    "Exercise": "exercise",
+    "load_exercise": "exercise",
+    "KnobError": "knobs",
+    "between": "knobs",
+    "choice": "knobs",
+    "flag": "knobs",
+    "log": "knobs",
+    "Data": "data",
+    "digits": "data",
+    "load": "data",
+    "mlp": "models",
+    "examine": "doctor",
+    "Runs": "runs.seeds",
+    "train_runs": "runs.seeds",
+    "train": "runs.training",
+    "one_thread": "runs.training",
+    "one_cycle": "runs.schedules",
+    "stack": "runs.stacking",
+    "Claim": "evidence.claims",
+    "Verdict": "evidence.claims",
+    "judge": "evidence.claims",
+    "Interval": "evidence.intervals",
+    "compare": "evidence.stats",
+    "first_step": "evidence.stats",
+    "mean_interval": "evidence.stats",
+    "paired_difference": "evidence.stats",
+    "paired_ratio": "evidence.stats",
+    "accuracy_interval": "evidence.proportions",
+    "proportion": "evidence.proportions",
+    "proportion_difference": "evidence.proportions",
+    "Explorer": "live.explorer",
+    "explore": "live.explorer",
+    "show": "live.explorer",
+    "is_live": "live.is_live",
+    "MemoryReport": "cost.memory",
+    "memory_report": "cost.memory",
+    "Timing": "cost.timing",
+    "time_it": "cost.timing",
+    "flops": "cost.flops",
+}
+
+__all__ = sorted([*_HOMES, "plots"])  # plots is a module: `plots.grid(...)`
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'nbkit.lab' has no attribute {name!r}")
+    return getattr(import_module(f"nbkit.lab.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-PACKAGE = Path(__file__).parents[1]
+from nbkit.lab.shipped import how_to_restore, shipped_file
+
 DIGITS_SHA256 = "ec5f46103655fe532e133b388be18be1b343057dd4096b2f532294fa3a135a2f"
 PARTS = ("x_train", "y_train", "x_test", "y_test")
 
@@ -115,13 +116,13 @@ def digits(device: str | torch.device = "cpu") -> Data:
     """
     import numpy as np
 
-    path = file("digits.npz")
+    path = shipped_file("digits.npz")
     content = path.read_bytes()
     found = hashlib.sha256(content).hexdigest()
     if found != DIGITS_SHA256:
         raise ValueError(
             f"{path} is damaged: expected sha256 {DIGITS_SHA256}, got {found} "
-            f"({len(content):,} bytes). {_way_back(path)}"
+            f"({len(content):,} bytes). {how_to_restore(path)}"
         )
 
     with np.load(io.BytesIO(content)) as arrays:
@@ -172,44 +173,6 @@ def load(
     x_train, x_test = (_values(x).to(device) for x in parts[::2])
     y_train, y_test = (_labels(y).to(device) for y in parts[1::2])
     return Data(x_train, y_train, x_test, y_test)
-
-
-def file(name: str) -> Path:
-    """Where a file that ships with the kit is: in a checkout's data/, or in the installed package.
-
-    Raises:
-        FileNotFoundError: if it is missing, with the line that brings it back.
-    """
-    path = data_dir() / name
-    if not path.exists():
-        raise FileNotFoundError(
-            f"{path} is missing: expected {name}, which ships with nbkit. {_way_back(path)}"
-        )
-    return path
-
-
-def data_dir() -> Path:
-    """The folder of data and ledger: a checkout's data/, or the installed package's copy."""
-    return _shipped("data")
-
-
-def lessons_dir() -> Path:
-    """The folder of the lessons: a checkout's notebooks/, or the installed package's copy."""
-    return _shipped("notebooks")
-
-
-def _shipped(folder: str) -> Path:
-    installed, checkout = PACKAGE / "share" / folder, PACKAGE.parent / folder
-    is_checkout = (PACKAGE.parent / "pyproject.toml").is_file()
-    return checkout if is_checkout and not installed.is_dir() else installed
-
-
-def _way_back(path: Path) -> str:
-    """The line that brings a shipped file back."""
-    if path.is_relative_to(PACKAGE):
-        return "Get it back: `pip install --force-reinstall --no-deps .` in a checkout."
-    relative = path.relative_to(PACKAGE.parent)
-    return f"Get it back with `git checkout -- {relative}` in {PACKAGE.parent}."
 
 
 def _read(source: Any, *layouts: tuple[str, ...]) -> list[Tensor]:

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import torch
 
-from nbkit.lab.claims import all_claims, without_lesson
+from nbkit.base.report import Report
+from nbkit.lab.evidence.claims import all_claims, without_lesson
 from nbkit.lab.machine import machine
-from nbkit.report import Report
 
 LESSON_GIB = 3  # what a lesson may need
 ROOM = 26  # letters for the names of packages: a row has to fit on a screen of 80

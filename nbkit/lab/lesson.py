@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import nbkit
-from nbkit.lab.claims import Claim, Verdict, judge, load_claims
-from nbkit.lab.diary import Diary, calibrate
-from nbkit.lab.exercises import Exercise, has_exercises, load_exercise
+from nbkit.base.state import preserve_state
+from nbkit.lab.evidence.claims import Claim, Verdict, judge, load_claims
+from nbkit.lab.evidence.diary import Diary, calibrate
+from nbkit.lab.evidence.predictions import Prediction
+from nbkit.lab.evidence.stats import Interval
+from nbkit.lab.exercise import Exercise, has_exercises, load_exercise
 from nbkit.lab.knobs import RANGES, Knob, KnobError, check_names
 from nbkit.lab.markdown import escape_markdown
-from nbkit.lab.predictions import Prediction
-from nbkit.lab.stats import Interval
 from nbkit.lab.threads import use_one_thread
-from nbkit.state import preserve_state
 
 PLAIN = (bool, int, float, str, list, tuple, dict, type(None))
 # What IPython itself binds from cell to cell: `_`, `_i3`, `__annotations__`, a shell's exit code.
@@ -178,7 +178,7 @@ class Lesson:
 
     def explore(self, fit: Callable, **options: Any) -> None:
         """The live lab: sliders over the knobs that `fit` names; headless, its stops in a row."""
-        from nbkit.lab import explore
+        from nbkit.lab.live import explorer as explore
 
         if not self.declared:
             raise KnobError(
@@ -259,9 +259,9 @@ class Lesson:
 
 
 def _watched() -> bool:
-    from nbkit.lab.frontend import live
+    from nbkit.lab.live.is_live import is_live
 
-    return live()
+    return is_live()
 
 
 def _notebook_namespace() -> dict[str, Any]:

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from nbkit.lab.claims import INCONCLUSIVE, REFUTED, SKIPPED, SUPPORTED, Verdict
+from nbkit.lab.evidence.claims import INCONCLUSIVE, REFUTED, SKIPPED, SUPPORTED, Verdict
 from nbkit.lab.machine import describe
-from nbkit.lab.seeds import Runs
+from nbkit.lab.runs.seeds import Runs
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

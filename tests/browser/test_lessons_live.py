@@ -5,7 +5,7 @@ import json
 import pytest
 from labserver import Notebook, lab
 
-from nbkit.lab.data import lessons_dir
+from nbkit.lab.shipped import lessons_dir
 
 pytestmark = pytest.mark.browser
 FULL, SMOKE = (json.dumps(f'profile: str = "{name}"')[1:-1] for name in ("lesson", "smoke"))

@@ -19,8 +19,8 @@ from time import monotonic
 
 import pytest
 
-from nbkit.course.headless import headless_environment
-from nbkit.lab.claims import Verdict, all_claims
+from nbkit.course.kernel.headless import headless_environment
+from nbkit.lab.evidence.claims import Verdict, all_claims
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]

@@ -7,8 +7,8 @@ import nbformat
 import pytest
 
 from nbkit.course.record import Record
-from nbkit.course.run import run
-from nbkit.lab.data import lessons_dir
+from nbkit.course.run.course_run import run
+from nbkit.lab.shipped import lessons_dir
 
 LESSON = lessons_dir() / "01_lr_finder.ipynb"
 

@@ -5,9 +5,9 @@ import re
 import pytest
 
 from nbkit.course.lessons import read_knobs, read_notebook
-from nbkit.lab.claims import load_claims
-from nbkit.lab.data import lessons_dir
-from nbkit.lab.exercises import load_exercise
+from nbkit.lab.evidence.claims import load_claims
+from nbkit.lab.exercise import load_exercise
+from nbkit.lab.shipped import lessons_dir
 
 LESSONS = sorted(lessons_dir().glob("*.ipynb"))
 WIDGET = "application/vnd.jupyter.widget-view+json"

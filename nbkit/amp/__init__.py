@@ -1,0 +1,6 @@
+"""Mixed precision: autocast, loss scaling in the right order, and an account of skipped steps."""
+
+from nbkit.amp.amp import Amp
+from nbkit.amp.skips import Skipped, StepReport
+
+__all__ = ["Amp", "Skipped", "StepReport"]

@@ -1,0 +1,128 @@
+"""Take back whatever a trial run does to a training.
+
+    before = digest(model, optimizer)
+    with preserve_state(model, optimizer):
+        ...  # train, diverge, press stop
+    assert digest(model, optimizer) == before
+
+One walk (`_places.find`) lists every place where the objects keep state, each once, with its value
+and a way to put a value back. `digest` hashes the values; `preserve_state` copies them and puts the
+copies back. What the one covers, the other covers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import signal
+import threading
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from nbkit.base.places import Place, find, leaves
+
+
+@contextlib.contextmanager
+def preserve_state(*objects: object, rng: bool = True, offload: bool = False) -> Iterator[None]:
+    """Leave the objects and the random state as they were, however the block is left.
+
+    A module brings its parameters and buffers (non-persistent ones too), their `.grad` and
+    `requires_grad`, its `training` flags, and what is registered under which name. An optimizer
+    brings its state, its param groups and the parameters in them; a scheduler brings its optimizer.
+    A `GradScaler` comes whole. Of any other object it is what `state_dict` gives.
+
+    All of it is put back in place. A tensor stays the same object in the same memory, so tied
+    weights stay tied, and hooks, compiled wrappers and views hold. What the block put in its place
+    is dropped. A `.grad` that was None is None again, an empty optimizer state is empty again.
+
+    Args:
+        objects: modules, optimizers, tensors, `torch.Generator`s, and anything else that has
+            `state_dict` and `load_state_dict`.
+        rng: also the random state of torch (CPU and every CUDA device), of `random` and, where it
+            is loaded, of numpy. CUDA is not started for it.
+        offload: keep the copies in CPU memory, so that GPU memory does not double.
+    Raises:
+        TypeError: before the block, if an object, or something in it, could not be put back.
+        ExceptionGroup: after the block, if putting back failed somewhere; all the rest is back.
+
+    Not covered: hooks that the block adds or removes, plain attributes of a module such as
+    `bn.momentum`, the random state of accelerators other than CUDA.
+
+    >>> import torch
+    >>> layer = torch.nn.Linear(2, 1)
+    >>> before = digest(layer)
+    >>> with preserve_state(layer):
+    ...     torch.nn.init.normal_(layer.eval().weight).sum().backward()
+    >>> digest(layer) == before
+    True
+    """
+    places = find(objects, rng).values()
+    owners = {id(place.owner): place.owner for place in places}
+    for place in places:
+        place.save(owners, offload)
+
+    try:
+        yield
+    finally:
+        with _interrupts_wait():
+            _restore(places)
+
+
+def digest(*objects: object, rng: bool = True) -> str:
+    """A SHA-256 of exactly what `preserve_state` puts back, so that anybody can prove it.
+
+    Names, types, shapes, strides, devices and bytes count: 0.0 is not -0.0, and two tied weights
+    are not two equal ones. Equal states have equal digests in every process.
+
+    Args:
+        objects: as for `preserve_state`.
+        rng: whether the random state counts. CUDA's counts once CUDA has been started.
+    Returns:
+        str: 64 hexadecimal digits.
+    Raises:
+        TypeError: for what `preserve_state` refuses.
+
+    >>> import copy, torch
+    >>> layer = torch.nn.Linear(2, 1)
+    >>> digest(layer, rng=False) == digest(copy.deepcopy(layer), rng=False)
+    True
+    """
+    places = find(objects, rng)
+    number = {owner: n for n, owner in enumerate(places)}
+    sha = hashlib.sha256()
+    for place in places.values():
+        for leaf in leaves(place.value, places):
+            word = leaf if isinstance(leaf, str) else f"place {number[id(leaf)]}"
+            sha.update(f"{word}\n".encode())
+        sha.update(place.content())
+    return sha.hexdigest()
+
+
+def _restore(places: Iterable[Place]) -> None:
+    """Put every place back, whatever happens on the way, the last found first."""
+    errors = []
+    for place in sorted(reversed(list(places)), key=lambda place: place.turn):
+        try:
+            place.put(place.saved)
+        except BaseException as error:  # even a SystemExit must not keep the rest from its turn
+            error.add_note(f"while restoring {place.name}")
+            errors.append(error)
+    if errors:
+        raise BaseExceptionGroup("preserve_state put everything back except:", errors)
+
+
+@contextlib.contextmanager
+def _interrupts_wait() -> Iterator[None]:
+    """Let a second Ctrl-C wait until everything is back."""
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if not in_main_thread or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield  # no KeyboardInterrupt can come here
+        return
+    waiting: list[Any] = []
+    signal.signal(signal.SIGINT, lambda *interrupt: waiting.append(interrupt))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if waiting:
+            raise KeyboardInterrupt

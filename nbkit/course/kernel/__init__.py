@@ -1,0 +1,1 @@
+"""Execute one notebook in a kernel, headless."""

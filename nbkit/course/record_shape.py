@@ -1,0 +1,162 @@
+"""Check that what was read from a record's file is a record, before anybody relies on it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from nbkit.lab.evidence.multiple_tests import with_holm
+
+STATUSES = ("waiting", "running", "ok", "failed")
+LARGEST = 1e300  # a number that still prints; JSON may hold integers that no float can
+
+
+def find_problem(told: Mapping[str, Any]) -> str | None:
+    """Name the first field that a reader of the record would not understand; None if there is none.
+
+    Only fields that are there are looked at; fields that this version does not know are ignored.
+    """
+    if problem := _find_odd_field(told, FIELDS):
+        return problem
+    lists: dict[str, Callable[[Any], str | None]] = {
+        "verdicts": find_verdict_problem,
+        "flips": _find_flip_problem,
+        "cells": lambda cell: _find_item_problem(cell, "cells", ("cell",), CELL),
+    }
+    for name, find in lists.items():
+        for item in told.get(name, ()):
+            if problem := find(item):
+                return problem
+    try:
+        with_holm(told.get("verdicts", ()))
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def find_verdict_problem(verdict: object) -> str | None:
+    """Name what is wrong with a verdict; None if nothing is."""
+    return _find_item_problem(verdict, "verdicts", ("claim", "verdict"), VERDICT)
+
+
+def _find_flip_problem(flip: object) -> str | None:
+    wanted = ("claim", "now", "before", "recorded")
+    if problem := _find_item_problem(flip, "flips", wanted, FLIP):
+        return problem
+    assert isinstance(flip, Mapping)
+    for side in ("now", "before"):
+        if not isinstance(flip[side], Mapping) or "verdict" not in flip[side]:
+            return "one of its flips has no two verdicts"
+        if problem := _find_odd_field(flip[side], VERDICT):
+            return f"one of its flips: {problem}"
+    return None
+
+
+def _find_item_problem(
+    item: object, name: str, wanted: tuple[str, ...], kinds: Mapping[str, Callable[[Any], bool]]
+) -> str | None:
+    """Name what is wrong with one item of the list `name`."""
+    if not isinstance(item, Mapping) or not set(wanted) <= set(item):
+        return f"one of its {name} has not all of {', '.join(wanted)}"
+    problem = _find_odd_field(item, kinds)
+    return f"one of its {name}: {problem}" if problem else None
+
+
+def _find_odd_field(
+    told: Mapping[str, Any], kinds: Mapping[str, Callable[[Any], bool]]
+) -> str | None:
+    """Name the first field whose value is of another kind than `kinds` says."""
+    for name, fits in kinds.items():
+        if name in told and not fits(told[name]):
+            shown = repr(told[name])
+            return f"{name} is {shown if len(shown) <= 60 else shown[:57] + '...'}"
+    return None
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_word(value: object) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < LARGEST
+
+
+def _is_number(value: object) -> bool:
+    """A number that can be printed; NaN and infinity can."""
+    if isinstance(value, float):
+        return True
+    return _is_whole(value)
+
+
+def _is_seconds(value: object) -> bool:
+    return isinstance(value, int | float) and _is_number(value) and 0 <= value < LARGEST
+
+
+def _is_interval(value: object) -> bool:
+    """Two ends; an open one is None, as JSON has no infinity. An empty list is no interval."""
+    if not isinstance(value, list | tuple) or len(value) not in (0, 2):
+        return False
+    return all(end is None or _is_number(end) for end in value)
+
+
+def _is_mapping(value: object) -> bool:
+    return isinstance(value, dict)
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, list)
+
+
+def _or_none(fits: Callable[[object], bool]) -> Callable[[object], bool]:
+    """The same check, and None passes too."""
+    return lambda value: value is None or fits(value)
+
+
+def _is_machine(value: object) -> bool:
+    """Facts of a machine; its class of hardware is a folder's name in the ledger."""
+    return isinstance(value, dict) and _is_word(value.get("hardware", "unknown"))
+
+
+FIELDS: dict[str, Callable[[Any], bool]] = {
+    "lesson": _is_word,
+    "status": lambda value: value in STATUSES,
+    "started": _is_text,
+    "parameters": _is_mapping,
+    "machine": _is_machine,
+    "seconds": _is_seconds,
+    "cells": _is_list,
+    "verdicts": _is_list,
+    "flips": _is_list,
+    "nbkit": _is_text,
+    "notebook_sha256": _is_text,
+    "reason": _or_none(_is_text),
+    "cell": _or_none(_is_whole),
+    "name": _is_text,
+    "code_sha256": _is_text,
+    "cell_count": _or_none(_is_whole),
+    "worker": _is_mapping,
+    "attempts": _is_list,
+    "peak_bytes": _or_none(_is_seconds),
+}
+CELL: dict[str, Callable[[Any], bool]] = {"cell": _is_whole, "seconds": _or_none(_is_seconds)}
+FLIP: dict[str, Callable[[Any], bool]] = {"claim": _is_word, "recorded": _is_text}
+VERDICT: dict[str, Callable[[Any], bool]] = {
+    "claim": _is_word,
+    "verdict": _is_word,
+    "sentence": _or_none(_is_text),
+    "reason": _or_none(_is_text),
+    "metric": _or_none(_is_text),
+    "bound": _or_none(_is_text),
+    "over": _or_none(_is_text),
+    # Some writers spell out "nan"; it is shown as it stands.
+    "effect": lambda value: value is None or isinstance(value, str) or _is_number(value),
+    "interval": _or_none(_is_interval),
+    "n": _or_none(_is_whole),
+    "margin": _or_none(_is_number),
+    "p_value": _or_none(lambda value: _is_number(value) and not math.isnan(value)),  # type: ignore[arg-type]
+}

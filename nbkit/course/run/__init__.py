@@ -1,0 +1,1 @@
+"""Run many lessons: one after another or side by side, resumable."""

@@ -1,0 +1,247 @@
+"""What a run has to do: a task for each lesson and point of a grid, checked before any starts."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from urllib.parse import quote
+
+import nbkit
+from nbkit.course.kernel.client import CELL_SECONDS
+from nbkit.course.lessons import LessonError, check_parameters, read_notebook
+from nbkit.course.record import OK, WAITING, Record
+from nbkit.course.report.read import read_entry
+from nbkit.lab import shipped
+from nbkit.lab.knobs import KnobError, Value
+
+
+@dataclass(frozen=True)
+class Task:
+    """One lesson with checked values, and where its files go: all that another machine needs."""
+
+    path: Path
+    out: Path
+    name: str
+    values: dict[str, Value] = field(default_factory=dict)
+    timeout: float = CELL_SECONDS
+    environment: dict[str, str] = field(default_factory=dict)  # for the kernel
+    per_gpu: int = 1  # lessons on one GPU at a time; 0: leave the GPUs alone
+    token: tuple[Path, str] | None = None  # a file, and what is in it while the run goes on
+    nbkit: str = nbkit.__version__
+
+    @property
+    def notebook(self) -> Path:
+        """The executed notebook."""
+        return self.out / f"{self.name}.ipynb"
+
+    @property
+    def part(self) -> Path:
+        """The executed notebook while it grows."""
+        return self.out / f".{self.name}.part.ipynb"
+
+    @property
+    def page(self) -> Path:
+        """The executed notebook as HTML."""
+        return self.out / f"{self.name}.html"
+
+    @property
+    def record_path(self) -> Path:
+        """The record's file."""
+        return self.out / f"{self.name}.json"
+
+    def stopped(self) -> bool:
+        """Whether the run that this is part of has been stopped, or another has taken its place."""
+        if self.token is None:
+            return False
+        file, text = self.token
+        try:
+            return file.read_text() != text
+        except FileNotFoundError:
+            return True
+        except OSError:  # a shared disk may hiccup
+            return False
+
+    def record(self, **facts: object) -> Record:
+        """A record of this task, with the attempts at it that were cut off."""
+        earlier = Record.find(self.record_path)
+        same = earlier is not None and self._is_of(earlier)
+        return Record(
+            **{
+                "lesson": self.path.stem,
+                "parameters": dict(self.values),
+                "nbkit": nbkit.__version__,
+                "notebook_sha256": lesson_sha256(self.path),
+                "started": "",
+                "machine": {},
+                "status": WAITING,
+                "name": self.name,
+                "code_sha256": code_sha256(),
+                "attempts": earlier.cut_off() if earlier and same else [],
+                **facts,
+            }  # type: ignore[arg-type]
+        )
+
+    def done(self) -> Record | None:
+        """The record of an earlier run that did just this, and whose files are all there."""
+        earlier = Record.find(self.record_path)
+        there = self.notebook.exists() and self.page.exists()
+        if earlier is not None and earlier.status == OK and there and self._is_of(earlier):
+            return earlier
+        return None
+
+    def clear(self) -> None:
+        """Remove what earlier runs have left, except for the record."""
+        for earlier in (self.notebook, self.part, self.page):
+            earlier.unlink(missing_ok=True)
+
+    def _is_of(self, record: Record) -> bool:
+        """Whether a record is of this very task: parameters, lesson and nbkit are the same."""
+        return (
+            record.lesson == self.path.stem
+            and record.parameters == self.values
+            and record.nbkit == nbkit.__version__
+            and record.code_sha256 == code_sha256()
+            and record.notebook_sha256 == lesson_sha256(self.path)
+        )
+
+
+def plan(
+    lessons: Sequence[Path],
+    out: Path,
+    given: Mapping[str, object],
+    grid: Mapping[str, Sequence[object]] | None = None,
+    timeout: float = CELL_SECONDS,
+    **more: object,
+) -> list[Task]:
+    """A task for each lesson; with a grid, for each lesson at each point.
+
+    Args:
+        lessons: paths of notebooks.
+        out: the folder for what they leave.
+        given: parameters for each of the lessons; text is read by the declared type.
+        grid: values by parameter; the points are all combinations.
+        timeout: seconds that one cell may take.
+        more: for each task: `environment`, `per_gpu`, `token`.
+    Raises:
+        KnobError: if a lesson does not take one of the parameters.
+        LessonError: if two tasks, or a task and somebody's work, would share a file.
+    """
+    if out.exists() and not out.is_dir():
+        raise LessonError(f"{out} is a file: choose a folder for the outputs.")
+    out = out.absolute()
+    tasks = []
+    for path in (path.absolute() for path in lessons):
+        for name, values in _points(path, given, grid or {}):
+            tasks.append(Task(path, out, name, values, timeout, **more))  # type: ignore[arg-type]
+    names = [task.name for task in tasks]
+    for task in tasks:
+        if names.count(task.name) > 1:
+            raise LessonError(f"two lessons are called {task.name}: run them one after the other.")
+        check_place(task)
+    return tasks
+
+
+def read_grid(texts: Sequence[str]) -> dict[str, list[str]]:
+    """The values by parameter that `NAME=V1,V2,...` mean.
+
+    >>> read_grid(["lr=0.1,1", "depth=2"])
+    {'lr': ['0.1', '1'], 'depth': ['2']}
+
+    Raises:
+        KnobError: if one is not of this form, or a name comes twice.
+    """
+    grid: dict[str, list[str]] = {}
+    for text in texts:
+        name, equals, values = text.partition("=")
+        if not (name.isidentifier() and equals and all(values.split(","))):
+            raise KnobError(f"a grid is NAME=V1,V2,..., got {text!r}.")
+        if name in grid:
+            raise KnobError(f"the grid has {name} twice: put all its values into one.")
+        grid[name] = values.split(",")
+    return grid
+
+
+def check_place(task: Task) -> None:
+    """Refuse to write over a file that no run has made: it is a lesson, or somebody's work.
+
+    A run's notebook says that papermill made it, a record reads like one, and beside a run's page
+    there is at least one of the two.
+
+    Raises:
+        LessonError: if there is such a file where one of the task's would go.
+    """
+    executed, recorded = task.notebook.exists(), task.record_path.exists()
+    lost = None
+    if executed and (
+        task.notebook.samefile(task.path)
+        or "papermill" not in read_notebook(task.notebook).metadata
+    ):
+        lost = task.notebook
+    elif recorded and not _is_record(task.record_path):
+        lost = task.record_path
+    elif task.page.exists() and not (executed or recorded):
+        lost = task.page
+    if lost:
+        raise LessonError(f"{lost} is not a run's and would be lost: choose another folder.")
+
+
+def _is_record(path: Path) -> bool:
+    """Whether a file is a record, of this or another version of nbkit."""
+    try:
+        read_entry(path)
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def _points(
+    path: Path, given: Mapping[str, object], grid: Mapping[str, Sequence[object]]
+) -> list[tuple[str, dict[str, Value]]]:
+    """Name and checked values of each point; `01_lr_finder--lr=0.1--depth=2`."""
+    twice = [name for name in grid if name in given]
+    if twice:
+        raise KnobError(f"{twice[0]} is given as a parameter and in the grid: choose one.")
+    points: dict[str, dict[str, Value]] = {}
+    for values in itertools.product(*grid.values()):
+        point = dict(zip(grid, values, strict=True))
+        checked = check_parameters(path, {**given, **point})
+        words = [f"{name}={_file_word(checked[name])}" for name in point]
+        points["--".join([path.stem, *words])] = checked  # the same value twice is one point
+    return list(points.items())
+
+
+def _file_word(value: Value) -> str:
+    """A value as it may stand in a file's name; two values never give the same word."""
+    text = f"{value:g}" if _is_short(value) else str(value)
+    return re.sub(r"[^\w.+-]", lambda found: quote(found[0], safe=""), text)
+
+
+def _is_short(value: Value) -> bool:
+    return isinstance(value, float) and float(f"{value:g}") == value
+
+
+def lesson_sha256(path: Path) -> str:
+    """What a lesson is: its notebook, and the claims that it is judged by, `*.toml` beside it.
+
+    Without such a file it is the notebook's own checksum.
+    """
+    digest = hashlib.sha256(path.read_bytes())
+    for file in sorted(path.parent.glob("*.toml")):
+        digest.update(f"{file.name}\0".encode() + file.read_bytes())
+    return digest.hexdigest()
+
+
+@cache
+def code_sha256() -> str:
+    """What nbkit's own source and data are: they can change where the version does not."""
+    package, data = Path(nbkit.__file__).parent, shipped.data_dir()
+    digest = hashlib.sha256()
+    for folder, pattern in ((package, "**/*.py"), (data, "*.toml"), (data, "*.npz")):
+        for file in sorted(folder.glob(pattern)):
+            digest.update(f"{file.relative_to(folder)}\0".encode() + file.read_bytes())
+    return digest.hexdigest()

@@ -1,0 +1,224 @@
+"""One forward and one backward pass, watched: numbers stay on the device until the end."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.utils import parametrize
+from torch.overrides import TorchFunctionMode
+
+from nbkit.base.model_call import call, eagerly, own
+from nbkit.base.state import preserve_state
+from nbkit.initialization.measures import (
+    duplicates,
+    equal_probabilities,
+    has_weights,
+    leaves,
+    rms,
+    tensors,
+    weight_of,
+)
+
+_RELU = {"relu", "relu_", "relu6", "_threshold", "threshold_", "clamp_min", "clamp_min_"}
+# The lower and the upper limit of what a function gives.
+_LIMITS = {
+    "tanh": (-1.0, 1.0),
+    "tanh_": (-1.0, 1.0),
+    "sigmoid": (0.0, 1.0),
+    "sigmoid_": (0.0, 1.0),
+    "hardtanh": (-1.0, 1.0),
+}
+_NEAR = 0.005  # of the way between the limits: 0.99 for tanh
+_NORMS = {"batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm", "rsqrt"}
+
+
+@dataclass
+class Call:
+    """One call of one layer with weights.
+
+    `values` are tensors while the passes run, and floats once they are read: "arriving",
+    "forward" and "backward" (root mean squares of the input, of the output, of its gradient),
+    "dead", "saturated", "varying", "duplicates".
+    """
+
+    name: str
+    path: str
+    module: nn.Module
+    order: int
+    stretch: int  # counts the normalisations before it
+    size: int
+    expects_gradient: bool
+    values: dict[str, Any] = field(default_factory=dict)
+
+    def get(self, key: str) -> float | None:
+        """The number, None where it was not measured."""
+        return self.values.get(key)
+
+
+@dataclass
+class Gate:
+    """A parameter that is all zero, and gets a gradient; known only after the passes."""
+
+    name: str
+    order: int
+    values: dict[str, Any] = field(default_factory=dict)
+
+
+class Probe(TorchFunctionMode):
+    """Watches the calls of layers, and the activation and normalisation functions between them."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.calls: list[Call] = []
+        self.gates: list[Gate] = []
+        self.totals: dict[str, Any] = {}
+        self.samples = 0
+        self._stretch = 0
+        self._clock = 0
+        self._order: dict[nn.Module, int] = {}  # when a module was last called
+
+    def run(self, batch: object, loss_fn: Callable | None, target: object) -> None:
+        """Both passes, and one synchronisation; model and random state are as before."""
+        kept = [self.model, *([loss_fn] if isinstance(loss_fn, nn.Module) else [])]
+        with preserve_state(*kept), torch.enable_grad(), parametrize.cached():
+            with ExitStack() as hooks, eagerly(), self:
+                for name, module in self.model.named_modules():
+                    if any(True for _ in module.parameters(recurse=False)) or has_weights(module):
+                        hook = module.register_forward_hook(partial(self._on_call, name))
+                        hooks.callback(hook.remove)
+                output = call(self.model, own(batch))
+            self._look_at_inputs(batch)
+            if loss_fn is None:
+                self._look_at_parameters(None)
+            else:
+                self._look_at_gradients(output, loss_fn, target)
+            self._read()
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        """Every torch function of the forward pass comes by here."""
+        output = func(*args, **(kwargs or {}))
+        name = getattr(func, "__name__", "")
+        if name in _NORMS:
+            self._stretch += 1
+        elif self.calls and isinstance(output, Tensor) and output.is_floating_point():
+            low, high = _limits(name, args, kwargs or {})
+            if name in _RELU or (name == "hardtanh" and low == 0):
+                self._look_at_relu(output.detach())
+            elif name in _LIMITS:
+                self._look_at_limits(output.detach(), low, high)
+        return output
+
+    def _look_at_relu(self, x: Tensor) -> None:
+        units = x.movedim(_unit_dim(self.calls[-1], x), 0).flatten(1)
+        self.calls[-1].values.setdefault("dead", (units == 0).all(1).float().mean())
+
+    def _look_at_limits(self, x: Tensor, low: float, high: float) -> None:
+        near = _NEAR * (high - low)
+        stuck = ((x < low + near) | (x > high - near)).float().mean()
+        self.calls[-1].values.setdefault("saturated", stuck)
+
+    def _on_call(self, name: str, module: nn.Module, args, output) -> None:
+        self._clock += 1
+        self._order[module] = self._clock
+        x = next(tensors(output), None)
+        if not has_weights(module) or x is None or not x.numel():
+            return
+        again = sum(seen.module is module for seen in self.calls)
+        label = (name or type(module).__name__) + (f" #{again + 1}" if again else "")
+        seen = Call(label, name, module, self._clock, self._stretch, x.numel(), x.requires_grad)
+        self.calls.append(seen)
+        seen.values["forward"] = rms(x)
+        for came in tensors(args):
+            seen.values.setdefault("arriving", rms(came))
+        if x.ndim > 1 and len(x) > 1:
+            apart = rms(x.detach() - x.detach().mean(0))
+            seen.values["varying"] = apart / seen.values["forward"].clamp(min=1e-38)
+        if seen.expects_gradient:
+            x.register_hook(lambda gradient: seen.values.update(backward=rms(gradient)))
+
+    def _look_at_inputs(self, batch: object) -> None:
+        inputs = batch[0] if isinstance(batch, (tuple, list)) else batch
+        for x in tensors(inputs):
+            self.totals.setdefault("input", rms(x))
+        sizes = [len(x) for x in leaves(inputs) if x.ndim]
+        self.samples = sizes[0] if sizes else 0
+
+    def _look_at_gradients(self, output: object, loss_fn: Callable, target: object) -> None:
+        if isinstance(output, Tensor) and isinstance(target, Tensor):
+            target = target.to(output.device)
+        loss = (loss_fn(output) if target is None else loss_fn(output, own(target))).mean()
+        self.totals["loss"] = loss.detach()
+        uniform = equal_probabilities(output, target)
+        if uniform is not None:
+            self.totals["expected"] = loss_fn(uniform, own(target)).detach().mean()
+        wanted: dict[int, Tensor] = {id(p): p for p in self.model.parameters() if p.requires_grad}
+        weights = [weight_of(seen.module) for seen in self.calls]
+        wanted |= {id(w): w for w in weights if w is not None and w.requires_grad}
+        found: Sequence[Tensor | None] = [None] * len(wanted)
+        if loss.requires_grad and wanted:
+            found = torch.autograd.grad(loss, list(wanted.values()), allow_unused=True)
+        self._look_at_parameters(dict(zip(wanted, found, strict=True)))
+
+    def _look_at_parameters(self, gradients: Mapping[int, Tensor | None] | None) -> None:
+        """Which parameters start at zero but move; which units are copies of each other."""
+        for name, parameter in self.model.named_parameters():
+            path, _, last = name.rpartition(".")
+            if "bias" in last or not parameter.requires_grad:
+                continue
+            gate = Gate(name, self._order.get(self.model.get_submodule(path), 0))
+            gate.values["zero"] = (parameter.detach() == 0).all()
+            if gradients is not None:
+                gate.values["moves"] = _is_somewhere(gradients[id(parameter)], parameter)
+            self.gates.append(gate)
+        for module in {id(seen.module): seen.module for seen in self.calls}.values():
+            weight = weight_of(module)
+            if weight is None:
+                continue
+            copies = duplicates(module, weight.detach(), (gradients or {}).get(id(weight)))
+            for seen in self.calls:
+                if seen.module is module:
+                    seen.values["duplicates"] = copies
+
+    def _read(self) -> None:
+        """All numbers in one transfer."""
+        places = [self.totals, *(c.values for c in self.calls), *(g.values for g in self.gates)]
+        found = [tensor for values in places for tensor in values.values()]
+        if not found:
+            return
+        device = found[0].device
+        numbers = iter(torch.stack([t.to(device, torch.float32) for t in found]).tolist())
+        for values in places:
+            values.update({key: next(numbers) for key in values})
+        self.gates = [g for g in self.gates if g.values["zero"] and g.values.get("moves", 1.0)]
+
+
+def _limits(name: str, args: tuple, kwargs: Mapping) -> tuple[float, float]:
+    """Between what a function's values lie; hardtanh is told."""
+    low, high = _LIMITS.get(name, (-math.inf, math.inf))
+    if name == "hardtanh":
+        given = {**dict(zip(("input", "min_val", "max_val"), args, strict=False)), **kwargs}
+        low, high = given.get("min_val", low), given.get("max_val", high)
+    return low, high
+
+
+def _unit_dim(seen: Call, x: Tensor) -> int:
+    """The dimension of units in what comes after a layer: channels, else the last one."""
+    if isinstance(seen.module, _ConvNd) and x.ndim > len(seen.module.kernel_size):
+        return x.ndim - len(seen.module.kernel_size) - 1
+    return x.ndim - 1
+
+
+def _is_somewhere(gradient: Tensor | None, parameter: Tensor) -> Tensor:
+    if gradient is None:
+        return torch.zeros((), device=parameter.device)
+    values = gradient.coalesce().values() if gradient.is_sparse else gradient
+    return (values != 0).any()

@@ -1,0 +1,1 @@
+"""What a training step costs: seconds, memory, operations."""

@@ -1,0 +1,300 @@
+"""Sound timing, memory and work: numbers that can stand beside a claim.
+
+Seconds on a busy machine say little; the ratio of two arms timed in turn says more, since what
+slows one slows the other.
+"""
+
+from __future__ import annotations
+
+import gc
+import inspect
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from statistics import median, quantiles
+from typing import TYPE_CHECKING
+
+import torch
+
+from nbkit.base.report import Report
+from nbkit.lab import plots
+from nbkit.lab.cost.flops import flops
+from nbkit.lab.cost.memory import MemoryReport, memory_report
+from nbkit.lab.evidence.stats import Interval, paired_ratio
+from nbkit.lab.machine import machine
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["MemoryReport", "Timing", "flops", "memory_report", "time_it"]
+
+# With fewer, the smallest and the largest do not hold the median with 95 % confidence.
+FEWEST = 6
+# An arm is noisy where the middle 80 % of its repeats lie further apart than that share of their
+# median. For normal noise that is a standard deviation of 10 %, where pyperf warns too; more than
+# a tenth of the repeats held up by other work, or a change of pace half-way, counts as well.
+NOISY = 0.25
+# Reading the clock takes a microsecond or so: that must not be a tenth of a call.
+BRIEF = 1e-5
+# Steady: two windows of that many calls overlap, or their medians lie within that share.
+WINDOW, CLOSE = 3, 0.02
+
+
+@dataclass
+class Timing(Report):
+    """What each arm took, call by call; of one round are the entries with the same index.
+
+    Attributes:
+        seconds: of each arm, an entry a round.
+        warmup: the same for the rounds before, which count nowhere.
+        steady: whether the arms had come to a steady pace when the warm-up ended.
+        machine: the hardware and the versions (`nbkit.lab.machine`).
+    """
+
+    seconds: dict[str, list[float]]
+    warmup: dict[str, list[float]] = field(default_factory=dict)
+    steady: bool = False
+    machine: dict[str, object] = field(default_factory=dict)
+
+    def median(self, arm: str) -> Interval:
+        """The median seconds of a call, with its 95 % interval, which assumes no distribution.
+
+        Source: scipy.stats.quantile_test (order statistics, the binomial distribution).
+        """
+        from scipy.stats import quantile_test
+
+        seconds = self._of(arm)
+        low, high = quantile_test(seconds, p=0.5).confidence_interval(0.95)
+        return Interval(median(seconds), float(low), float(high), len(seconds), over="timings")
+
+    def ratio(self, arm: str, to: str) -> Interval:
+        """Seconds of `arm` over those of `to`, paired by round: below 1 is faster."""
+        return paired_ratio(self._of(arm), self._of(to), over="timings")
+
+    def spread(self, arm: str) -> float:
+        """From the first to the ninth decile of an arm's seconds, as a share of their median."""
+        deciles = quantiles(self._of(arm), n=10, method="inclusive")
+        return (deciles[-1] - deciles[0]) / median(self._of(arm))
+
+    @property
+    def noisy(self) -> list[str]:
+        """The arms whose repeats spread by more than a quarter (NOISY); none on a quiet machine."""
+        return [arm for arm in self.seconds if self.spread(arm) > NOISY]
+
+    def table(self) -> tuple[str, list[str], list[list[object]]]:
+        """A line on how it was measured, and a row for each arm."""
+        first = next(iter(self.seconds))
+        columns = ["arm", "median", "95% interval", "spread", f"time relative to {first}"]
+        rows: list[list[object]] = []
+        for arm in self.seconds:
+            middle, spread = self.median(arm), f"{self.spread(arm):.0%}"
+            between = f"{_text(middle.low)} to {_text(middle.high)}"
+            ratio = "1" if arm == first else str(self.ratio(arm, first))
+            rows.append([arm, _text(middle.estimate), between, spread, ratio])
+        return self._summary(), columns, rows
+
+    def to_dict(self) -> dict[str, object]:
+        """Every field, and what follows from them, as plain JSON."""
+        first, *others = self.seconds
+        medians = {arm: self.median(arm).to_dict() for arm in self.seconds}
+        ratios = {arm: self.ratio(arm, first).to_dict() for arm in others}
+        told = {"medians": medians, "ratios": ratios, "relative_to": first, "noisy": self.noisy}
+        return super().to_dict() | told
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Every call a dot, an arm a row, its median's interval a bar; returns the axes."""
+        if ax is None:
+            import matplotlib.pyplot as plt
+
+            ax = plt.subplots()[1]
+        unit, name = _unit(max(max(seconds) for seconds in self.seconds.values()))
+        palette = (plots.BASELINE, plots.TECHNIQUE, plots.BEST, plots.QUIET)
+        for row, (arm, seconds) in enumerate(self.seconds.items()):
+            color, middle = palette[row % len(palette)], self.median(arm)
+            calls, ends = [s / unit for s in seconds], [middle.low / unit, middle.high / unit]
+            ax.plot(calls, [row] * len(calls), "o", color=color, alpha=0.35, markersize=4)
+            ax.plot(ends, [row, row], color=color, linewidth=6, alpha=0.6, solid_capstyle="butt")
+            ax.plot(middle.estimate / unit, row, "|", color=color, markersize=22)
+        ax.set_yticks(range(len(self.seconds)), list(self.seconds))
+        ax.set(xlabel=f"{name} a call", ylim=(len(self.seconds) - 0.5, -0.5))
+        ax.set_xlim(left=0)  # a length is a time: twice as long is twice as slow
+        return ax
+
+    def _of(self, arm: str) -> list[float]:
+        if arm not in self.seconds:
+            raise KeyError(f"no arm {arm!r} was timed; there are {', '.join(self.seconds)}.")
+        return self.seconds[arm]
+
+    def _summary(self) -> str:
+        """How it was measured, where, and what speaks against the numbers."""
+        rounds = len(next(iter(self.seconds.values())))
+        warm = len(next(iter(self.warmup.values()), []))
+        facts = self.machine
+        where = f"{facts.get('gpu') or facts.get('processor')}, threads: {facts.get('threads')}"
+        told = f"{rounds} rounds after {warm} of warm-up, on {where}, torch {facts.get('torch')}"
+        if not self.steady:
+            told += "; NOT STEADY when the warm-up ended: the first rounds may be slow ones"
+        brief = [arm for arm in self.seconds if median(self._of(arm)) < BRIEF]
+        if brief:
+            told += f"; TOO BRIEF to time: let {', '.join(brief)} repeat the work"
+        if self.noisy:
+            worst = max(self.spread(arm) for arm in self.noisy)
+            told += (
+                f"; NOISY: the calls of {', '.join(self.noisy)} spread by up to {worst:.0%} "
+                f"(quiet is {NOISY:.0%}): other work on the machine? Trust no ratio beyond its "
+                f"interval, no seconds at all"
+            )
+        return told
+
+
+def time_it(
+    arms: Mapping[str, Callable[[], object]],
+    repeats: int = 20,
+    *,
+    max_warmup: int = 20,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Timing:
+    """Time each arm in turn, round by round, and compare them by their ratios.
+
+    Before and after each call the accelerator, once started, is waited for: what counts is the
+    time until the work is done. The order changes from round to round, so that none is always
+    first or always after the same other. Garbage is collected between the calls, not within.
+
+    Args:
+        arms: name -> a function without arguments. It is called again and again; what it changes
+            stays changed. One that takes less than 10 µs should repeat its work itself.
+        repeats: measured rounds, at least 6.
+        max_warmup: rounds at most before that. The warm-up ends earlier, once for every arm the
+            last three calls and the three before overlap in time or have medians within 2 %. Where
+            that never happens, `Timing.steady` is False and the table says so.
+        clock: gives seconds. `time.process_time` leaves out the time that other programs held a
+            core, for arms on one thread and no accelerator.
+    Returns:
+        Timing: `.ratio(arm, to)` with its interval, a table, a picture.
+    Raises:
+        TypeError: if an arm is no function, or returns a generator, which has not run yet.
+        ValueError: if there is no arm, a number is too small, or an arm takes no time at all.
+
+    The interval of a ratio takes the rounds as independent; on a machine whose pace drifts, they
+    are not quite. Known limit: of several CUDA devices, the current one is waited for.
+
+    >>> timing = time_it({"sum": lambda: sum(range(9999)), "half": lambda: sum(range(4999))})
+    >>> timing.ratio("half", to="sum").estimate < 1
+    True
+    """
+    _check(arms, repeats, max_warmup)
+
+    warmup: dict[str, list[float]] = {name: [] for name in arms}
+    seconds: dict[str, list[float]] = {name: [] for name in arms}
+    steady = False
+    with _no_garbage_collection():
+        while not steady and len(next(iter(warmup.values()))) < max_warmup:
+            _round(arms, warmup, clock)
+            steady = all(_is_steady(calls) for calls in warmup.values())
+        for _ in range(repeats):
+            _round(arms, seconds, clock)
+    return Timing(seconds, warmup, steady, machine())
+
+
+def _check(arms: Mapping[str, Callable[[], object]], repeats: int, max_warmup: int) -> None:
+    if not isinstance(arms, Mapping) or not arms:
+        raise ValueError(f'arms must map names to functions, {{"name": function}}, got {arms!r}.')
+    for name, arm in arms.items():
+        if not callable(arm):
+            raise TypeError(
+                f"arm {name!r} must be a function without arguments, got a {type(arm).__name__}: "
+                f"write lambda: ... around the call."
+            )
+    if repeats < FEWEST:
+        raise ValueError(
+            f"repeats must be at least {FEWEST}, for an interval of the median; got {repeats}."
+        )
+    if max_warmup < 0:
+        raise ValueError(f"max_warmup must be at least 0, got {max_warmup}.")
+
+
+def _round(
+    arms: Mapping[str, Callable[[], object]],
+    seconds: Mapping[str, list[float]],
+    clock: Callable[[], float],
+) -> None:
+    """Call each arm once and add what it took."""
+    for name in _order(list(arms), turn=len(next(iter(seconds.values())))):
+        seconds[name].append(_seconds(name, arms[name], clock))
+
+
+def _order(names: list[str], turn: int) -> list[str]:
+    """There and back, starting one further each time: in 2n rounds each is twice in each place.
+
+    >>> ["".join(_order(list("ABC"), turn)) for turn in range(6)]
+    ['ABC', 'CBA', 'BCA', 'ACB', 'CAB', 'BAC']
+    """
+    start = turn // 2 % len(names)
+    return (names[start:] + names[:start])[:: -1 if turn % 2 else 1]
+
+
+def _seconds(name: str, arm: Callable[[], object], clock: Callable[[], float]) -> float:
+    gc.collect(1)  # what the last call left; to look through all there is would empty the caches
+    _wait()
+    start = clock()
+    returned = arm()
+    _wait()
+    seconds = clock() - start
+    if inspect.isgenerator(returned) or inspect.iscoroutine(returned):
+        returned.close()
+        raise TypeError(
+            f"arm {name!r} returned a {type(returned).__name__}, which has not run yet: run it "
+            f"within the arm, as in lambda: list(train(...))."
+        )
+    if not seconds > 0 or not math.isfinite(seconds):
+        raise ValueError(
+            f"arm {name!r} took {seconds} s by this clock: let it repeat its work, or give a finer "
+            f"clock."
+        )
+    return seconds
+
+
+def _wait() -> None:
+    """Let the accelerator finish what it was given; one that was never started has nothing."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    elif torch.backends.mps.is_built() and torch.backends.mps.is_available():
+        torch.mps.synchronize()
+
+
+def _is_steady(seconds: list[float]) -> bool:
+    """Whether the last calls and those before cannot be told apart, by order or by size."""
+    if len(seconds) < 2 * WINDOW:
+        return False
+    before, last = seconds[-2 * WINDOW : -WINDOW], seconds[-WINDOW:]
+    overlap = min(last) <= max(before) and min(before) <= max(last)
+    return overlap or abs(median(last) / median(before) - 1) <= CLOSE
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """No collection of its own accord, and the setting given back on every way out."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _unit(seconds: float) -> tuple[float, str]:
+    units = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"))
+    return next((unit for unit in units if seconds >= unit[0]), units[-1])
+
+
+def _text(seconds: float) -> str:
+    """Three digits with the unit that suits them.
+
+    >>> _text(0.00123), _text(4.5e-7), _text(12.0)
+    ('1.23 ms', '0.45 µs', '12 s')
+    """
+    size, name = _unit(seconds)
+    return f"{seconds / size:.3g} {name}"

@@ -1,0 +1,1 @@
+"""Claims, the statistics behind them, and the verdicts."""

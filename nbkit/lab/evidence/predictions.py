@@ -1,0 +1,94 @@
+"""A prediction, committed before the measurement, and how it is scored."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from numbers import Integral, Real
+
+from nbkit.lab.evidence.claims import INCONCLUSIVE, MEASURES, SKIPPED, SUPPORTED, Claim, Verdict
+
+
+def _is_real(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The size that the learner expects, and how sure they are of the side of the margin.
+
+    Raises:
+        ValueError: if the claim has no margin to be on a side of, the guess is no size that its
+            measure can have, or confidence is no whole number from 50 to 99.
+    """
+
+    claim: Claim
+    guess: float
+    confidence: int
+
+    def __post_init__(self) -> None:
+        if self.claim.margin is None:
+            raise ValueError(f"{self.claim.id} is exact: there is no size to predict.")
+        low, high = MEASURES[self.claim.measure]
+        if not _is_real(self.guess) or not low <= self.guess <= high:
+            raise ValueError(
+                f"guess must be a finite number from {low:g} to {high:g}, as a "
+                f"{self.claim.measure.replace('_', ' ')} can be, got {self.guess!r}."
+            )
+        if not isinstance(self.confidence, Integral) or isinstance(self.confidence, bool):
+            raise ValueError(
+                f"confidence is a whole number of percent from 50 to 99, got {self.confidence!r}."
+            )
+        object.__setattr__(self, "guess", float(self.guess))  # numpy's are no JSON
+        object.__setattr__(self, "confidence", int(self.confidence))
+        if not 50 <= self.confidence <= 99:
+            raise ValueError(
+                f"confidence is a percentage from 50 (a coin) to 99, got {self.confidence}. "
+                f"Less than 50 means that you believe in the other side: change the guess."
+            )
+
+    def score(self, verdict: Verdict) -> Score:
+        """Compare with what was measured."""
+        if verdict.verdict in (INCONCLUSIVE, SKIPPED) or verdict.effect is None:
+            return Score(self, verdict, None, None, None)
+        right = self.claim.holds(self.guess) == (verdict.verdict == SUPPORTED)
+        inside = verdict.effect.low <= self.guess <= verdict.effect.high
+        brier = (self.confidence / 100 - right) ** 2
+        return Score(self, verdict, right, inside, brier)
+
+
+@dataclass(frozen=True)
+class Score:
+    """`right`: the side of the margin; `inside`: the guess lies in the interval; `brier`: 0 is
+    best.
+
+    All three are None where the measurement decides nothing.
+    """
+
+    prediction: Prediction
+    verdict: Verdict
+    right: bool | None
+    inside: bool | None
+    brier: float | None
+
+    def __str__(self) -> str:
+        name = self.verdict.claim.id
+        if self.right is None:
+            return f"{name}: {self.verdict.verdict}, so there is nothing to score"
+        side = "right" if self.right else "wrong"
+        size = "inside" if self.inside else "outside"
+        return (
+            f"{name}: side {side} at {self.prediction.confidence} % confidence "
+            f"(Brier score {self.brier:.2f}, 0.25 is a coin), size {size} the interval"
+        )
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain JSON."""
+        return {
+            "claim": self.verdict.claim.id,
+            "guess": self.prediction.guess,
+            "confidence": self.prediction.confidence,
+            "right": self.right,
+            "inside": self.inside,
+            "brier": self.brier,
+        }

@@ -1,0 +1,234 @@
+"""Many runs as one program: arms x seeds trained together, one leading dimension for the run.
+
+The weights of R runs are stacked, so that one batched kernel does the work of R small ones:
+
+    (R, batch, inputs) @ (R, inputs, outputs) + (R, 1, outputs)
+
+What differs from run to run (lr, weight decay, max_norm and so on) is data of the program, a number
+each. Runs do not touch each other: a loss reaches the weights of its own run only. Arms that differ
+in their layers or train by another kind of optimizer become a program each, behind the same Runs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nbkit.base.state import preserve_state
+from nbkit.lab.cost.peak import peak_bytes
+from nbkit.lab.data import Data
+from nbkit.lab.runs.arms import Rule, read_arms
+from nbkit.lab.runs.programs import Plan, Predict, apart, together
+
+CHUNK = 1024  # samples evaluated at once: keeps the activations of many runs small
+
+
+class Runs:
+    """Runs in training, arms x seeds, as far as they have come.
+
+    `arms` and `seeds` name the rows and columns, `step` counts the updates so far. A run whose loss
+    is no longer finite has diverged and stays so: its loss is `inf` from that step on, which sorts
+    after every other. Tensors stay on the device until somebody reads them.
+    """
+
+    def __init__(
+        self, arms: Sequence[str], seeds: Sequence[int], steps: int, predict: Predict, like: Tensor
+    ) -> None:
+        self.arms = tuple(arms)
+        self.seeds = tuple(seeds)
+        self.step = 0
+        self.diverged = torch.zeros(len(arms), len(seeds), dtype=torch.bool, device=like.device)
+        self._losses = like.new_empty(len(arms), len(seeds), steps)
+        self._predict = predict
+
+    @property
+    def losses(self) -> Tensor:
+        """Training losses (arms, seeds, steps so far), each of its batch before the update."""
+        return self._losses[..., : self.step]
+
+    def final(self, tail: float = 0.1) -> Tensor:
+        """The mean of the last losses, (arms, seeds); `tail` is the share of the steps so far.
+
+        Raises:
+            ValueError: if tail is not above 0 and at most 1, or no step has been taken.
+        """
+        if not 0 < tail <= 1 or self.step == 0:
+            raise ValueError(
+                f"tail must be above 0 and at most 1, after at least one step; got tail={tail} "
+                f"after {self.step} steps."
+            )
+        return self.losses[..., -math.ceil(tail * self.step) :].mean(-1)
+
+    @torch.no_grad()
+    def evaluate(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean loss and accuracy on these samples, (arms, seeds) each.
+
+        Where a run has diverged, or its loss here is not finite, the loss is `inf` and the accuracy
+        0: it predicts nothing.
+        """
+        chunks = zip(x.split(CHUNK), y.split(CHUNK), strict=True)
+        losses, correct = zip(*(self._scores(*chunk) for chunk in chunks), strict=True)
+        shape = self.diverged.shape
+        loss = torch.stack(losses).sum(0).view(shape) / len(x)
+        accuracy = torch.stack(correct).sum(0).view(shape) / len(x)
+        lost = self.diverged | ~loss.isfinite()
+        return loss.masked_fill(lost, torch.inf), accuracy.masked_fill(lost, 0.0)
+
+    def _scores(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Each run's summed loss and number of correct answers."""
+        logits = self._predict(x)
+        labels = y.expand(len(logits), -1)
+        losses = F.cross_entropy(logits.mT, labels, reduction="none")
+        return losses.sum(1), (logits.argmax(-1) == labels).sum(1)
+
+    def _record(self, losses: Tensor) -> None:
+        losses = losses.view(self.diverged.shape)
+        self.diverged = self.diverged | ~losses.isfinite()
+        self._losses[..., self.step] = losses.masked_fill(self.diverged, torch.inf)
+        self.step += 1
+
+
+def train_runs(
+    make_model: Callable[[], nn.Module],
+    data: Data,
+    arms: Mapping[str, Mapping[str, Any]],
+    seeds: Sequence[int],
+    *,
+    steps: int,
+    batch_size: int,
+    vectorize: bool = True,
+) -> Iterator[Runs]:
+    """Train every arm with every seed, all at once, on the cross-entropy.
+
+    Args:
+        make_model: builds a model from torch's random state, which is seeded for it and given back.
+        data: trained on where it is.
+        arms: name -> `{"lr": 0.1, "momentum": 0.9, "schedule": step -> factor}`; lr is required. A
+            number may be a list with one for each seed. What else an arm may have:
+            optimizer: "sgd" (the default), "adam" or "adamw", as torch.optim has them, with their
+                momentum and nesterov, or betas and eps; and weight_decay, 0.01 for "adamw".
+            max_norm: clips the norm of each run's gradients, as torch's clip_grad_norm_.
+            init: a function that sets a built model's weights, or a scheme of nbkit.initialize_
+                by name, with a gain if need be; drawn from the seed, after the model is.
+            model: builds this arm's model in place of make_model, from the same seed. Weights that
+                both draw in the same order are the same: draw first what the arms share.
+            label_smoothing: of the loss that is trained on, and of `Runs.losses`; `evaluate`
+                measures the plain cross-entropy in every arm.
+        seeds: one run each, in every arm. Runs of one seed are paired: the same batches in the
+            same order and, of one model and one init, the same initial weights.
+        steps: optimizer updates of each run.
+        batch_size: samples of each.
+        vectorize: False trains the runs one by one in turn: any model, the same result, slower.
+    Returns:
+        Iterator[Runs]: yields after each update of all runs, always the same object, grown.
+    Raises:
+        ValueError: if arms or seeds cannot be read, or a model has a layer that is not batched.
+
+    Any model of torch's layers is batched, whatever its own forward: Linear, Conv1d, Conv2d,
+    BatchNorm, pooling and the activations by kernels made for it, all else through torch.func.vmap.
+    Refused by name: Dropout in training, hooks, shared parameters or buffers, padding in a lookup
+    other than nn.Embedding's own, a forward that draws random numbers or branches on values. A few
+    samples through every model, before the first step, show whether its stack computes the same, in
+    training and in evaluation.
+
+    The same result means: but for rounding. A weight that the loss does not see, such as a bias
+    before a BatchNorm, has a gradient of rounding alone, and Adam makes whole steps of that: the
+    losses agree, but running statistics follow that weight late, so `evaluate` may differ by more.
+
+    >>> from nbkit.lab.data import digits
+    >>> from nbkit.lab.models import mlp
+    >>> arms = {"slow": {"lr": 0.01}, "fast": {"lr": 0.1}}
+    >>> for runs in train_runs(mlp, digits(), arms, seeds=range(4), steps=20, batch_size=64):
+    ...     pass
+    >>> runs.losses.shape, bool((runs.final() < 2.4).all())
+    (torch.Size([2, 4, 20]), True)
+    """
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise ValueError(f"seeds must be different whole numbers, at least one, got {seeds}.")
+    rules = read_arms(arms, len(seeds), steps)
+    orders = [data.batches(batch_size, seed=seed, steps=steps) for seed in seeds]
+
+    with preserve_state():
+        models = _build(make_model, rules, [order.seed for order in orders], data.x_train.device)
+    plans = map(Plan, models, rules, orders * len(arms))
+    predict, losses = (together if vectorize else apart)(list(plans), data)
+    return _follow(Runs(list(arms), seeds, steps, predict, next(models[0].parameters())), losses)
+
+
+def largest(
+    make_model: Callable[[], nn.Module],
+    data: Data,
+    arm: Mapping[str, Any],
+    *,
+    steps: int,
+    batch_size: int,
+    nbytes: int,
+) -> int:
+    """How many runs of an arm fit into so much memory, beside the data: worked out, not tried.
+
+        peak(runs) = fixed + runs * each, the two from trials of 2 and of 4 runs
+
+    Args:
+        make_model: as for `train_runs`; the runs are arms x seeds.
+        data: what they are trained on, and where; it is not counted.
+        arm: the one that needs the most memory, such as `{"lr": 0.1, "optimizer": "adam"}`.
+        steps: of the training to come: losses and schedules are kept for all of them.
+        batch_size: samples of each batch.
+        nbytes: the memory; of a GPU `torch.cuda.mem_get_info()[0]`, and leave a tenth of it free.
+    Raises:
+        ValueError: if steps is not at least 1, or train_runs cannot read the arm.
+
+    A trial takes the first two of these steps, and after each it evaluates, in the middle of the
+    training, as many samples as `evaluate` does at once.
+
+    >>> from nbkit.lab.data import digits
+    >>> from nbkit.lab.models import mlp
+    >>> 1000 < largest(mlp, digits(), {"lr": 0.1}, steps=200, batch_size=64, nbytes=2**31) < 10000
+    True
+    """
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}.")
+
+    def trial(count: int) -> None:
+        start = partial(train_runs, make_model, data, {"arm": arm}, range(count))
+        for runs in islice(start(steps=steps, batch_size=batch_size), 2):
+            runs.evaluate(data.x_train[:CHUNK], data.y_train[:CHUNK])
+
+    few, more = 2, 4
+    peaks = [peak_bytes(partial(trial, count), data.x_train.device) for count in (few, more)]
+    each = (peaks[1] - peaks[0]) / (more - few)
+    fixed = max(0.0, peaks[0] - few * each)
+    return max(0, int((nbytes - fixed) / each))
+
+
+def _build(
+    make_model: Callable[[], nn.Module],
+    rules: Sequence[Rule],
+    seeds: Sequence[int],
+    device: torch.device,
+) -> list[nn.Module]:
+    """The model of each run; runs that start from the same one share it."""
+    built: dict[tuple[object, ...], nn.Module] = {}
+    models = []
+    for run, rule in enumerate(rules):
+        seed = seeds[run % len(seeds)]
+        start = (id(rule.model), id(rule.init), rule.gain, seed)
+        if start not in built:
+            built[start] = rule.build(make_model, seed).to(device)
+        models.append(built[start])
+    if len({id(model) for model in built.values()}) < len(built):
+        raise ValueError("make_model must build a new model at each call, got the same one again.")
+    return models
+
+
+def _follow(runs: Runs, losses: Iterator[Tensor]) -> Iterator[Runs]:
+    for step_losses in losses:
+        runs._record(step_losses)
+        yield runs

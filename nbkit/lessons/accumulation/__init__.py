@@ -1,0 +1,1 @@
+"""The parts of the lesson `accumulation`: claims, exercise, task, pictures."""

@@ -1,0 +1,1 @@
+"""The parts of the lesson `amp`: claims, exercise, task, pictures."""

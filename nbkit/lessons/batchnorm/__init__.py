@@ -1,0 +1,1 @@
+"""The parts of the lesson `batchnorm`: claims, exercise, task, pictures."""

@@ -1,0 +1,1 @@
+"""The parts of the lesson `clipping`: claims, exercise, task, pictures."""

@@ -1,0 +1,119 @@
+"""The exercise of 04_clipping: clip by the global norm yourself."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from nbkit.lab.exercise import Exercise
+
+
+def stub(parameters: Iterable[Tensor], max_norm: float) -> float:
+    """What the learner starts from."""
+    return 0.0
+
+
+def reference(parameters: Iterable[Tensor], max_norm: float) -> float:
+    """One norm over all gradients, one factor for all of them."""
+    grads = [p.grad for p in parameters if p.grad is not None]
+    total_norm = math.sqrt(sum(float(grad.square().sum()) for grad in grads))
+    if total_norm > max_norm:
+        for grad in grads:
+            grad.mul_(max_norm / total_norm)
+    return total_norm
+
+
+def with_gradients(*gradients: Sequence[float] | None) -> list[nn.Parameter]:
+    """A parameter for each of the gradients; None has none."""
+    parameters = []
+    for gradient in gradients:
+        parameters.append(nn.Parameter(torch.zeros(len(gradient or [0.0]))))
+        if gradient is not None:
+            parameters[-1].grad = torch.tensor(gradient)
+    return parameters
+
+
+def left_in(parameters: Iterable[nn.Parameter]) -> list[list[float]]:
+    """The gradients now, rounded for reading."""
+    grads = [p.grad for p in parameters if p.grad is not None]
+    return [[round(value, 3) for value in grad.tolist()] for grad in grads]
+
+
+def it_returns_the_norm_of_all(attempt: Callable) -> str | None:
+    """The square root of the sum of all squares."""
+    came = attempt(with_gradients([3.0], [4.0]), 10.0)
+    if not isinstance(came, int | float | Tensor) or not math.isclose(float(came), 5.0):
+        return (
+            f"for the gradients [3.0] and [4.0] expected the norm 5.0 to be returned, got {came}."
+        )
+    return None
+
+
+def a_short_one_stays(attempt: Callable) -> str | None:
+    """Below the threshold nothing is changed."""
+    parameters = with_gradients([3.0], [4.0])
+    attempt(parameters, 10.0)
+    if left_in(parameters) != [[3.0], [4.0]]:
+        return (
+            f"the gradients [3.0] and [4.0] are shorter than max_norm=10.0, expected them "
+            f"unchanged, got {left_in(parameters)}."
+        )
+    return None
+
+
+def all_by_one_factor(attempt: Callable) -> str | None:
+    """Above it all are multiplied by the same factor: the direction stays."""
+    parameters = with_gradients([3.0, 0.0], [4.0])
+    came = attempt(parameters, 1.0)
+    if left_in(parameters) != [[0.6, 0.0], [0.8]]:
+        return (
+            f"for the gradients [3.0, 0.0] and [4.0] and max_norm=1.0 expected "
+            f"[[0.6, 0.0], [0.8]], all by one factor, got {left_in(parameters)}."
+        )
+    if not math.isclose(float(came), 5.0):
+        return (
+            f"for the gradients [3.0, 0.0] and [4.0] and max_norm=1.0 expected the norm before "
+            f"clipping to be returned, 5.0, got {float(came):.3g}."
+        )
+    return None
+
+
+def one_without_a_gradient(attempt: Callable) -> str | None:
+    """A frozen parameter, whose `grad` is None, is passed over."""
+    parameters = with_gradients([3.0], None, [4.0])
+    attempt(parameters, 1.0)
+    if left_in(parameters) != [[0.6], [0.8]]:
+        left = left_in(parameters)
+        return f"with one parameter whose grad is None expected [[0.6], [0.8]], got {left}."
+    return None
+
+
+def a_generator_too(attempt: Callable) -> str | None:
+    """The same for a generator: `model.parameters()` can be read only once."""
+    parameters = with_gradients([3.0], [4.0])
+    attempt((parameter for parameter in parameters), 1.0)
+    if left_in(parameters) != [[0.6], [0.8]]:
+        return (
+            f"given a generator, as model.parameters() is, expected [[0.6], [0.8]], got "
+            f"{left_in(parameters)}: a generator can be read only once."
+        )
+    return None
+
+
+EXERCISES = [
+    Exercise(
+        "clip_by_norm",
+        stub,
+        reference,
+        [
+            it_returns_the_norm_of_all,
+            a_short_one_stays,
+            all_by_one_factor,
+            one_without_a_gradient,
+            a_generator_too,
+        ],
+    )
+]

@@ -1,0 +1,1 @@
+"""The parts of the lesson `ddp`: claims, exercise, task, pictures."""

@@ -1,0 +1,195 @@
+"""What 07_ddp needs of its own: two processes that wait, a rank that dies, two nodes in one."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import os
+import pickle
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from nbkit.accumulation import accumulate
+from nbkit.base.equivalence import EquivalenceReport, compare, gradients, taken
+from nbkit.base.whole_file import write_whole
+from nbkit.ddp import dumps, launch, rank, shard
+from nbkit.lab.evidence.claims import NEEDS
+
+Seconds = list[float]
+IMPORTS = """import sys
+from itertools import islice
+from pathlib import Path
+
+import torch
+from torch.nn.functional import cross_entropy
+from torch.nn.parallel import DistributedDataParallel
+
+from nbkit import all_mean, is_main, launch, shard
+from nbkit.lab.data import digits
+from nbkit.lab.models import mlp"""
+
+
+def two_processes() -> bool:
+    """Whether this machine can start two processes; where it cannot, it says what follows."""
+    able = NEEDS["two processes"]()
+    if not able:
+        print("This machine cannot start two processes: nothing is run here, the claims that need")
+        print("them are SKIPPED. Linux, macOS or WSL can; the stored lesson shows what they saw.")
+    return able
+
+
+class Ranks:
+    """Two processes that wait for functions: `ranks(fn)` is `launch(fn)` without the start.
+
+    They start in the background, and end with `close()` or with this process. What a rank raises
+    ends both, and is raised here as a LaunchError, by this call and each one after it.
+    """
+
+    def __init__(self) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="nbkit-ranks-")
+        self._calls = 0
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._launch, daemon=True)
+        self._thread.start()
+
+    def __call__(self, fn: Callable, *args: Any, **kwargs: Any) -> list:
+        """Each rank's value."""
+        self._calls += 1
+        folder, name = Path(self._folder.name), getattr(fn, "__name__", str(fn))
+        values = [folder / f"value_{self._calls}_{number}" for number in (0, 1)]
+        write_whole(folder / f"call_{self._calls}", dumps((fn, args, kwargs), name), durable=False)
+        while not all(value.exists() for value in values):
+            if not self._thread.is_alive():
+                raise self._error or RuntimeError("these two processes have been closed.")
+            time.sleep(0.01)
+        return [pickle.loads(value.read_bytes()) for value in values]
+
+    def close(self) -> None:
+        """End the two processes."""
+        if self._thread.is_alive():
+            write_whole(Path(self._folder.name, "end"), b"", durable=False)
+            self._thread.join()
+        self._folder.cleanup()
+
+    def _launch(self) -> None:
+        try:
+            launch(_wait_for_calls, self._folder.name, backend="gloo", timeout=None)
+        except BaseException as error:  # raised where somebody waits for a value
+            self._error = error
+
+
+def _wait_for_calls(name: str) -> None:
+    folder = Path(name)
+    for number in count(1):
+        call = folder / f"call_{number}"
+        while not call.exists():
+            if (folder / "end").exists():
+                return
+            time.sleep(0.005)
+        fn, args, kwargs = pickle.loads(call.read_bytes())
+        value = dumps(fn(*args, **kwargs), f"what {getattr(fn, '__name__', fn)} returned")
+        write_whole(folder / f"value_{number}_{rank()}", value, durable=False)
+
+
+# ---- ragged parts, a killed rank, several nodes ----
+
+
+def weighted_report(make: Callable[[], nn.Module], batch: tuple) -> EquivalenceReport:
+    """The gradient of weighted parts beside that of the whole batch; every rank has to call it."""
+    model = nn.parallel.DistributedDataParallel(make())
+    for window in accumulate(shard([batch]), 1, model=model):
+        for micro in window:
+            x, y = micro.batch
+            (cross_entropy(model(x), y) * micro.weight).backward()
+    return compare(gradients(make(), cross_entropy, batch), taken(model.module))
+
+
+def write_diary(folder: str, dies_at: int, losses: Seconds) -> None:
+    """Rank 0 writes each loss down; rank 1 is killed after a step of the first attempt."""
+    attempt = os.environ["TORCHELASTIC_RESTART_COUNT"]
+    if rank() == 0:
+        with Path(folder, f"attempt_{attempt}.txt").open("a") as diary:
+            diary.write(f"{len(losses)} {losses[-1]}\n")
+    elif attempt == "0" and len(losses) == dies_at:
+        time.sleep(0.2)  # rank 0 has its share of this step by then, and has written it down
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def read_diary(folder: str) -> list[tuple[list[int], Seconds]]:
+    """Of each attempt the steps and their losses."""
+    attempts = []
+    for path in sorted(Path(folder).glob("attempt_*.txt")):
+        lines = [line.split() for line in path.read_text().splitlines()]
+        attempts.append(([int(step) for step, _ in lines], [float(loss) for _, loss in lines]))
+    return attempts
+
+
+def as_script(*functions: Callable, last: str) -> str:
+    """A script of functions from a notebook's cells, with the imports of 07_ddp."""
+    return "\n\n".join([IMPORTS, *map(inspect.getsource, functions), last, ""])
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on at the moment."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def run_side_by_side(commands: Sequence[Sequence[str]], timeout: float = 120.0) -> list[str]:
+    """Run commands at the same time, as different machines would; what each one printed.
+
+    Raises:
+        RuntimeError: if one fails or the time is up, with the end of what it said; all are ended.
+    """
+    env = os.environ | {
+        "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
+        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
+        "GLOO_SOCKET_IFNAME": "lo" if sys.platform == "linux" else "lo0",
+        "OMP_NUM_THREADS": "1",
+    }
+    env.pop("MPLBACKEND", None)  # a notebook's inline backend has no notebook to draw in
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    running = [
+        subprocess.Popen(list(command), env=env, start_new_session=True, **pipes)  # type: ignore[call-overload]
+        for command in commands
+    ]
+    end, printed = time.monotonic() + timeout, []
+    try:
+        for process in running:
+            out, said = process.communicate(timeout=max(0.1, end - time.monotonic()))
+            if process.returncode:
+                raise RuntimeError(f"{' '.join(process.args)} failed. It said: {said[-2000:]}")
+            printed.append(out)
+    except subprocess.TimeoutExpired:
+        raise RuntimeError(f"{' '.join(process.args)} took more than {timeout:g} s.") from None
+    finally:
+        for process in running:
+            _end(process)
+    return printed
+
+
+def _end(process: subprocess.Popen) -> None:
+    """End a command and what it has started; torchrun passes a request to end on to its ranks."""
+    if process.poll() is None:
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(10)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    for stream in (process.stdout, process.stderr):
+        if stream:
+            stream.close()

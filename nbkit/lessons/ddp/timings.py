@@ -1,0 +1,159 @@
+"""The timings of 07_ddp: what an update costs two ranks, and what one process."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from nbkit.ddp import rank
+from nbkit.lab.data import digits
+from nbkit.lab.models import mlp
+from nbkit.lab.runs.seeds import train_runs
+
+WAYS = ("alone", "every", "last", "never", "update")
+Seconds = list[float]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One thing to time on two ranks: a window of micro-batches and the optimizer's step.
+
+    Attributes:
+        rows: of a micro-batch, on each of the two processes.
+        way: "alone": one process takes the rows of both. The others are two processes under DDP,
+            which average in "every" micro-batch, in the "last" of the window, or "never" (and then
+            leave out the optimizer's step). "update" is that step by itself.
+        micro_batches: in a window.
+        bucket_kb: kB of gradients that DDP sends together.
+        width, depth: of the hidden layers.
+    """
+
+    rows: int
+    way: str = "every"
+    micro_batches: int = 1
+    bucket_kb: int = 1000
+    width: int = 128
+    depth: int = 3
+
+    def __post_init__(self) -> None:
+        if self.way not in WAYS:
+            raise ValueError(f"way must be among {', '.join(WAYS)}, got {self.way!r}.")
+
+    @property
+    def windows(self) -> int:
+        """How many are timed together: enough to be read off a clock."""
+        work = 2**19 // (self.rows * self.width)
+        return max(1, min(16, work) // self.micro_batches)
+
+
+def time_cases(cases: Sequence[Case], rounds: int, warmup: int = 1) -> dict[Case, Seconds]:
+    """Seconds of one window of each case, round by round; every rank of a group has to call it.
+
+    Cases of one round are neighbours in time, in turn forwards and backwards. A window has taken as
+    long as its slower rank. Each process computes on one thread.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    nets: dict[tuple[object, ...], tuple[nn.Module, torch.optim.Optimizer]] = {}
+    seconds = torch.zeros(len(cases), warmup + rounds, dtype=torch.float64)
+    gc.collect()
+    gc.disable()
+    try:
+        for turn in range(warmup + rounds):
+            for k in range(len(cases))[:: -1 if turn % 2 else 1]:
+                seconds[k, turn] = _time(cases[k], *_net(nets, cases[k]))
+    finally:
+        gc.enable()
+        torch.set_num_threads(threads)
+    dist.all_reduce(seconds, dist.ReduceOp.MAX)
+    return {case: seconds[k, warmup:].tolist() for k, case in enumerate(cases)}
+
+
+def _net(nets: dict, case: Case) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """One network for all cases that can share it."""
+    ddp = case.way not in ("alone", "update")
+    key = (case.width, case.depth, case.bucket_kb if ddp else None)
+    if key not in nets:
+        model: nn.Module = mlp(case.depth, case.width)
+        if ddp:
+            model = nn.parallel.DistributedDataParallel(model, bucket_cap_mb=case.bucket_kb / 1000)
+        nets[key] = (model, torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9))
+    return nets[key]
+
+
+def _time(case: Case, model: nn.Module, optimizer: torch.optim.Optimizer) -> float:
+    rows = case.rows * (2 if case.way == "alone" else 1)
+    x, y = torch.randn(rows, 64), torch.randint(10, (rows,))
+    if case.way == "update":
+        cross_entropy(model(x), y).backward()
+    dist.barrier()
+    start = time.perf_counter()
+    if case.way not in ("alone", "update") or rank() == 0:
+        for _ in range(case.windows):
+            _window(case, model, optimizer, x, y)
+    return (time.perf_counter() - start) / case.windows
+
+
+def _window(case, model, optimizer, x, y) -> None:
+    if case.way != "update":
+        for k in range(case.micro_batches):
+            last = k == case.micro_batches - 1
+            quiet = case.way == "never" or (case.way == "last" and not last)
+            with model.no_sync() if quiet else nullcontext():
+                (cross_entropy(model(x), y) / case.micro_batches).backward()
+    if case.way != "never":
+        optimizer.step()
+    if case.way != "update":
+        optimizer.zero_grad()
+
+
+def update_seconds(
+    timings: Mapping[Case, Seconds], rows: int, micro_batches: int, no_sync: bool, bucket_kb: int
+) -> dict[str, Seconds]:
+    """What an update costs, from the measured parts, round by round.
+
+    Returns:
+        seconds of "alone" (one process, the rows of both), and of two processes "computing",
+        "averaging" and "updating".
+    """
+    alone, every = timings[Case(rows, "alone")], timings[Case(rows, bucket_kb=bucket_kb)]
+    never, update = timings[Case(rows, "never")], timings[Case(rows, "update")]
+    averaged = 1 if no_sync else micro_batches
+    cost = [max(e - u - n, 0.0) for e, u, n in zip(every, update, never, strict=True)]
+    return {
+        "alone": alone,
+        "computing": [micro_batches * n for n in never],
+        "averaging": [averaged * c for c in cost],
+        "updating": update,
+    }
+
+
+def losses_of(
+    size: int, lr: float, seeds: Sequence[int], examples: int = 6400
+) -> Generator[None, None, Tensor]:
+    """The losses (seeds, updates) of the timed network on the digits, trained once.
+
+    Yields between the updates, each of `size` rows, until all examples are seen.
+    """
+    key = (size, lr, tuple(seeds))
+    if key not in _curves:
+        arm, steps = {"sgd": {"lr": lr, "momentum": 0.9}}, examples // size
+        make = partial(mlp, depth=3, width=128)
+        for runs in train_runs(make, digits(), arm, seeds, steps=steps, batch_size=size):
+            if runs.step == steps:
+                _curves[key] = runs.losses[0]
+            yield
+    return _curves[key]
+
+
+_curves: dict[tuple[object, ...], Tensor] = {}

@@ -1,0 +1,1 @@
+"""The parts of the lesson `initialization`: claims, exercise, task, pictures."""

@@ -1,0 +1,1 @@
+"""The parts of the lesson `lr_finder`: claims, exercise, task, pictures."""

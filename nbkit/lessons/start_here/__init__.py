@@ -1,0 +1,1 @@
+"""The parts of the lesson `start_here`: claims, exercise, task, pictures."""

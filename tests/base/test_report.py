@@ -1,0 +1,59 @@
+"""A result prints as a table, shows in a notebook, and turns into JSON."""
+
+import json
+import math
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from nbkit.base.report import Report, jsonable
+
+
+@dataclass
+class Norms(Report):
+    norms: dict
+    worst: float = math.nan
+
+    def table(self):
+        return "two layers", ["layer", "norm"], [[name, norm] for name, norm in self.norms.items()]
+
+
+def test_table_as_text_is_aligned():
+    assert str(Norms({"a<b": 1.23456, "c": torch.tensor(2.0)})).splitlines() == [
+        "two layers",
+        "layer  norm",
+        "a<b    1.23",
+        "c      2",
+    ]
+
+
+def test_table_as_html_is_escaped():
+    shown = Norms({"a<b": 1.0})._repr_html_()
+    assert "<td>a&lt;b</td><td>1</td>" in shown
+
+
+def test_to_dict_survives_strict_json():
+    report = Norms({"a": torch.tensor([1.0, math.inf])})
+    assert json.loads(json.dumps(report.to_dict(), allow_nan=False)) == {
+        "norms": {"a": [1.0, None]},
+        "worst": None,
+    }
+
+
+class Counted(Norms):
+    def to_dict(self):
+        return {"count": len(self.norms)}
+
+
+def test_jsonable_of_a_nested_result():
+    assert jsonable([Norms({"a": 1}), torch.float32]) == [
+        {"norms": {"a": 1}, "worst": None},
+        "torch.float32",
+    ]
+    assert jsonable({"inside": Counted({"a": 1})}) == {"inside": {"count": 1}}
+
+
+def test_a_report_without_a_table_says_so():
+    with pytest.raises(NotImplementedError):
+        str(Report())

@@ -1,0 +1,68 @@
+"""Time remaining: from the last run of the same, and otherwise from how it has gone so far."""
+
+import pytest
+from course_notebooks import write
+
+from nbkit.course.run import time_left as remaining
+from nbkit.course.run.tasks import plan
+from nbkit.course.run.time_left import Expected, expect, in_words, left_of_lesson, left_of_run
+
+
+@pytest.fixture
+def task(tmp_path, monkeypatch):
+    monkeypatch.setattr(remaining, "ledger_dir", lambda: tmp_path / "ledger")
+    path = write(tmp_path / "01_a.ipynb", "1", parameters=True)
+    return plan([path], tmp_path / "runs" / "new", {"lr": "1"})[0]
+
+
+def keep(task, folder, cells=(), name=None, **facts):
+    folder.mkdir(parents=True, exist_ok=True)
+    cells = [{"cell": n, "seconds": seconds} for n, seconds in enumerate(cells, start=1)]
+    task.record(**{"status": "ok", "cells": cells, **facts}).save(
+        folder / f"{name or task.name}.json"
+    )
+
+
+def test_the_last_run_of_the_same_counts(task, tmp_path):
+    assert expect(task) is None
+    runs, ledger = tmp_path / "runs", tmp_path / "ledger"
+    keep(task, ledger / "cpu", seconds=9.0, started="2026-01-09")
+    assert expect(task) == Expected(9.0)
+    keep(task, runs / "old", [1, 2], seconds=4.0, started="2026-01-01")
+    keep(task, runs / "later", [1, 3], seconds=5.0, started="2026-01-02")
+    keep(task, runs / "failed", [1, 4], seconds=6.0, started="2026-01-03", status="failed")
+    keep(task, runs / "other", [1, 5], seconds=7.0, started="2026-01-04", parameters={})
+    assert expect(task) == Expected(5.0, (1, 3))
+
+
+def test_with_an_earlier_run_each_cell_has_its_own_time():
+    expected = Expected(20.0, (1.0, 10.0, 5.0))  # four seconds are not in a cell
+    assert left_of_lesson(expected, 2, 3, elapsed=7.0, in_cell=4.0) == 6.0 + 5.0 + 2.0
+    assert left_of_lesson(expected, 2, 3, elapsed=90.0, in_cell=80.0) == 5.0 + 2.0
+    assert left_of_lesson(Expected(20.0), 2, 3, elapsed=7.0, in_cell=4.0) == 13.0
+    assert left_of_lesson(Expected(20.0), 2, 3, elapsed=27.0, in_cell=4.0) == 0.0
+
+
+def test_without_one_the_cells_so_far_tell():
+    assert left_of_lesson(None, 1, 9, elapsed=2.0, in_cell=2.0) is None
+    assert left_of_lesson(None, 3, 5, elapsed=5.0, in_cell=1.0) == 6.0
+
+
+@pytest.mark.parametrize(
+    "running, waiting, typical, jobs, left",
+    [
+        ([10.0], [20.0, 30.0], None, 1, 60.0),
+        ([10.0], [20.0, 30.0], None, 2, 30.0),
+        ([90.0], [20.0], None, 2, 90.0),  # no sooner than the longest
+        ([10.0], [None], 5.0, 1, 15.0),
+        ([10.0], [None], None, 1, None),
+        ([], [], None, 1, None),
+    ],
+)
+def test_what_is_left_of_a_run(running, waiting, typical, jobs, left):
+    assert left_of_run(running, waiting, typical, jobs) == left
+
+
+def test_in_words():
+    said = [in_words(seconds) for seconds in (0.4, 40, 200, 9000)]
+    assert said == [f"about {words} left" for words in ("0 s", "40 s", "3 min", "2 h")]

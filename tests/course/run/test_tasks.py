@@ -1,0 +1,190 @@
+"""What is to be run is known, checked and named before anything starts."""
+
+import nbformat
+import pytest
+from course_notebooks import write
+
+from nbkit.course.lessons import LessonError
+from nbkit.course.record import Record
+from nbkit.course.run import tasks
+from nbkit.course.run.tasks import plan, read_grid
+from nbkit.lab.knobs import KnobError
+
+
+@pytest.fixture
+def lesson(tmp_path):
+    return write(tmp_path / "01_a.ipynb", "1", parameters=True)
+
+
+def test_a_grid_is_all_combinations_in_order(lesson, tmp_path):
+    grid = {"lr": ["0.1", "1e-3"], "profile": ["smoke", "full"]}
+    found = plan([lesson], tmp_path / "out", {"quick": "true"}, grid)
+    assert [(task.name, task.values) for task in found] == [
+        (f"01_a--lr={lr}--profile={p}", {"quick": True, "lr": float(lr), "profile": p})
+        for lr in ("0.1", "0.001")
+        for p in ("smoke", "full")
+    ]
+
+
+def test_one_value_is_one_point(lesson, tmp_path):
+    assert len(plan([lesson], tmp_path / "out", {}, {"lr": ["1", "1.0", 1]})) == 1
+
+
+def test_values_that_look_alike_have_names_of_their_own(lesson, tmp_path):
+    found = plan([lesson], tmp_path / "out", {}, {"lr": ["0.10000001", "0.1"]})
+    assert [task.name for task in found] == ["01_a--lr=0.10000001", "01_a--lr=0.1"]
+
+
+def test_no_point_hides_behind_another_s_name(tmp_path):
+    nb = nbformat.read(write(tmp_path / "01_a.ipynb", "1", parameters=True), as_version=4)
+    modes = ["a b", "a/b", "a_b", "a--lr=1", "a%20b"]
+    nb.cells[1].source += '\nmode: str = "a b"  # which'
+    ranges = f"mode=choice({', '.join(map(repr, modes))}), quick="
+    nb.cells[2].source = nb.cells[2].source.replace("quick=", ranges)
+    nbformat.write(nb, tmp_path / "01_a.ipynb")
+    found = plan([tmp_path / "01_a.ipynb"], tmp_path / "out", {}, {"mode": modes})
+    assert [task.values["mode"] for task in found] == modes
+    assert found[0].name == "01_a--mode=a%20b"
+    assert all(task.notebook.parent == tmp_path / "out" for task in found)
+
+
+@pytest.mark.parametrize(
+    "given, grid, message",
+    [
+        ({}, {"lrr": ["1"]}, "01_a: unknown parameter 'lrr'. Did you mean 'lr'"),
+        ({}, {"lr": ["0.1", "100"]}, "01_a: lr must be a float from 0.0001 to 10, got '100'"),
+        ({"lr": "1"}, {"lr": ["1"]}, "lr is given as a parameter and in the grid"),
+    ],
+)
+def test_every_point_is_checked(lesson, tmp_path, given, grid, message):
+    with pytest.raises(KnobError, match=message):
+        plan([lesson], tmp_path / "out", given, grid)
+
+
+def test_a_lesson_without_the_knob_is_refused_by_name(lesson, tmp_path):
+    other = write(tmp_path / "02_b.ipynb", "1")
+    with pytest.raises(KnobError, match="02_b: unknown parameter 'lr'"):
+        plan([lesson, other], tmp_path / "out", {}, {"lr": ["1"]})
+
+
+@pytest.mark.parametrize("text", ["lr", "lr=", "=1", "lr=1,,2", "l r=1"])
+def test_what_is_no_grid(text):
+    with pytest.raises(KnobError, match="a grid is NAME=V1,V2,..., got"):
+        read_grid([text])
+
+
+def test_a_grid_names_a_parameter_once():
+    with pytest.raises(KnobError, match="the grid has lr twice"):
+        read_grid(["lr=1", "lr=2"])
+
+
+def finished(task):
+    """The files of a task that has run well."""
+    task.out.mkdir(exist_ok=True)
+    for file in (task.notebook, task.page):
+        file.write_text("{}")
+    task.record(status="ok").save(task.record_path)
+
+
+def test_what_was_done_is_done(lesson, tmp_path):
+    (task,) = plan([lesson], tmp_path / "out", {"lr": "1"})
+    assert task.done() is None
+    finished(task)
+    assert task.done() == Record.load(task.record_path)
+
+
+def other_parameters(task, monkeypatch):
+    return plan([task.path], task.out, {"lr": "2"})[0]
+
+
+def other_lesson(task, monkeypatch):
+    write(task.path, "2", parameters=True)
+    return task
+
+
+def other_claims_beside_it(task, monkeypatch):
+    (task.path.parent / "claims.toml").write_text("[c]\nmargin = 2\n")
+    return task
+
+
+def other_version(task, monkeypatch):
+    monkeypatch.setattr("nbkit.__version__", "99")
+    return task
+
+
+def other_code(task, monkeypatch):
+    monkeypatch.setattr(tasks, "code_sha256", lambda: "other")
+    return task
+
+
+def no_page(task, monkeypatch):
+    task.page.unlink()
+    return task
+
+
+def no_notebook(task, monkeypatch):
+    task.notebook.unlink()
+    return task
+
+
+def half_a_record(task, monkeypatch):
+    task.record_path.write_text(task.record_path.read_text()[:100])
+    return task
+
+
+def still_running(task, monkeypatch):
+    task.record(status="running").save(task.record_path)
+    return task
+
+
+def failed(task, monkeypatch):
+    task.record(status="failed").save(task.record_path)
+    return task
+
+
+@pytest.mark.parametrize(
+    "change",
+    [other_parameters, other_lesson, other_claims_beside_it, other_version, other_code, no_page,
+     no_notebook, half_a_record, still_running, failed],
+)  # fmt: skip
+def test_what_was_done_otherwise_is_not(lesson, tmp_path, monkeypatch, change):
+    (task,) = plan([lesson], tmp_path / "out", {"lr": "1"})
+    finished(task)
+    monkeypatch.setattr(tasks, "read_notebook", lambda path: pytest.fail("not needed"))
+    monkeypatch.setattr(tasks, "check_place", lambda task: None)
+    assert change(task, monkeypatch).done() is None
+
+
+@pytest.mark.parametrize("name", ["claims.toml", "digits.npz"])
+def test_what_nbkit_is_counts_its_claims_and_its_data(tmp_path, monkeypatch, name):
+    (tmp_path / name).write_bytes(b"as they were")
+    monkeypatch.setattr("nbkit.lab.shipped.data_dir", lambda: tmp_path)
+    before = tasks.code_sha256.__wrapped__()
+    (tmp_path / name).write_bytes(b"with another margin")
+    assert tasks.code_sha256.__wrapped__() != before
+
+
+def test_an_attempt_at_something_else_is_not_counted(lesson, tmp_path):
+    (task,) = plan([lesson], tmp_path / "out", {"lr": "1"})
+    task.out.mkdir()
+    task.record(status="running", cell=3).save(task.record_path)
+    assert [attempt["cell"] for attempt in task.record().attempts] == [3]
+    write(task.path, "2", parameters=True)
+    assert task.record().attempts == []
+
+
+def test_a_task_stops_when_its_run_has(lesson, tmp_path):
+    (task,) = plan([lesson], tmp_path / "out", {}, token=(tmp_path / "token", "mine"))
+    (tmp_path / "token").write_text("mine")
+    assert not task.stopped()
+    (tmp_path / "token").write_text("another run's")
+    assert task.stopped()
+    (tmp_path / "token").unlink()
+    assert task.stopped()
+
+
+def test_two_tasks_of_one_name_are_refused(lesson, tmp_path):
+    (tmp_path / "b").mkdir()
+    other = write(tmp_path / "b" / "01_a.ipynb", "1")
+    with pytest.raises(LessonError, match="two lessons are called 01_a"):
+        plan([lesson, other], tmp_path / "out", {})

@@ -1,0 +1,137 @@
+"""The learner's file: the first prediction of a claim counts, a headless run leaves it alone."""
+
+import json
+
+import pytest
+
+from nbkit.lab.evidence.claims import judge, load_claims
+from nbkit.lab.evidence.diary import Diary, Entry, calibrate
+from nbkit.lab.evidence.intervals import Interval
+from nbkit.lab.evidence.predictions import Prediction
+from nbkit.lab.lesson import Lesson
+
+NEAR, _, CYCLE = load_claims("01_lr_finder").values()
+
+
+@pytest.fixture
+def diary(tmp_path):
+    return Diary(tmp_path / "mine.jsonl")
+
+
+def scored(prediction, low, high):
+    return prediction.score(judge(prediction.claim, Interval((low + high) / 2, low, high, 8)))
+
+
+def test_a_prediction_is_kept_and_scored(diary):
+    mine = Prediction(CYCLE, 0.5, 80)
+    assert diary.entries() == {}
+    assert diary.commit(mine)
+    assert diary.entries() == {CYCLE.id: Entry(CYCLE.id, "01_lr_finder", 0.5, 80)}
+    assert diary.score(scored(mine, 0.4, 0.7))
+    (entry,) = diary.entries().values()
+    assert (entry.right, entry.inside) == (True, True)
+    assert entry.brier == pytest.approx(0.04)  # (0.8 - 1)^2
+
+
+def test_only_the_first_prediction_of_a_claim_counts(diary):
+    first, second = Prediction(CYCLE, 1.5, 80), Prediction(CYCLE, 0.5, 99)
+    assert diary.commit(first)
+    assert not diary.commit(second)
+    assert not diary.score(scored(second, 0.4, 0.7))  # that one knew
+    assert diary.score(scored(first, 0.4, 0.7))
+    assert not diary.score(scored(first, 1.2, 1.7))  # and the first result stays
+    (entry,) = diary.entries().values()
+    assert (entry.guess, entry.confidence, entry.right) == (1.5, 80, False)
+
+
+def test_a_measurement_that_decides_nothing_scores_nothing(diary):
+    mine = Prediction(CYCLE, 0.5, 80)
+    diary.commit(mine)
+    assert not diary.score(scored(mine, 0.9, 1.1))
+    (entry,) = diary.entries().values()
+    assert entry.right is None
+
+
+def test_two_claims_stand_beside_each_other(diary):
+    for claim in (NEAR, CYCLE):
+        diary.commit(Prediction(claim, 1.1, 60))
+    diary.score(scored(Prediction(CYCLE, 1.1, 60), 0.4, 0.7))
+    assert [(e.claim, e.right) for e in diary.entries().values()] == [
+        (NEAR.id, None),
+        (CYCLE.id, False),
+    ]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("{", "3", "{}", '{"claim": "x", "when": "y"}', '{"claim": "x", "right": true}'),
+        '{"claim": "x", "lesson": "l", "guess": 1, "confidence": "high", "when": "y"}',
+        '{"claim": "x", "lesson": "l", "guess": "big", "confidence": 80, "when": "y"}',
+    ],
+)
+def test_a_line_that_is_no_prediction_is_named(diary, line):
+    diary.commit(Prediction(CYCLE, 0.5, 80))
+    with diary.path.open("a") as file:
+        file.write(line + "\n")
+    with pytest.raises(ValueError, match=r"mine.jsonl, line 2 is not a pred.*delete the file"):
+        diary.entries()
+
+
+def entry(confidence, right):
+    return Entry("c", "l", 1.0, confidence, right, False, (confidence / 100 - right) ** 2)
+
+
+def test_calibration_groups_by_confidence():
+    entries = [entry(50, True), entry(65, False), entry(66, True), entry(99, True)]
+    told = calibrate([*entries, Entry("open", "l", 1.0, 90)])
+    assert told.groups == [(50, 65, 57.5, 1, 2), (66, 80, 66.0, 1, 1), (81, 99, 99.0, 1, 1)]
+    assert told.scored == 4
+    assert told.brier == pytest.approx((0.25 + 0.4225 + 0.1156 + 0.0001) / 4)
+    assert "50 to 65 %  58 %        1 of 2" in str(told)
+
+
+def test_without_a_score_there_is_no_calibration():
+    with pytest.raises(ValueError, match="no prediction has been scored"):
+        calibrate([Entry("open", "l", 1.0, 90)])
+
+
+@pytest.fixture
+def opened(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("IPython.display.display", lambda *_, **__: None)
+    return Lesson("01_lr_finder", {})
+
+
+def test_a_lesson_keeps_and_scores_what_a_learner_predicts(opened, monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("NBKIT_LIVE", "1")
+    opened.calibration()
+    assert "No prediction has been scored yet" in capsys.readouterr().out
+    opened.predict(CYCLE.id, guess=0.5, confidence=80)
+    opened.verdict(CYCLE.id, Interval(0.5, 0.4, 0.6, 8))
+    opened.reveal()
+    opened.calibration()
+    first, second = map(json.loads, (tmp_path / "my_predictions.jsonl").read_text().splitlines())
+    assert (first["guess"], first["confidence"], second["right"]) == (0.5, 80, True)
+
+    again = Lesson("01_lr_finder", {})
+    again.predict(CYCLE.id, guess=0.4, confidence=99)
+    assert "has an earlier prediction of it; that one counts" in capsys.readouterr().out
+
+
+def test_a_folder_that_cannot_be_written_does_not_stop_the_lesson(opened, monkeypatch, capsys):
+    monkeypatch.setenv("NBKIT_LIVE", "1")
+    opened._diary = Diary(opened._diary.path / "nowhere" / "mine.jsonl")
+    opened.predict(CYCLE.id, guess=0.5, confidence=80)
+    assert "mine.jsonl: it is not kept" in capsys.readouterr().out
+
+
+def test_a_headless_run_leaves_the_file_alone(opened, monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("NBKIT_LIVE", "0")
+    (tmp_path / "my_predictions.jsonl").write_text("not even read")
+    opened.predict(CYCLE.id, guess=0.5, confidence=80)
+    opened.verdict(CYCLE.id, Interval(0.5, 0.4, 0.6, 8))
+    opened.reveal()
+    opened.calibration()
+    assert (tmp_path / "my_predictions.jsonl").read_text() == "not even read"
+    assert "Your own predictions appear here" in capsys.readouterr().out

@@ -1,0 +1,146 @@
+"""A check passes the reference, fails the stub, and fails every plausible wrong version."""
+
+import importlib
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from nbkit import lessons
+from nbkit.lab.exercise import Exercise, load_exercise
+
+RANGE_TEST = load_exercise("01_lr_finder", "range_test")
+
+
+def sets_the_lr_too_late(train_step, optimizer, lrs):
+    losses = []
+    for lr in lrs:
+        losses.append(train_step())
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+    return losses
+
+
+def sets_the_first_group_only(train_step, optimizer, lrs):
+    losses = []
+    for lr in lrs:
+        optimizer.param_groups[0]["lr"] = lr
+        losses.append(train_step())
+        if not math.isfinite(losses[-1]):
+            break
+    return losses
+
+
+def goes_on_after_nan(train_step, optimizer, lrs):
+    losses = []
+    for lr in lrs:
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        losses.append(train_step())
+    return losses
+
+
+def compares_with_nan(train_step, optimizer, lrs):
+    """The stop rule of several libraries: `nan > 4 * best` is False, so it never stops."""
+    losses = []
+    for lr in lrs:
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        losses.append(train_step())
+        if losses[-1] > 4 * min(losses):
+            break
+    return losses
+
+
+def throws_the_lost_loss_away(train_step, optimizer, lrs):
+    losses = []
+    for lr in lrs:
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        loss = train_step()
+        if not math.isfinite(loss):
+            break
+        losses.append(loss)
+    return losses
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (sets_the_lr_too_late, "expected the steps to train at [0.01, 0.1, 1.0]"),
+        (sets_the_first_group_only, "second parameter group"),
+        (goes_on_after_nan, "after a loss of nan"),
+        (compares_with_nan, "after a loss of nan"),
+        (throws_the_lost_loss_away, "got 1 losses after 2 steps"),
+        (lambda step, optimizer, lrs: step(), "expected the losses [2.0, 1.0, 3.0]"),
+        (lambda step, optimizer, lrs: 1 / 0, "[0.01, 0.1, 1.0]) it raised ZeroDivisionError"),
+        (lambda step, optimizer, lrs: 1 / 0, "expected: As many losses as lrs, in order"),
+    ],
+)
+def test_plausible_wrong_versions_fail_and_are_told_why(wrong, said):
+    assert said in RANGE_TEST.check(wrong)
+
+
+def test_the_reference_passes_and_the_stub_does_not():
+    assert RANGE_TEST.check(RANGE_TEST.reference) is None
+    assert RANGE_TEST.check(RANGE_TEST.stub) == (
+        "for lrs = [0.01, 0.1, 1.0] expected the losses [2.0, 1.0, 3.0] of its steps, got []."
+    )
+
+
+def raises(*_, **__):
+    raise TypeError("planted")
+
+
+def every_exercise():
+    files = sorted(Path(lessons.__file__).parent.glob("*/exercise.py"))
+    names = [f"nbkit.lessons.{path.parent.name}.exercise" for path in files]
+    modules = [importlib.import_module(name) for name in names]
+    return [exercise for module in modules for exercise in module.EXERCISES]
+
+
+@pytest.mark.parametrize("exercise", every_exercise(), ids=lambda exercise: exercise.name)
+def test_one_that_raises_is_told_on_which_input_and_what_each_check_expected(exercise):
+    for check in exercise.checks:
+        told = replace(exercise, checks=[check]).check(raises)
+        given, _, expected = told.partition(" it raised TypeError: planted; expected: ")
+        assert given.startswith(f"for {exercise.name}(") and given.endswith(")")
+        assert expected == check.__doc__ and expected.endswith(".")
+
+
+def test_an_input_is_told_in_short_and_as_it_came():
+    def the_list_stays(attempt):
+        """The list stays."""
+        attempt([1, None], torch.zeros(9), range(5), gain=torch.ones(1))
+
+    def empties(values, *_, gain):
+        values.clear()
+        raise ZeroDivisionError("lost.")
+
+    assert Exercise("it", raises, raises, [the_list_stays]).check(empties) == (
+        "for it([1, None], <tensor of shape (9,)>, <range>, gain=tensor([1.0])) it raised "
+        "ZeroDivisionError: lost; expected: The list stays."
+    )
+    unsaid = Exercise("it", raises, raises, [lambda attempt: attempt(1)])
+    assert unsaid.check(raises) == "for it(1) it raised TypeError: planted."
+
+
+def test_an_unknown_exercise_is_named():
+    with pytest.raises(ValueError, match="no exercise 'other', only range_test"):
+        load_exercise("01_lr_finder", "other")
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"name": "two words"}, "name must be that of a function, got 'two words'"),
+        ({"checks": []}, "read_verdict must have at least one check"),
+        ({"checks": ["no"]}, "each check of read_verdict must be functions, got 'no'"),
+        ({"reference": None}, "each check of read_verdict must be functions, got None"),
+    ],
+)
+def test_an_exercise_that_could_not_be_checked_is_refused(changed, message):
+    with pytest.raises(ValueError, match=message):
+        replace(load_exercise("00_start_here", "read_verdict"), **changed)

@@ -1,0 +1,309 @@
+"""The handle of a lesson: the guard, the prediction, the exercise and the verdicts."""
+
+import math
+
+import pytest
+import torch
+from nbconvert.filters import markdown2html_mistune
+
+from nbkit.lab import lesson as module
+from nbkit.lab.evidence.stats import Interval
+from nbkit.lab.knobs import KnobError, between, log
+from nbkit.lab.lesson import Lesson
+
+NEAR, TRACE, CYCLE = "lr-finder-near-best", "lr-finder-leaves-no-trace", "lr-finder-onecycle"
+RANGES = {"max_lr": log(0.1, 100), "steps": between(1, 500)}
+
+
+@pytest.fixture
+def notebook():
+    """The variables of a notebook after its opening cell and its parameters cell."""
+    variables = {"In": [], "torch": object(), "mlp": len, "classes": 10, "_i": "import torch"}
+    variables["lesson"] = Lesson("01_lr_finder", variables)
+    variables |= {"max_lr": 10.0, "steps": 100}
+    variables["__annotations__"] = {"max_lr": float, "steps": int}
+    return variables
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """What has been displayed since: (text, numbers in the metadata) of each output."""
+    outputs = []
+
+    def display(data, raw=False, metadata=None):
+        text = data["text/plain"] if raw else data.data
+        outputs.append((text, (metadata or {}).get("nbkit")))
+
+    monkeypatch.setattr("IPython.display.display", display)
+    return outputs
+
+
+def test_opening_prints_one_stable_line(capsys):
+    Lesson("01_lr_finder", {})
+    assert capsys.readouterr().out == f"nbkit {module.nbkit.__version__}, lesson 01_lr_finder\n"
+
+
+def test_the_guard_passes_the_defaults(notebook, capsys):
+    values = notebook["lesson"].knobs(**RANGES)
+    assert values == {"max_lr": 10.0, "steps": 100}
+    assert "parameters checked: max_lr, steps\n" in capsys.readouterr().out
+
+
+def test_the_guard_reads_text_by_the_declared_type(notebook):
+    notebook["max_lr"] = "1"
+    notebook["lesson"].knobs(**RANGES)
+    assert notebook["max_lr"] == 1.0 and type(notebook["max_lr"]) is float
+
+
+@pytest.mark.parametrize(
+    ("injected", "message"),
+    [
+        ({"max_lrr": 1}, "unknown parameter 'max_lrr'. Did you mean 'max_lr'?"),
+        ({"_max_lr": 1}, "unknown parameter '_max_lr'. Did you mean 'max_lr'?"),
+        ({"__lr": [1]}, "unknown parameter '__lr'."),
+        ({"mlp": 3}, "unknown parameter 'mlp'. Known: max_lr, steps."),
+        ({"classes": 12}, "unknown parameter 'classes'."),
+        ({"torch": None}, "unknown parameter 'torch'."),
+        ({"max_lr": "banana"}, "max_lr must be a float from 0.1 to 100, got 'banana'."),
+        ({"max_lr": -1}, "max_lr must be a float from 0.1 to 100, got -1."),
+        ({"steps": 2.5}, "steps must be an int from 1 to 500, got 2.5."),
+    ],
+)
+def test_the_guard_refuses_what_was_injected_and_changes_nothing(notebook, injected, message):
+    notebook["steps"] = "7"
+    notebook |= injected
+    with pytest.raises(KnobError) as error:
+        notebook["lesson"].knobs(**RANGES)
+    assert str(error.value).startswith(message)
+    assert notebook["steps"] in ("7", 2.5)
+
+
+def test_what_ipython_and_a_notebook_s_helpers_bind_is_no_parameter(notebook):
+    """IPython's own after a cell or two, what an inspector of variables leaves, a second import."""
+    notebook |= {"_": 3, "__": "", "___": "", "_3": 3, "_i": "lesson = 1", "_ii": "", "_i12": "x"}
+    notebook |= {"_iii": "", "_oh": {3: 3}, "_dh": ["/"], "_ih": [""], "_exit_code": 0}
+    notebook |= {"_jupyterlab_variableinspector_deep": lambda: None, "__vsc_ipynb_file__": "a"}
+    notebook |= {"helper": lambda: None, "mlp": max, "In": notebook["In"]}
+    notebook["lesson"].knobs(**RANGES)
+
+
+def test_a_guard_run_again_does_not_blame_later_variables(notebook):
+    notebook["lesson"].knobs(**RANGES)
+    notebook["model"] = object()
+    notebook["lesson"].knobs(**RANGES)
+
+
+def test_the_guard_wants_every_knob_declared(notebook):
+    with pytest.raises(KnobError, match="must declare `momentum: type = default`"):
+        notebook["lesson"].knobs(**RANGES, momentum=between(0, 1))
+
+
+@pytest.mark.parametrize("range_", [10.0, log, (0.1, 10)])
+def test_the_guard_wants_a_range_for_each(notebook, range_):
+    with pytest.raises(KnobError, match=r"max_lr must be given a range, max_lr=log\(0.1, 10\) or"):
+        notebook["lesson"].knobs(max_lr=range_, steps=between(1, 500))
+
+
+def test_a_type_that_no_slider_has_is_refused(notebook):
+    notebook["__annotations__"]["max_lr"] = list
+    with pytest.raises(KnobError, match="type must be among bool, int, float, str"):
+        notebook["lesson"].knobs(**RANGES)
+
+
+def test_a_verdict_is_one_line_with_its_numbers_in_the_metadata(notebook, shown):
+    notebook["lesson"].verdict(NEAR, Interval(1.1, 1.0, 1.2, 8))
+    ((text, numbers),) = shown
+    assert text == "lr-finder-near-best  SUPPORTED"
+    assert (numbers["kind"], numbers["effect"], numbers["interval"]) == ("verdict", 1.1, [1.0, 1.2])
+
+
+def test_prediction_reveal_and_takeaways_follow_the_verdicts(notebook, shown):
+    lesson = notebook["lesson"]
+    lesson.predict(CYCLE, guess=0.5, confidence=80)
+    with pytest.raises(ValueError, match="has not been measured yet"):
+        lesson.reveal()
+    lesson.verdict(CYCLE, Interval(1.5, 1.2, math.inf, 8))
+    lesson.reveal()
+    text, numbers = shown[-1]
+    assert "side wrong at 80 % confidence" in text and numbers["kind"] == "prediction"
+    with pytest.raises(ValueError, match=f"not measured yet: {NEAR}, {TRACE}"):
+        lesson.takeaways()
+    lesson.verdict(NEAR, Interval(1.1, 1.0, 1.2, 8))
+    lesson.verdict(TRACE, [True] * 8)
+    lesson.takeaways()
+    text, _ = shown[-1]
+    assert lesson.claims[CYCLE].refuted in text and lesson.claims[NEAR].supported in text
+
+
+def test_a_prediction_after_the_measurement_is_refused(notebook):
+    lesson = notebook["lesson"]
+    lesson.verdict(CYCLE, Interval(0.5, 0.4, 0.6, 8))
+    with pytest.raises(ValueError, match="a prediction comes first"):
+        lesson.predict(CYCLE, guess=0.5, confidence=80)
+
+
+def test_an_unknown_claim_is_named(notebook):
+    with pytest.raises(ValueError, match=f"no claim 'x' in this lesson, only {NEAR}"):
+        notebook["lesson"].predict("x", guess=1, confidence=60)
+
+
+def test_the_claims_are_stated_before_they_are_measured(notebook, shown):
+    notebook["lesson"].state_claims()
+    ((text, _),) = shown
+    assert "| below 1.25 | 8 seeds |" in text and "| exact | 8 seeds |" in text
+
+
+def test_what_a_claim_says_stays_text(tmp_path, shown):
+    """In the page that nbconvert makes, a script in a claim would be alive."""
+    odd = "<script>alert(1)</script> [a](javascript:alert(1)) | `code_` $x$\\n<img src=x onerror=y>"
+    fields = "\n".join(f'{name} = "{odd}"' for name in ("sentence", "source", "metric", "refuted"))
+    about = 'lesson = "x"\nmeasure = "ratio"\nside = "below"\nmargin = 1.0\nn = 8\n'
+    (tmp_path / "own.toml").write_text(f"[c]\n{about}{fields}\n")
+    lesson = Lesson("x", {}, claims=tmp_path / "own.toml")
+    lesson.state_claims()
+    lesson.verdict("c", Interval(1.5, 1.2, 1.9, 8))
+    lesson.takeaways()
+    for text, _ in (shown[0], shown[-1]):
+        page = markdown2html_mistune(text)
+        assert "<script" not in page and "<img" not in page and "<a " not in page
+        assert "&lt;script&gt;alert(1)" in page and "<code>code_</code>" in page
+    assert len(shown[0][0].splitlines()) == 3  # head, line, one row
+
+
+def test_an_exercise_gives_back_the_learners_function_when_it_passes(notebook, capsys):
+    def mine(train_step, optimizer, lrs):
+        losses = []
+        for lr in lrs:
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+            losses.append(train_step())
+            if not math.isfinite(losses[-1]):
+                return losses
+        return losses
+
+    assert notebook["lesson"].exercise("range_test")(mine) is mine
+    assert "range_test: all 4 checks pass" in capsys.readouterr().out
+
+
+def test_an_exercise_goes_on_with_the_reference_until_then(notebook, capsys):
+    got = notebook["lesson"].exercise("range_test")(lambda step, optimizer, lrs: [])
+    assert got.__name__ == "reference"
+    assert "not yet. for lrs = [0.01, 0.1, 1.0] expected" in capsys.readouterr().out
+
+
+def right(low, high, margin):
+    """What the exercise of the first lesson asks for."""
+    if high < margin:
+        return "SUPPORTED"
+    return "REFUTED" if low > margin else "INCONCLUSIVE"
+
+
+def graded(attempt, meddle=lambda lesson: None):
+    """The points for an attempt, after a cell of the student's has meddled with the lesson."""
+    lesson = Lesson("00_start_here", {})
+    lesson.exercise("read_verdict")(attempt)
+    meddle(lesson)
+    return lesson.points("read_verdict")
+
+
+def test_a_point_is_for_a_function_that_passes():
+    assert (graded(right), graded(lambda *_: "REFUTED")) == (1, 0)
+    assert Lesson("00_start_here", {}).points("read_verdict") == 0
+
+
+class Lax:
+    """An exercise that anything passes."""
+
+    name, checks, reference = "read_verdict", [], staticmethod(right)
+
+    def check(self, attempt):
+        return None
+
+    find_failure = check
+
+
+@pytest.mark.parametrize(
+    "meddle",
+    [
+        lambda lesson: setattr(lesson, "_failures", {"read_verdict": None}),
+        lambda lesson: setattr(lesson, "_attempts", {"read_verdict": None}),
+        lambda lesson: lesson._attempts.update(read_verdict=(Lax(), lambda *_: "REFUTED")),
+        lambda lesson: lesson._attempts.clear(),
+        lambda lesson: setattr(lesson, "name", "own"),
+        lambda lesson: lesson.exercise("read_verdict")(lambda *_: exit()),
+    ],
+)
+def test_a_variable_earns_no_point(meddle):
+    assert graded(lambda *_: "REFUTED", meddle) == 0
+
+
+def test_an_attempt_that_ends_the_kernel_no_longer_counts_as_the_earlier_one():
+    def leave(*_):
+        raise SystemExit
+
+    assert graded(right, lambda lesson: lesson.exercise("read_verdict")(leave)) == 0
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    def interrupted(lesson):
+        with pytest.raises(KeyboardInterrupt):
+            lesson.exercise("read_verdict")(stop)
+
+    assert graded(right, interrupted) == 0
+
+
+def test_the_reference_is_nobody_s_attempt(capsys):
+    lesson = Lesson("00_start_here", {})
+    replaced = lesson.exercise("read_verdict")(lambda *_: "REFUTED")
+    lesson.exercise("read_verdict")(replaced)  # the cell run again with what it gave back
+    assert lesson.points("read_verdict") == 0
+    assert "not yet. this is the reference" in capsys.readouterr().out
+
+
+def test_grading_prints_nothing_and_moves_no_random_state(capsys):
+    def loud(low, high, margin):
+        print("here", torch.rand(1))
+        return right(low, high, margin)
+
+    lesson = Lesson("00_start_here", {})
+    lesson.exercise("read_verdict")(loud)
+    capsys.readouterr()
+    state = torch.get_rng_state()
+    assert lesson.points("read_verdict") == 1
+    assert capsys.readouterr().out == "" and torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("name", ["weight_decay", "own", "own_..clipping", "x_"])
+def test_a_lesson_without_exercises_of_nbkit_s_says_what_to_hand_over(tmp_path, name):
+    text = 'sentence = "s."\nsource = "s"\nmetric = "m"\nmeasure = "equality"\nn = 8\n'
+    (tmp_path / "own.toml").write_text(f'[c]\nlesson = "{name}"\n{text}')
+    lesson = Lesson(name, {}, claims=tmp_path / "own.toml")
+    with pytest.raises(ValueError, match=r"no exercises of lesson .* hand over the exerc"):
+        lesson.exercise("double")
+    assert lesson.points("double") == 0
+
+
+def test_the_live_lab_wants_the_guard_first():
+    with pytest.raises(KnobError, match=r"no knobs yet: call `lesson.knobs"):
+        Lesson("01_lr_finder", {}).explore(lambda fig: None)
+
+
+def test_progress_hands_the_items_on_and_leaves_an_empty_line(notebook, monkeypatch):
+    lines = []
+
+    class Line:
+        def update(self, text):
+            lines.append(text.data)
+
+    monkeypatch.setattr("IPython.display.display", lambda text, display_id: Line())
+    monkeypatch.setenv("NBKIT_LIVE", "1")
+    lesson = notebook["lesson"]
+    assert list(lesson.progress(range(4), total=4, label="grid")) == [0, 1, 2, 3]
+    assert lines == ["grid: 25 %", "grid: 50 %", "grid: 75 %", "grid: 100 %", ""]
+
+
+def test_nobody_watching_sees_no_progress(notebook, monkeypatch, shown):
+    monkeypatch.setenv("NBKIT_LIVE", "0")
+    assert list(notebook["lesson"].progress(range(2), total=2, label="grid")) == [0, 1]
+    assert shown == []

@@ -1,0 +1,112 @@
+"""The check of `pooled` passes the reference and fails the stub and plausible wrong versions."""
+
+import pytest
+import torch
+
+from nbkit.lab.exercise import load_exercise
+
+POOLED = load_exercise("03_batchnorm", "pooled")
+
+
+def mean_of_means(batches):
+    """Every batch the same weight, however few samples it has."""
+    means, variances = zip(*((x.mean(0), x.var(0, unbiased=False)) for x in batches), strict=True)
+    return torch.stack(means).mean(0), torch.stack(variances).mean(0)
+
+
+def weighted_but_without_the_variance_between(batches):
+    """Weights each batch rightly, and forgets that the batches differ."""
+    count, total, spread = 0, 0.0, 0.0
+    for x in batches:
+        count += len(x)
+        total = total + x.sum(0)
+        spread = spread + len(x) * x.var(0, unbiased=False)
+    return total / count, spread / count
+
+
+def unbiased(batches):
+    """Divides by one less than the count, as the running variance of torch does."""
+    xs = torch.cat(list(batches))
+    return xs.mean(0), xs.var(0)
+
+
+def squares_in_float32(batches):
+    """Right on paper; subtracts two large numbers that are nearly equal."""
+    count, total, squares = 0, 0.0, 0.0
+    for x in batches:
+        count += len(x)
+        total = total + x.sum(0)
+        squares = squares + (x**2).sum(0)
+    mean = total / count
+    return mean, squares / count - mean**2
+
+
+def keeps_all(batches):
+    xs = torch.cat(list(batches)).double()
+    return xs.mean(0), xs.var(0, unbiased=False)
+
+
+def moving_average(batches, momentum=0.1):
+    """What BatchNorm does while it trains."""
+    mean, var = 0.0, 1.0
+    for x in batches:
+        mean = (1 - momentum) * mean + momentum * x.mean(0)
+        var = (1 - momentum) * var + momentum * x.var(0)
+    return mean, var
+
+
+def all_channels_together(batches):
+    xs = torch.cat(list(batches)).double()
+    return xs.mean().reshape(1), xs.var(unbiased=False).reshape(1)
+
+
+def goes_through_twice(batches):
+    """A second pass over a generator sees nothing."""
+    count, total = 0, 0.0
+    for x in batches:
+        count += len(x)
+        total = total + x.double().sum(0)
+    spread = sum(((x - total / count) ** 2).sum(0) for x in batches)
+    return total / count, spread / count
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (moving_average, "batches [[[0.0], [2.0]]] expected the mean [1.0], got [0.1]"),
+        (unbiased, "batches [[[0.0], [2.0]]] expected the variance [1.0], got [2.0]"),
+        (goes_through_twice, "expected the variance [1.0], got 0.0"),
+        (all_channels_together, "expected the mean [1.0, 3.0], got [2.0]"),
+        (mean_of_means, "[[10.0]]] expected the mean [4.0], got [5.5]"),
+        (weighted_but_without_the_variance_between, "expected the variance [18.6667], got [0.6667"),
+        (squares_in_float32, "expected the variance [0.3125]"),
+        (keeps_all, "for 20 batches expected one or two in memory at a time, there were 20"),
+        (lambda batches: None, "for pooled(<generator>) it returned None, which cannot be read"),
+        (lambda batches: None, "expected: The mean and the population variance"),
+    ],
+)
+def test_plausible_wrong_versions_fail_and_are_told_why(wrong, said):
+    assert said in POOLED.check(wrong)
+
+
+def test_the_reference_passes_and_the_stub_does_not():
+    assert POOLED.check(POOLED.reference) is None
+    assert POOLED.check(POOLED.stub) == (
+        "for the batches [[[0.0], [2.0]]] expected the mean [1.0], got 0.0."
+    )
+
+
+def test_a_version_that_keeps_the_batch_it_counts_passes():
+    """Chan's formula, as the library has it: the batch of the loop is still alive at the next."""
+
+    def chan(batches):
+        count, mean, m2 = 0, 0.0, 0.0
+        for x in batches:
+            own = x.double().mean(0)
+            both, apart = count + len(x), own - mean
+            m2 = m2 + ((x - own) ** 2).sum(0) + apart**2 * count * len(x) / both
+            mean = mean + apart * len(x) / both
+            count = both
+        return mean, m2 / count
+
+    assert POOLED.check(chan) is None
