@@ -8,6 +8,31 @@ for window in accumulate(batches, 4, model=model):
             loss.backward()
     optimizer.step()
     optimizer.zero_grad()
+
+The weights of a window make its gradient exact:
+
+    gradient of the window = sum_i weight_i * gradient of micro-batch i's mean loss
+    weight_i = terms_i / sum_j terms_j
+
+so it is the gradient of the mean over all loss terms of the window, whatever the sizes, as if the
+window were one batch. The sum of the weighted losses is the window's loss.
+
+>>> batches = [torch.zeros(8, 3), torch.zeros(8, 3), torch.zeros(2, 3)]
+>>> for window in accumulate(batches, 2):
+...     print([(micro.weight, micro.is_last) for micro in window])
+[(0.5, False), (0.5, True)]
+[(1.0, True)]
+
+In a process group the sum goes over all ranks (one small all-reduce a window), and the weights are
+multiplied by their number: DDP averages over the ranks, so the averaged gradient is that of all
+ranks' terms together. The weights of a window then sum to 1 on the average of the ranks.
+
+An exception inside a window leaves DDP's synchronisation on again and the gradients of its first
+micro-batches in the model: `optimizer.zero_grad()` before going on.
+
+DDP with `static_graph=True` synchronises its first micro-batch too: torch 2.13 crashes if its first
+backward does not. BatchNorm still sees each micro-batch alone, K times a step: `check_accumulation`
+says how much that changes.
 """
 
 from __future__ import annotations
@@ -27,16 +52,21 @@ from torch import nn
 from nbkit.base.batches import rows, split
 from nbkit.base.equivalence import (
     EquivalenceReport,
+    apply_model,
+    check_batch,
     compare,
     explained,
     gradients,
     largest,
+    read_pair,
     reason,
+    starved_layers,
     suspects,
     taken,
     without,
 )
 from nbkit.base.model_call import own
+from nbkit.base.numbers import read_integer
 from nbkit.base.state import preserve_state
 
 
@@ -68,7 +98,7 @@ class Window:
 
     def __init__(self, micros: list[MicroBatch], loop: _Loop):
         self._micros, self._loop = micros, loop
-        micros[-1]._context = loop.last
+        micros[-1]._context = partial(loop.last, is_empty=not micros[-1].weight)
 
     def __len__(self) -> int:
         return len(self._micros)
@@ -77,7 +107,8 @@ class Window:
         self._loop.check()  # not before: the body may begin with optimizer.zero_grad()
         for micro in self._micros:
             self._loop.complete = micro.is_last  # now: the body may end with a break
-            yield micro
+            with self._loop.without_gradient(not micro.weight):
+                yield micro
 
 
 class _Loop:
@@ -87,13 +118,28 @@ class _Loop:
         self.model, self.complete = model, True
 
     @contextmanager
-    def last(self) -> Iterator[None]:
+    def last(self, is_empty: bool) -> Iterator[None]:
         """Around the last micro-batch, which nothing keeps from synchronising."""
         try:
-            yield
+            with self.without_gradient(is_empty):
+                yield
         except BaseException:
             self.complete = False
             raise
+
+    @contextmanager
+    def without_gradient(self, is_empty: bool) -> Iterator[None]:
+        """Around a micro-batch without terms, whose mean is 0 / 0: NaN, also times a weight of 0.
+
+        The zeros reach DDP, which averages what the hooks return.
+        """
+        parameters = self.model.parameters() if is_empty and self.model is not None else ()
+        hooks = [p.register_hook(torch.zeros_like) for p in parameters if p.requires_grad]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
 
     def check(self) -> None:
         """A window left early and not cleared would leak into the next one's gradient."""
@@ -116,16 +162,6 @@ def accumulate(
 ) -> Iterator[Window]:
     """Group batches into windows of `steps` micro-batches whose weights make the gradient exact.
 
-        gradient of the window = sum_i weight_i * gradient of micro-batch i's mean loss
-        weight_i = terms_i / sum_j terms_j
-
-    so it is the gradient of the mean over all loss terms of the window, whatever the sizes, as if
-    the window were one batch. The sum of the weighted losses is the window's loss.
-
-    In a process group the sum goes over all ranks (one small all-reduce a window), and the weights
-    are multiplied by their number: DDP averages over the ranks, so the averaged gradient is that of
-    all ranks' terms together. The weights of a window then sum to 1 on the average of the ranks.
-
     Args:
         batches: any iterable, its length need not be known. It is read a window at a time, since
             a weight needs the window's total before the first backward; no further.
@@ -146,26 +182,21 @@ def accumulate(
     A micro-batch of weight zero has no loss (the mean of nothing is NaN): it is passed over, and a
     window of nothing else is no window. Only where other ranks have terms does such a rank get one
     micro-batch, of weight 0.0, since DDP needs its backward.
-
-    An exception inside a window leaves DDP's synchronisation on again and the gradients of its
-    first micro-batches in the model: `optimizer.zero_grad()` before going on.
-
-    DDP with `static_graph=True` synchronises its first micro-batch too: torch 2.13 crashes if its
-    first backward does not. BatchNorm still sees each micro-batch alone, K times a step:
-    `check_accumulation` says how much that changes.
-
-    >>> batches = [torch.zeros(8, 3), torch.zeros(8, 3), torch.zeros(2, 3)]
-    >>> for window in accumulate(batches, 2):
-    ...     print([(micro.weight, micro.is_last) for micro in window])
-    [(0.5, False), (0.5, True)]
-    [(1.0, True)]
     """
-    if not isinstance(steps, int) or steps < 1:
+    count = read_integer(steps)
+    if count is None or count < 1:
         raise ValueError(f"steps must be a whole number of micro-batches, at least 1, got {steps}.")
     if last not in ("flush", "drop"):
         raise ValueError(
             f'last must be "flush" (a smaller window at the end) or "drop", got {last!r}.'
         )
+    _check_options(weight, model)
+
+    return _windows(iter(batches), steps, weight or rows, model, last)
+
+
+def _check_options(weight: object, model: object) -> None:
+    """Refuse a weight that is no function, and a model that is no module."""
     if weight is not None and not callable(weight):
         raise TypeError(
             f"weight must be a function that counts the loss terms of a batch, such as "
@@ -173,8 +204,6 @@ def accumulate(
         )
     if model is not None and not isinstance(model, nn.Module):
         raise TypeError(f"model must be a module, got a {type(model).__name__}.")
-
-    return _windows(iter(batches), steps, weight or rows, model, last)
 
 
 def _windows(
@@ -268,7 +297,8 @@ def check_accumulation(
     Args:
         model: in the mode you train it in; it is left as it was, with the random state.
         loss_fn: called as `loss_fn(model(x), y)`; a mean over the batch's loss terms.
-        batch: a pair (x, y), of at least `steps` rows.
+        batch: a pair (x, y), of at least `steps` rows; or a dict, which the model takes as keywords
+            and `loss_fn` as its second argument. A dict x is passed as keywords if they fit.
         steps: micro-batches to divide it into.
         weight: as for `accumulate`.
     Returns:
@@ -276,6 +306,7 @@ def check_accumulation(
         a mean of means (the loss averages over something else than `weight` counts) or a sum.
     Raises:
         ValueError: if the batch has fewer rows than `steps`.
+        TypeError: if the batch is no pair and no dict, or its keys do not fit the model.
 
     >>> model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
     >>> batch = (torch.randn(8, 3), torch.randn(8, 4))
@@ -283,18 +314,21 @@ def check_accumulation(
     >>> report.equivalent, report.cause.split(":")[0]
     (False, 'BatchNorm (1)')
     """
-    if not isinstance(steps, int) or not 1 <= steps <= rows(batch):
+    check_batch(model, batch)
+    count = read_integer(steps)
+    if count is None or not 1 <= count <= rows(batch):
         raise ValueError(
             f"steps must be from 1 to the batch's number of rows, {rows(batch)}, got {steps}."
         )
 
-    parts = split(batch, steps)
+    parts = split(batch, count)
     kept = [model, loss_fn] if isinstance(loss_fn, nn.Module) else [model]
     with preserve_state(*kept):
         return explained(
             suspects(model),
             partial(_compare_parts, model, loss_fn, batch, parts, weight),
             partial(reason, model, loss_fn, batch, parts, _wrong_weights),
+            starved_layers(model, min(parts, key=rows)),
         )
 
 
@@ -306,9 +340,9 @@ def _compare_parts(model, loss_fn, batch, parts, weight, off: frozenset[str]) ->
         term = 0.0
         for window in accumulate(own(parts), len(parts), weight=weight, model=model):
             for micro in window:
-                x, y = micro.batch
+                x, y = read_pair(micro.batch)
                 with micro.sync():
-                    (loss_fn(model(x), y) * micro.weight).backward()
+                    (loss_fn(apply_model(model, x), y) * micro.weight).backward()
                 term = max(term, largest([taken(model)]))
         return compare(reference, taken(model), term)
 

@@ -15,7 +15,6 @@ import difflib
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import fields
-from numbers import Real
 from typing import Any
 
 import torch
@@ -28,6 +27,7 @@ from nbkit.amp import loss_scale
 from nbkit.amp.skips import Account, Accounts, Skipped, StepReport
 from nbkit.base.dtypes import backward_context, check_supported, forward_context
 from nbkit.base.gradients import Parameters, gradients_of, listed, named_parameters
+from nbkit.base.numbers import read_integer, read_real
 from nbkit.clipping import ClipReport, ClipRule
 
 
@@ -76,11 +76,12 @@ class Amp:
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         check_supported(precision, self.device)
         _check_scaling(init_scale, growth_interval, max_skips)
-        self.precision, self.max_skips = precision, max_skips
+        self.precision, self.max_skips = precision, int(max_skips)
         self.scaler: GradScaler | None = None
         if precision == "fp16":
             kind = self.device.type
-            self.scaler = GradScaler(kind, init_scale=init_scale, growth_interval=growth_interval)
+            scale, interval = float(init_scale), int(growth_interval)
+            self.scaler = GradScaler(kind, init_scale=scale, growth_interval=interval)
         self._accounts = Accounts()
         self._loss: Tensor | None = None
 
@@ -236,12 +237,14 @@ class Amp:
 
 def _check_scaling(init_scale: Any, growth_interval: Any, max_skips: Any) -> None:
     held = torch.finfo(torch.float32)
-    if not isinstance(init_scale, Real) or not held.tiny <= float(init_scale) <= held.max:
+    scale = read_real(init_scale)
+    if scale is None or not held.tiny <= scale <= held.max:
         raise ValueError(
             f"init_scale must be a finite number > 0, such as 2.0**16, got {init_scale!r}."
         )
     for name, steps in {"growth_interval": growth_interval, "max_skips": max_skips}.items():
-        if not isinstance(steps, int) or steps < 1:
+        count = read_integer(steps)
+        if count is None or count < 1:
             raise ValueError(f"{name} must be a whole number of steps, at least 1, got {steps!r}.")
 
 

@@ -1,1 +1,1 @@
-"""What two techniques share: state, results, batches, gradients. It knows no technique."""
+"""What several techniques share."""

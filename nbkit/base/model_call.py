@@ -1,6 +1,5 @@
 """How a diagnosis runs somebody's model on one of their batches."""
 
-import copy
 import sys
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -9,7 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
+
+from nbkit.base.nested import list_tensors, map_tensors, move_tensors
 
 
 def bare(model: nn.Module) -> nn.Module:
@@ -29,13 +29,8 @@ def call(model: nn.Module, batch: object, device: torch.device | str | None = No
     if device is None:
         device = next((t.device for t in chain(model.parameters(), model.buffers())), None)
 
-    def moved(thing):
-        return thing.to(device) if hasattr(thing, "to") and device is not None else thing
-
-    inputs = batch[0] if isinstance(batch, (tuple, list)) else batch
-    if isinstance(inputs, Mapping):
-        return model(**{key: moved(value) for key, value in inputs.items()})
-    return model(moved(inputs))
+    inputs = move_tensors(batch[0] if isinstance(batch, (tuple, list)) else batch, device)
+    return model(**inputs) if isinstance(inputs, Mapping) else model(inputs)
 
 
 def eagerly() -> AbstractContextManager:
@@ -52,27 +47,14 @@ def eagerly() -> AbstractContextManager:
 
 def own(batch: Any) -> Any:
     """The batch with tensors of its own: a model may work in place, and fill `.grad`."""
-    return tree_map(_own_leaf, batch)
+    return map_tensors(_copy_tensor, batch)
 
 
 def written(batch: Any) -> bool:
     """Whether something was written into a batch from `own`, or may have been."""
-    return any(_written_leaf(leaf) for leaf in tree_leaves(batch))
+    # What inference mode makes counts no writes.
+    return any(t.is_inference() or t._version > 0 for t in list_tensors(batch))
 
 
-def _own_leaf(leaf: Any) -> Any:
-    if isinstance(leaf, Tensor):
-        return leaf.detach().clone().requires_grad_(leaf.requires_grad)
-    if isinstance(leaf, Mapping) and hasattr(leaf, "__setitem__"):  # such as a tokenizer's
-        leaf = copy.copy(leaf)
-        for key, value in list(leaf.items()):
-            leaf[key] = own(value)
-    return leaf
-
-
-def _written_leaf(leaf: Any) -> bool:
-    if isinstance(leaf, Mapping):
-        return written(dict(leaf))
-    if not isinstance(leaf, Tensor):
-        return False
-    return leaf.is_inference() or leaf._version > 0  # what inference mode makes counts no writes
+def _copy_tensor(tensor: Tensor) -> Tensor:
+    return tensor.detach().clone().requires_grad_(tensor.requires_grad)

@@ -8,9 +8,13 @@ from __future__ import annotations
 import dataclasses
 import html
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import torch
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 class Report:
@@ -48,6 +52,15 @@ class Report:
         return f"<p>{html.escape(summary)}</p>" + (table if rows else "")
 
 
+def ensure_axes(ax: Axes | None) -> Axes:
+    """Return the axes to draw on: those that were given, or those of a new figure of pyplot."""
+    if ax is not None:
+        return ax
+    from matplotlib import pyplot  # here, so that a user who draws nothing does not load it
+
+    return pyplot.subplots()[1]
+
+
 def jsonable(value: object) -> object:
     """The value as JSON knows it; NaN and infinity, which it does not know, become None.
 
@@ -60,10 +73,12 @@ def jsonable(value: object) -> object:
         return value.to_dict()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: jsonable(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return {str(key): jsonable(item) for key, item in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
         return [jsonable(item) for item in value]
+    if hasattr(value, "dtype") and hasattr(value, "tolist"):  # numpy's numbers and arrays
+        return jsonable(value.tolist())
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if value is None or isinstance(value, (bool, int, float, str)):

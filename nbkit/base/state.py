@@ -19,25 +19,29 @@ import threading
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from nbkit.base.places import Place, find, leaves
+from nbkit.base.place import LOADED, MEMORY, Place
+from nbkit.base.places import find
 
 
 @contextlib.contextmanager
 def preserve_state(*objects: object, rng: bool = True, offload: bool = False) -> Iterator[None]:
     """Leave the objects and the random state as they were, however the block is left.
 
-    A module brings its parameters and buffers (non-persistent ones too), their `.grad` and
-    `requires_grad`, its `training` flags, and what is registered under which name. An optimizer
-    brings its state, its param groups and the parameters in them; a scheduler brings its optimizer.
-    A `GradScaler` comes whole. Of any other object it is what `state_dict` gives.
+    A module brings all that hangs on it: parameters and buffers (non-persistent ones too) with
+    their `.grad`, `requires_grad` and hooks; what is registered under which name; its modes, its
+    hooks, its class (a parametrization changes it), and its plain attributes with the lists, dicts,
+    arrays, random generators and objects in them. An optimizer brings its state, its param groups
+    and every other attribute, whatever its `state_dict` says; so does a scheduler, a `GradScaler`
+    or a wrapper, with the optimizer that it holds. A sampler brings what it draws from. Of any
+    other object it is what `state_dict` gives, and its numbers and tensors beside that.
 
     All of it is put back in place. A tensor stays the same object in the same memory, so tied
     weights stay tied, and hooks, compiled wrappers and views hold. What the block put in its place
     is dropped. A `.grad` that was None is None again, an empty optimizer state is empty again.
 
     Args:
-        objects: modules, optimizers, tensors, `torch.Generator`s, and anything else that has
-            `state_dict` and `load_state_dict`.
+        objects: modules, optimizers, schedulers, samplers, tensors, `torch.Generator`s, and
+            anything else that has `state_dict` and `load_state_dict`.
         rng: also the random state of torch (CPU and every CUDA device), of `random` and, where it
             is loaded, of numpy. CUDA is not started for it.
         offload: keep the copies in CPU memory, so that GPU memory does not double.
@@ -45,8 +49,10 @@ def preserve_state(*objects: object, rng: bool = True, offload: bool = False) ->
         TypeError: before the block, if an object, or something in it, could not be put back.
         ExceptionGroup: after the block, if putting back failed somewhere; all the rest is back.
 
-    Not covered: hooks that the block adds or removes, plain attributes of a module such as
-    `bn.momentum`, the random state of accelerators other than CUDA.
+    What a hook or a function collects is its owner's and stays. Handles on something outside, such
+    as a lock, a log file or a process group, stay as they are, and so does what DDP, a compiled or
+    a scripted model knows beside its modules. Not covered: the random state of accelerators other
+    than CUDA, and torch's global settings.
 
     >>> import torch
     >>> layer = torch.nn.Linear(2, 1)
@@ -56,10 +62,12 @@ def preserve_state(*objects: object, rng: bool = True, offload: bool = False) ->
     >>> digest(layer) == before
     True
     """
-    places = find(objects, rng).values()
-    owners = {id(place.owner): place.owner for place in places}
+    found = find(objects, rng)
+    places = list(found.values())
+    # What is restored where it is, or stays as it is, is not copied with what refers to it.
+    memo = {id(place.owner): place.owner for place in places} | found.references
     for place in places:
-        place.save(owners, offload)
+        place.save(memo, offload)
 
     try:
         yield
@@ -91,7 +99,7 @@ def digest(*objects: object, rng: bool = True) -> str:
     number = {owner: n for n, owner in enumerate(places)}
     sha = hashlib.sha256()
     for place in places.values():
-        for leaf in leaves(place.value, places):
+        for leaf in place.describe(places):
             word = leaf if isinstance(leaf, str) else f"place {number[id(leaf)]}"
             sha.update(f"{word}\n".encode())
         sha.update(place.content())
@@ -100,8 +108,14 @@ def digest(*objects: object, rng: bool = True) -> str:
 
 def _restore(places: Iterable[Place]) -> None:
     """Put every place back, whatever happens on the way, the last found first."""
-    errors = []
-    for place in sorted(reversed(list(places)), key=lambda place: place.turn):
+    errors: list[BaseException] = []
+    in_turn = sorted(reversed(list(places)), key=lambda place: place.turn)
+    loaded = [place for place in in_turn if place.turn == LOADED]
+    if loaded:
+        # What load_state_dict is given holds tensors, and it may write into any: memory goes twice.
+        memory = [place for place in in_turn if place.turn == MEMORY]
+        in_turn = memory + loaded + [place for place in in_turn if place.turn != LOADED]
+    for place in in_turn:
         try:
             place.put(place.saved)
         except BaseException as error:  # even a SystemExit must not keep the rest from its turn

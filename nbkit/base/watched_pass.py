@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 from typing import Any
@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd import _get_sequence_nr
-from torch.utils._pytree import tree_map
 
 from nbkit.base.model_call import bare, call, eagerly, own
+from nbkit.base.nested import move_tensors, walk_tensors
 from nbkit.base.state import preserve_state
 
 LOSS = "the loss function"
@@ -57,8 +57,8 @@ class Trial:
             yield from (("parameter", prefix + n, p) for n, p in module.named_parameters())
             yield from (("buffer", prefix + n, b) for n, b in module.named_buffers())
         inputs, targets = self._split()
-        yield from (("input", name, tensor) for name, tensor in tensors_in(inputs, "input"))
-        yield from (("target", name, tensor) for name, tensor in tensors_in(targets, "target"))
+        yield from (("input", name, tensor) for name, tensor in walk_tensors(inputs, "input"))
+        yield from (("target", name, tensor) for name, tensor in walk_tensors(targets, "target"))
 
     def run(self, within: AbstractContextManager | None = None, loss_scale: float = 1.0) -> None:
         """Forward, loss, backward, within a context."""
@@ -71,7 +71,7 @@ class Trial:
                 result = self.loss_fn(result, *_beside(result, self._split()[1]))
             self.reached(result)
             self.phase = "backward"
-            roots = [tensor for _, tensor in tensors_in(result) if tensor.requires_grad]
+            roots = [tensor for _, tensor in walk_tensors(result) if tensor.requires_grad]
             if loss_scale != 1:  # as GradScaler does it: a loss in fp16 becomes float32
                 roots = [root * torch.tensor(loss_scale, device=root.device) for root in roots]
             if roots:
@@ -113,17 +113,5 @@ class Trial:
 
 def _beside(result: Any, targets: tuple) -> list:
     """The targets, on the device of the result."""
-    device = next((tensor.device for _, tensor in tensors_in(result)), None)
-    return tree_map(lambda t: t.to(device) if isinstance(t, Tensor) else t, list(targets))
-
-
-def tensors_in(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
-    """Every tensor in nested tuples, lists and dicts, with where it is."""
-    if isinstance(value, Tensor):
-        yield name, value
-    elif isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from tensors_in(item, f"{name}[{key!r}]")
-    elif isinstance(value, (tuple, list)):
-        for i, item in enumerate(value):
-            yield from tensors_in(item, f"{name}[{i}]" if len(value) > 1 else name)
+    device = next((tensor.device for _, tensor in walk_tensors(result)), None)
+    return move_tensors(list(targets), device)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from nbkit.base.model_call import bare
+from nbkit.base.numbers import read_integer
 from nbkit.base.report import Report
 from nbkit.batchnorm.moments import batch_norms, stay_in_eval
 
@@ -49,9 +50,13 @@ class Undo(Report):
         return summary, ("layer", "before", "after"), rows
 
     def undo(self) -> None:
-        """Take the change back; a second call does nothing."""
-        while self._steps:
-            self._steps.pop()()
+        """Take the change back; a second call does nothing.
+
+        Unless the change is there again: `preserve_state` brings it back if it was there before
+        its block. So the steps stay, and each looks first whether its change is in force.
+        """
+        for step in reversed(self._steps):
+            step()
 
     def __enter__(self) -> Undo:
         return self
@@ -94,14 +99,17 @@ def freeze_bn_(model: nn.Module, *, affine: bool = True) -> Undo:
             undo.left[name] = "it has no running statistics (track_running_stats=False)"
             continue
         undo.before[name] = _mode(layer)
-        if "train" not in vars(layer):
+        weights = {p: p.requires_grad for p in layer.parameters(recurse=False)} if affine else {}
+        if "train" in vars(layer):
+            undo._steps.append(partial(_unfix, layer, vars(layer)["train"], weights))
+        else:
             holder = model.get_submodule(name.rpartition(".")[0])
-            follows = holder.training == layer.training
-            undo._steps.append(partial(_thaw, layer, holder if follows else None, layer.training))
-            vars(layer)["train"] = partial(stay_in_eval, layer)
+            follows = holder if holder.training == layer.training else None
+            frozen = vars(layer)["train"] = partial(stay_in_eval, layer)
+            undo._steps.append(partial(_thaw, layer, frozen, follows, layer.training))
+            undo._steps.append(partial(_unfix, layer, frozen, weights))
             layer.training = False
-        for parameter in layer.parameters(recurse=False) if affine else ():
-            undo._steps.append(partial(parameter.requires_grad_, parameter.requires_grad))
+        for parameter in weights:
             parameter.requires_grad_(False)
             parameter.grad = None
         undo.after[name] = _mode(layer)
@@ -119,9 +127,24 @@ def _mode(layer: nn.Module) -> str:
     return f"{mode}, weight and bias {'train' if any(trains) else 'fixed'}"
 
 
-def _thaw(layer: nn.Module, holder: nn.Module | None, before: bool) -> None:
-    del vars(layer)["train"]
-    layer.training = before if holder in (None, layer) else holder.training
+def _thaw(layer: nn.Module, frozen: object, holder: nn.Module | None, before: bool) -> None:
+    """Take away the `train` that holds a layer in eval mode, where it is still this one."""
+    if vars(layer).get("train") is frozen:
+        del vars(layer)["train"]
+        layer.training = before if holder in (None, layer) else holder.training
+
+
+def _unfix(layer: nn.Module, frozen: object, weights: dict[nn.Parameter, bool]) -> None:
+    """Let weight and bias train again, where the layer is still frozen."""
+    if vars(layer).get("train") is frozen:
+        for parameter, before in weights.items():
+            parameter.requires_grad_(before)
+
+
+def _unscale(layer: Any, before: float, after: float) -> None:
+    """Give a momentum back, where it is still the rescaled one."""
+    if layer.momentum == after:
+        layer.momentum = before
 
 
 def _with_shape(layers: dict[str, Any]) -> dict[str, Any]:
@@ -238,11 +261,11 @@ def rescale_bn_momentum_(model: nn.Module, accumulation_steps: int) -> Undo:
     >>> bn.momentum
     0.1
     """
-    steps = accumulation_steps
-    if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
+    steps = read_integer(accumulation_steps)
+    if steps is None or steps < 1:
         raise ValueError(
             f"accumulation_steps must be an int of at least 1, the micro-batches to an optimizer "
-            f"step, got {steps!r}."
+            f"step, got {accumulation_steps!r}."
         )
     layers = batch_norms(bare(model))
     for name, layer in layers.items():
@@ -261,6 +284,7 @@ def rescale_bn_momentum_(model: nn.Module, accumulation_steps: int) -> Undo:
             undo.left[name] = "it averages all its batches (momentum=None)"
             continue
         undo.before[name] = layer.momentum
-        undo._steps.append(partial(setattr, layer, "momentum", layer.momentum))
-        undo.after[name] = layer.momentum = 1 - (1 - layer.momentum) ** (1 / steps)
+        before, layer.momentum = layer.momentum, 1 - (1 - layer.momentum) ** (1 / steps)
+        undo._steps.append(partial(_unscale, layer, before, layer.momentum))
+        undo.after[name] = layer.momentum
     return undo

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor
 
+from nbkit.base.nested import list_tensors
 from nbkit.batchnorm.moments import Moments, running
 
 _CLOSE = 0.15  # a smaller gap is not worth a word
@@ -87,7 +87,8 @@ def _verdict(
 
 def difference(a: object, b: object) -> float | None:
     """Norm of the difference over norm of the first, over all tensors in two outputs."""
-    pairs = list(zip(_floats(a), _floats(b), strict=True))
+    floats = ([t for t in list_tensors(x) if t.is_floating_point()] for x in (a, b))
+    pairs = list(zip(*floats, strict=True))
     if not pairs:
         return None
     apart = math.hypot(*((x.cpu().double() - y.cpu().double()).norm().item() for x, y in pairs))
@@ -95,15 +96,6 @@ def difference(a: object, b: object) -> float | None:
     if size == 0:
         return math.inf if apart else 0.0
     return apart / size
-
-
-def _floats(output: object) -> Iterator[Tensor]:
-    if isinstance(output, Tensor):
-        if output.is_floating_point():
-            yield output
-    elif isinstance(output, (Mapping, tuple, list)):
-        for part in output.values() if isinstance(output, Mapping) else output:
-            yield from _floats(part)
 
 
 def noise(x: Tensor, eps: float) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from types import MethodType
@@ -13,8 +13,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from nbkit.base.batches import join_rows, rows
+from nbkit.base.model_call import own
+
 _FOLD = 64  # batches whose sums wait on the device before they are merged on the CPU
-_SOME = 16  # values whose variance is worth dividing by
+SOME = 16  # values whose variance is worth dividing by
 
 
 def batch_norms(model: nn.Module) -> dict[str, _BatchNorm]:
@@ -52,6 +55,17 @@ class Moments:
         self.mean = torch.zeros(self.layer.num_features, dtype=torch.float64)
         self.m2 = torch.zeros(self.layer.num_features, dtype=torch.float64)
         self._waiting: list[tuple[int, Tensor]] = []
+        self.lent = False  # whether the layer had to normalise a single value
+
+    def save(self) -> tuple[float, Tensor, Tensor]:
+        """What has been seen up to now, for `load`."""
+        self.fold()
+        return self.count, self.mean, self.m2
+
+    def load(self, saved: tuple[float, Tensor, Tensor]) -> None:
+        """Forget what was seen since."""
+        self.clear()
+        self.count, self.mean, self.m2 = saved
 
     def add(self, x: Tensor) -> None:
         """Take in one input of the layer: samples, channels, positions."""
@@ -71,9 +85,9 @@ class Moments:
         """Merge what waits into count, mean and m2."""
         if self._waiting:
             counts = torch.tensor([float(count) for count, _ in self._waiting], dtype=torch.float64)
-            rows = torch.stack([sums for _, sums in self._waiting]).cpu().double()
+            sums = torch.stack([sums for _, sums in self._waiting]).cpu().double()
             self._waiting.clear()
-            shift, first, second = rows.unbind(1)
+            shift, first, second = sums.unbind(1)
             offset = first / counts[:, None]  # what rounding has left between shift and mean
             self.merge(counts, shift + offset, (second - first * offset).clamp(min=0))
 
@@ -95,8 +109,9 @@ class Moments:
 
         While there are hardly any, its own; where these are not finite, 0 and 1.
         """
+        self.lent = True
         self.fold()
-        if self.count >= _SOME:
+        if self.count >= SOME:
             self.layer.running_mean.copy_(self.mean)
             self.layer.running_var.copy_(self.var)
         elif not running(self.layer).isfinite().all():
@@ -207,3 +222,46 @@ def _gather(head: list[float], seen: list[Moments]) -> list[Tensor]:
         moments.merge(counts[:, 0], means, m2s)
         start += 1 + 2 * size
     return list(rows)
+
+
+def group_singles(batches: Iterable[Any], starves: Callable[[Any], bool]) -> Iterator[Any]:
+    """Give the batches, those of one sample in groups where alone they would starve a layer.
+
+    Args:
+        batches: as a loader gives them; of a tuple or list the first item is the input.
+        starves: whether a batch of one sample gives some layer a single value a channel. It is
+            asked once, for the first.
+
+    A group has SOME samples or a few more. Where there are fewer, they are given at the end: one
+    by one after larger batches, whose statistics serve them better than their own.
+    """
+    waiting: list[Any] = []
+    passed, alone = False, None
+    for batch in batches:
+        inputs = batch[0] if isinstance(batch, (tuple, list)) else batch
+        is_single = alone is not False and _is_single(inputs)
+        if is_single and alone is None:
+            alone = starves((inputs,))
+        if not (is_single and alone):
+            passed = True
+            yield batch
+            continue
+        waiting.append(own(inputs))  # the loader may write its next sample over it
+        if len(waiting) == 2 * SOME:
+            passed = True
+            yield from _joined(waiting[:SOME])
+            del waiting[:SOME]
+    yield from _joined(waiting) if len(waiting) >= SOME or not passed else zip(waiting)
+
+
+def _joined(samples: list[Any]) -> list[tuple[Any]]:
+    """The samples as one batch, or one by one where their sizes differ."""
+    together = join_rows(samples) if samples else None
+    return list(zip(samples)) if together is None else [(together,)]
+
+
+def _is_single(inputs: Any) -> bool:
+    try:
+        return rows(inputs) == 1
+    except ValueError:
+        return False

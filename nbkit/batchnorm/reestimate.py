@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from nbkit.batchnorm.gap import NO_STATISTICS, difference, gaps, judge, noise
 from nbkit.batchnorm.moments import (
     Moments,
     batch_norms,
+    group_singles,
     is_frozen,
     normalising_by_batch,
     over_ranks,
@@ -94,9 +96,11 @@ def reestimate_bn_(
             exception, the model is as it was.
 
     While the data passes, these layers normalise by the batch and everything else is in eval
-    mode. So the inputs of a deeper layer depend a little on how the data is cut into batches; a
-    batch of one value a channel is normalised by the statistics so far. With a process group
-    every rank calls this on its own data, and all get the statistics of all the data.
+    mode. So the inputs of a deeper layer depend a little on how the data is cut into batches. A
+    batch of one sample that gives a layer one value a channel has no variance: 16 of them, and at
+    most 31, pass as one batch. Where they cannot, since their sizes differ or a single one is left,
+    it is normalised by the statistics so far. With a process group every rank calls this on its
+    own data, and all get the statistics of all the data.
 
     Source: Wu & Johnson 2021 (PreciseBN); Chan, Golub & LeVeque 1979 (merging moments).
 
@@ -123,13 +127,31 @@ def reestimate_bn_(
 
 def _pass_data(model, seen: dict[str, Moments], batches: Iterable, device) -> int:
     count, in_place = 0, True
+
+    def counted() -> Iterator[Any]:
+        nonlocal count
+        for batch in batches:
+            count += 1
+            yield batch
+
     with preserve_state(model), eagerly(), normalising_by_batch(model, seen):
-        for count, batch in enumerate(batches, start=1):  # noqa: B007
+        starves = partial(_starves, model, seen, device)
+        for batch in group_singles(counted(), starves):
             # Copies only for a model that writes into its inputs, which a copy of the first tells.
             given = own(batch) if in_place else batch
             call(model, given, device)
             in_place = in_place and written(given)
     return count
+
+
+def _starves(model, seen: dict[str, Moments], device, batch: Any) -> bool:
+    """Whether a batch of one sample gives some layer a single value; nothing is noted of it."""
+    kept = {name: moments.save() for name, moments in seen.items()}
+    call(model, own(batch), device)
+    starves = any(moments.lent for moments in seen.values())
+    for name, moments in seen.items():
+        moments.load(kept[name])
+    return starves
 
 
 def _refuse_unusable(seen: dict[str, Moments], count: int, reset: bool) -> None:

@@ -1,7 +1,37 @@
-"""Clipping gradients: by their global norm, by value, or adaptively, unit by unit."""
+"""Clipping gradients: by their global norm, by value, or adaptively, unit by unit.
+
+The rule itself is `MODES` and the functions of `factors` and `units`, public so that a loop which
+trains many runs at once can clip each of them by the same rule.
+"""
 
 from nbkit.clipping.clip import ClipHistory, clip_gradients_
+from nbkit.clipping.factors import (
+    UNIT_FLOOR,
+    Units,
+    clamp_values,
+    needs_wide_norms,
+    norm_dtype,
+    norm_factor,
+    scale_gradient,
+    unit_factor,
+)
 from nbkit.clipping.report import ClipReport
-from nbkit.clipping.rule import ClipRule
+from nbkit.clipping.rule import MODES, ClipRule
+from nbkit.clipping.units import find_units
 
-__all__ = ["ClipHistory", "ClipReport", "ClipRule", "clip_gradients_"]
+__all__ = [
+    "MODES",
+    "UNIT_FLOOR",
+    "ClipHistory",
+    "ClipReport",
+    "ClipRule",
+    "Units",
+    "clamp_values",
+    "clip_gradients_",
+    "find_units",
+    "needs_wide_norms",
+    "norm_dtype",
+    "norm_factor",
+    "scale_gradient",
+    "unit_factor",
+]

@@ -1,4 +1,24 @@
-"""Clipping gradients: by their global norm, by value, or adaptively, unit by unit."""
+"""Clipping gradients: by their global norm, by value, or adaptively, unit by unit.
+
+    max_norm:   g <- g * min(1, max_norm / (total_norm + 1e-6))
+    max_value:  g <- min(max(g, -max_value), max_value), element by element
+    agc:        g_i <- g_i * min(1, agc * max(|w_i|, eps) / |g_i|), unit by unit
+
+A unit is what computes one output: a row of a Linear or Embedding weight, a filter of a
+convolution, transposed or not, a row along axis 0 of any other array; a vector, such as a bias, is
+one unit. Clipping by norm keeps the direction of the whole gradient, agc that of each unit,
+clipping by value neither.
+
+>>> weight = nn.Parameter(torch.zeros(2))
+>>> weight.grad = torch.tensor([3.0, 4.0])
+>>> report = clip_gradients_([weight], max_norm=1.0)
+>>> report.total_norm, round(report.coefficient, 4), weight.grad
+(5.0, 0.2, tensor([0.6000, 0.8000]))
+
+Source: norm: Pascanu, Mikolov & Bengio 2013, "On the difficulty of training recurrent neural
+networks"; agc: Brock, De, Smith & Simonyan 2021, "High-performance large-scale image recognition
+without normalization".
+"""
 
 from __future__ import annotations
 
@@ -10,7 +30,7 @@ import torch
 from torch import Tensor, nn
 
 from nbkit.base.gradients import Parameters
-from nbkit.base.report import Report, jsonable
+from nbkit.base.report import Report, ensure_axes, jsonable
 from nbkit.clipping.report import ClipReport
 from nbkit.clipping.rule import ClipRule
 
@@ -31,29 +51,20 @@ def clip_gradients_(
 ) -> ClipReport:
     """Clip the gradients in place by exactly one of three rules, and report their norms.
 
-        max_norm:   g <- g * min(1, max_norm / (total_norm + 1e-6))
-        max_value:  g <- min(max(g, -max_value), max_value), element by element
-        agc:        g_i <- g_i * min(1, agc * max(|w_i|, eps) / |g_i|), unit by unit
-
     Args:
         parameters: a model, an optimizer, parameters, or (name, parameter) pairs. A tied parameter
-            counts once; one without a gradient does not count.
+            counts once; one without a gradient does not count. With agc it must be the model.
         max_norm: threshold on the norm of all gradients together, > 0; `inf` measures only.
-        max_value: largest absolute value of an element. It changes the gradient's direction.
-        agc: largest ratio of a unit's gradient norm to its weight norm, for example 0.01. A unit is
-            what computes one output: a row of a Linear or Embedding weight, a filter of a
-            convolution, transposed or not, a row along axis 0 of any other array; a vector, such
-            as a bias, is one unit. It has to know the layers: `parameters` must be the model.
+        max_value: largest absolute value of an element.
+        agc: largest ratio of a unit's gradient norm to its weight norm, for example 0.01.
         norm_type: p of the p-norm; `inf` is the largest absolute value.
-        nonfinite: what to do with infinity or NaN in a gradient. "raise" names the parameters and
-            raises; "skip" leaves all gradients as they are, and `report.nonfinite` names them;
-            "ignore" clips all the same, as torch does: by norm, one infinity zeroes everything.
-        eps: with agc, the least weight norm of a unit, 1e-3 by default, so that weights that start
-            at zero can move.
+        nonfinite: with infinity or NaN in a gradient, "raise" names the parameters; "skip" leaves
+            all gradients as they are; "ignore" clips as torch does: one infinity zeroes the rest.
+        eps: with agc, the least weight norm of a unit, 1e-3 by default: zeros can move.
         exclude: with agc, what is left alone, by name or module: NFNets exclude the classifier.
     Returns:
-        ClipReport: norms before clipping, in float32 or better also for half-precision gradients.
-            Reading the first number synchronises, once; nothing else does with "skip" or "ignore".
+        ClipReport: norms before clipping, in float32 or better. Reading the first number
+            synchronises, once; nothing else does with "skip" or "ignore".
     Raises:
         ValueError, TypeError: for a wrong argument; no gradient has been touched.
         FloatingPointError: with "raise", if a gradient is not finite; none has been touched.
@@ -61,26 +72,9 @@ def clip_gradients_(
     With a loss scale, unscale first: `Amp.step(optimizer, clip=dict(max_norm=1.0))` does. With DDP,
     clip after the gradients are reduced; then every rank computes the same norm. Gradients that are
     spread over ranks (FSDP, DTensor) are for torch's own `clip_grad_norm_`.
-
-    Source: norm: Pascanu, Mikolov & Bengio 2013, "On the difficulty of training recurrent neural
-    networks"; agc: Brock, De, Smith & Simonyan 2021, "High-performance large-scale image
-    recognition without normalization".
-
-    >>> weight = nn.Parameter(torch.zeros(2))
-    >>> weight.grad = torch.tensor([3.0, 4.0])
-    >>> report = clip_gradients_([weight], max_norm=1.0)
-    >>> report.total_norm, round(report.coefficient, 4), weight.grad
-    (5.0, 0.2, tensor([0.6000, 0.8000]))
     """
-    rule = ClipRule(
-        max_norm=max_norm,
-        max_value=max_value,
-        agc=agc,
-        norm_type=norm_type,
-        nonfinite=nonfinite,
-        eps=eps,
-        exclude=exclude,
-    )
+    limits = {"max_norm": max_norm, "max_value": max_value, "agc": agc}
+    rule = ClipRule(**limits, norm_type=norm_type, nonfinite=nonfinite, eps=eps, exclude=exclude)
     return rule.bind(parameters)()
 
 
@@ -193,10 +187,7 @@ class ClipHistory(Report):
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """The norm at each step, with the clipped steps marked and the suggestion as a line."""
-        if ax is None:
-            from matplotlib import pyplot
-
-            ax = pyplot.subplots()[1]
+        ax = ensure_axes(ax)
         steps = [(i, *step) for i, step in enumerate(self._steps(), 1) if math.isfinite(step[0])]
         clipped = [(i, norm) for i, norm, coefficient in steps if coefficient != 1.0]
         ax.plot([i for i, _, _ in steps], [norm for _, norm, _ in steps], color="#767676")

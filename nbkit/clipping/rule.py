@@ -5,7 +5,6 @@ What `clip_gradients_` and `Amp.step` share, so that neither imports the other.
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
@@ -18,17 +17,26 @@ import torch
 from torch import Tensor, nn
 from torch.linalg import vector_norm
 
-from nbkit.base.dtypes import WIDE
 from nbkit.base.gradients import Parameters, listed, named_parameters, numbers, summed
+from nbkit.clipping.factors import (
+    HALF,
+    UNIT_FLOOR,
+    clamp_values,
+    needs_wide_norms,
+    norm_dtype,
+    norm_factor,
+    scale_gradient,
+    unit_factor,
+    value_factor,
+)
 from nbkit.clipping.report import ClipReport
+from nbkit.clipping.units import Unit, find_units
 
 # Each gradient's norm, the smallest factor given their total norm, and what clips when it is told
 # that factor. A factor of 1 means: leave everything, since nothing is too large or it is skipped.
 Measured = tuple[Sequence[Tensor], Callable[[Tensor], Tensor], Callable[[Tensor], None]]
 
 MODES = ("max_norm", "max_value", "agc")
-HALF = (torch.float16, torch.bfloat16)
-TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,10 +95,7 @@ class ClipRule:
         kinds = {(type(grad), grad.device, grad.dtype) for grad in grads.values()}
         _refuse_spread(kinds)
         looks = self.nonfinite == "raise" or _on_cpu(kinds)  # a look at a GPU synchronises
-        # The square of a float32 can overflow float32, but not float64. A GPU computes float64
-        # norms at about the speed of its memory, a CPU takes eight times as long. So where the
-        # result is looked at before it is used, float64 is for the rare second try.
-        wide = not looks or any(dtype in WIDE for _, _, dtype in kinds)
+        wide = needs_wide_norms((dtype for _, _, dtype in kinds), looks=looks)
         report, clip = self._report(measure, grads, wide)
         if not wide and not math.isfinite(report.total_norm):
             report, clip = self._report(measure, grads, wide=True)
@@ -115,8 +120,8 @@ class ClipRule:
         if self.max_value is not None:
             return partial(_by_value, float(self.max_value), self.norm_type)
         if self.agc is not None and isinstance(source, nn.Module):
-            floor = 1e-3 if self.eps is None else self.eps
-            units = _units(source, named, self.exclude)
+            floor = UNIT_FLOOR if self.eps is None else self.eps
+            units = find_units(source, named, self.exclude)
             return partial(_by_unit, self.agc, floor, units, self.norm_type)
         raise TypeError(
             f"agc has to know the layers: pass the model, not {type(source).__name__}. "
@@ -126,8 +131,7 @@ class ClipRule:
     def _report(self, measure, grads: dict[str, Tensor], wide: bool):
         """The report, and the function that clips, given the report's coefficient."""
         device = next(iter(grads.values())).device
-        dtype = torch.float64 if wide and device.type != "mps" else torch.float32
-        each, coefficient_of, clip = measure(grads, dtype)
+        each, coefficient_of, clip = measure(grads, norm_dtype(device, wide=wide))
         norms = torch.stack([norm if norm.device == device else norm.to(device) for norm in each])
         total = vector_norm(norms, self.norm_type)
         coefficient = coefficient_of(total)
@@ -173,21 +177,20 @@ def _check_positive(name: str, value: Any, infinite: str | None = None) -> None:
         raise ValueError(f"{name} must be {kind}, got {value!r}.")
 
 
+def _norms(tensors: list[Tensor], norm_type: float, dtype: torch.dtype) -> list[Tensor]:
+    """The norm of each tensor; of one without elements it is 0, where torch refuses the largest."""
+    some = [tensor if tensor.numel() else tensor.new_zeros(1) for tensor in tensors]
+    return list(torch._foreach_norm(some, norm_type, dtype=dtype))
+
+
 def _by_norm(
     max_norm: float, norm_type: float, grads: dict[str, Tensor], dtype: torch.dtype
 ) -> Measured:
     tensors = list(grads.values())
     sizes = [tensor.abs() if tensor.is_complex() else tensor for tensor in tensors]
-    each = torch._foreach_norm(sizes, norm_type, dtype=dtype)
+    each = _norms(sizes, norm_type, dtype)
 
-    def coefficient_of(total: Tensor) -> Tensor:
-        if math.isinf(max_norm):
-            return torch.ones_like(total)
-        # min(1, max_norm / (total + 1e-6)) in the order and with the 1e-6 of torch's own function,
-        # so that both give the same bits.
-        return total.add(1e-6).reciprocal_().mul_(max_norm).clamp_(max=1.0)
-
-    return each, coefficient_of, partial(_multiply, tensors)
+    return each, partial(norm_factor, max_norm=max_norm), partial(_multiply, tensors)
 
 
 def _multiply(tensors: list[Tensor], factor: Tensor) -> None:
@@ -200,111 +203,46 @@ def _multiply(tensors: list[Tensor], factor: Tensor) -> None:
         if dtype not in HALF:
             torch._foreach_mul_(group, factor.to(device, dtype))
             continue
-        for tensor in group:  # a factor in half precision would lose digits, or be 0
-            tensor.copy_(tensor.float() * factor.to(device))
+        for tensor in group:
+            tensor.copy_(scale_gradient(tensor, factor.to(device)))
 
 
 def _by_value(
     max_value: float, norm_type: float, grads: dict[str, Tensor], dtype: torch.dtype
 ) -> Measured:
     tensors = list(grads.values())
-    each = torch._foreach_norm(tensors, norm_type, dtype=dtype)
+    each = _norms(tensors, norm_type, dtype)
     # aminmax: one pass; the infinity norm takes twenty times as long on a CPU.
     ends = [torch.stack(torch.aminmax(tensor)) for tensor in tensors if tensor.numel()]
 
     def coefficient_of(total: Tensor) -> Tensor:
         peak = torch.stack([end.to(total).abs().max() for end in ends] or [total]).max()
-        return (max_value / peak).clamp(max=1.0)
+        return value_factor(peak, max_value)
 
     def clip(coefficient: Tensor) -> None:
         limit = torch.full_like(coefficient, max_value)
         limit = torch.where(coefficient == 1.0, math.inf, limit)
         for tensor in tensors:
-            here = limit.to(tensor)
-            tensor.clamp_(-here, here)
+            clamp_values(tensor, limit.to(tensor), out=tensor)
 
     return each, coefficient_of, clip
-
-
-@dataclass(frozen=True)
-class _Unit:
-    """How a parameter falls into units, each of which is clipped on its own.
-
-    A unit is what computes one output: a row of a Linear weight, a filter of a convolution, a row
-    of an Embedding; axis 0 for other layers. A vector, such as a bias, is one unit.
-    """
-
-    parameter: Tensor
-    groups: int = 0  # of a transposed convolution, (in, out / groups, ...); 0 for all else
-    free: bool = False  # excluded: measured, not clipped
-
-    def split(self, tensor: Tensor) -> tuple[Tensor, list[int]]:
-        """A view of a tensor of the parameter's shape, and its axes within a unit."""
-        if self.groups and tensor.dim() > 1:
-            view = tensor.unflatten(0, (self.groups, -1))
-            return view, [1, *range(3, view.dim())]
-        return tensor, list(range(min(1, tensor.dim() - 1), tensor.dim()))
-
-    def norms(self, tensor: Tensor, norm_type: float, dtype: torch.dtype) -> Tensor:
-        """The norm of each unit, with the shape that broadcasts to the view."""
-        view, axes = self.split(tensor)
-        return vector_norm(view, norm_type, dim=axes, keepdim=True, dtype=dtype)
-
-
-def _units(model: nn.Module, named: dict[str, Tensor], exclude) -> dict[str, _Unit]:
-    sparse = [name for name, p in named.items() if p.grad is not None and p.grad.is_sparse]
-    if sparse:
-        raise TypeError(
-            f"agc needs dense gradients, but that of {listed(sparse)} is sparse: "
-            f"use nn.Embedding(sparse=False), or max_norm."
-        )
-    free = _excluded(model, exclude)
-    groups = {
-        id(parameter): layer.groups
-        for layer in model.modules()
-        if isinstance(layer, TRANSPOSED)
-        for parameter in layer.parameters()
-    }
-    return {
-        name: _Unit(parameter, groups.get(id(parameter), 0), id(parameter) in free)
-        for name, parameter in named.items()
-    }
-
-
-def _excluded(model: nn.Module, exclude) -> set[int]:
-    """The ids of the parameters that are excluded, each by its name or with its module."""
-    modules = {name: module for name, module in model.named_modules() if name}
-    parameters = dict(model.named_parameters(remove_duplicate=False))
-    free: set[int] = set()
-    for item in [exclude] if isinstance(exclude, (str, nn.Module)) else exclude:
-        if item in parameters:
-            free.add(id(parameters[item]))
-            continue
-        module = modules.get(item) if isinstance(item, str) else item
-        if not isinstance(module, nn.Module) or module not in modules.values():
-            near = difflib.get_close_matches(str(item), [*parameters, *modules], n=1, cutoff=0)
-            raise ValueError(
-                f"exclude: the model has no parameter or module {item!r}"
-                + (f"; the nearest name is {near[0]!r}." if isinstance(item, str) and near else ".")
-            )
-        free |= {id(parameter) for parameter in module.parameters()}
-    return free
 
 
 def _by_unit(
     agc: float,
     floor: float,
-    units: dict[str, _Unit],
+    units: dict[str, Unit],
     norm_type: float,
     grads: dict[str, Tensor],
     dtype: torch.dtype,
 ) -> Measured:
-    per_unit = {name: units[name].norms(grad, norm_type, dtype) for name, grad in grads.items()}
-    factors = {}
-    for name, norms in per_unit.items():
-        if not units[name].free:
-            weights = units[name].norms(units[name].parameter, norm_type, dtype)
-            factors[name] = (agc * weights.clamp(min=floor) / norms).clamp(max=1.0)
+    per_unit, factors = {}, {}
+    for name, grad in grads.items():
+        unit = units[name]
+        per_unit[name] = unit.units.norms(grad, norm_type, dtype)
+        if not unit.free:
+            weights = unit.units.norms(unit.parameter, norm_type, dtype)
+            factors[name] = unit_factor(per_unit[name], weights, agc, floor)
 
     def coefficient_of(total: Tensor) -> Tensor:
         least = [factor.min().to(total) for factor in factors.values() if factor.numel()]
@@ -312,7 +250,7 @@ def _by_unit(
 
     def clip(coefficient: Tensor) -> None:
         for name, factor in factors.items():
-            view, _ = units[name].split(grads[name])
+            view, _ = units[name].units.split(grads[name])
             view.mul_(torch.where(coefficient.to(factor.device) == 1.0, 1.0, factor))
 
-    return [vector_norm(norms, norm_type) for norms in per_unit.values()], coefficient_of, clip
+    return _norms(list(per_unit.values()), norm_type, dtype), coefficient_of, clip

@@ -18,17 +18,22 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from nbkit.base.batches import over_leaves, rows, split
+from nbkit.base.batches import rows, split
 from nbkit.base.equivalence import (
     EquivalenceReport,
+    check_batch,
     compare,
     explained,
     gradients,
     largest,
+    read_pair,
     reason,
+    starved_layers,
     suspects,
     without,
 )
+from nbkit.base.nested import move_tensors
+from nbkit.base.numbers import read_integer
 from nbkit.ddp.job import run_job
 from nbkit.ddp.worker import join_group
 
@@ -128,6 +133,8 @@ def launch(
     [(3, 1), (3, 1)]
     """
     _check_launch(fn, nproc, backend, timeout, max_restarts)
+    nproc, max_restarts = int(nproc), int(max_restarts)
+    timeout = None if timeout is None else float(timeout)
     if dist.is_torchelastic_launched():
         return _run_here(fn, args, kwargs, backend, timeout)
     backend = backend or ("nccl" if torch.cuda.device_count() >= nproc else "gloo")
@@ -153,18 +160,25 @@ def launch(
 def _check_launch(fn, nproc, backend, timeout, max_restarts) -> None:
     if not callable(fn):
         raise TypeError(f"launch runs a function on each rank, got a {type(fn).__name__}.")
-    if not isinstance(nproc, int) or nproc < 1:
-        raise ValueError(f"nproc must be a whole number of processes, at least 1, got {nproc}.")
+    _read_nproc(nproc)
     if backend not in (None, "gloo", "nccl"):
         raise ValueError(f'backend must be "gloo", "nccl" or None, got {backend!r}.')
     if timeout is not None and not timeout > 0:
         raise ValueError(f"timeout must be positive seconds, or None for no limit, got {timeout}.")
-    if not isinstance(max_restarts, int) or max_restarts < 0:
+    restarts = read_integer(max_restarts)
+    if restarts is None or restarts < 0:
         raise ValueError(f"max_restarts must be a whole number, at least 0, got {max_restarts}.")
     if sys.platform == "win32":
         raise OSError("launch needs Linux or macOS; on Windows use WSL.")
     if "NBKIT_RANK" in os.environ:
         raise RuntimeError("launch was called inside a launched function: call fn itself there.")
+
+
+def _read_nproc(nproc: Any) -> int:
+    count = read_integer(nproc)
+    if count is None or count < 1:
+        raise ValueError(f"nproc must be a whole number of processes, at least 1, got {nproc}.")
+    return count
 
 
 def _run_here(fn, args, kwargs, backend, timeout) -> list:
@@ -206,7 +220,8 @@ def check_ddp_equivalence(
     Args:
         build_model: makes the model, on each rank; all ranks then take rank 0's weights.
         loss_fn: called as `loss_fn(model(x), y)`.
-        batch: a pair (x, y), divided over the ranks by rows as `shard` does.
+        batch: a pair (x, y), divided over the ranks by rows as `shard` does; or a dict, which the
+            model takes as keywords and `loss_fn` as its second argument.
         nproc: how many processes; see `launch`. Inside a launched function the check runs in the
             group that is there, and every rank has to call it: so one launch can check much.
     Returns:
@@ -216,8 +231,9 @@ def check_ddp_equivalence(
         ValueError: if the batch has fewer rows than `nproc`.
         LaunchError: as for `launch`.
     """
+    read_pair(batch)  # refuses what is neither a pair nor a dict
     inside = "NBKIT_RANK" in os.environ
-    nproc = world_size() if inside else nproc
+    nproc = world_size() if inside else _read_nproc(nproc)
     if rows(batch) < nproc:
         raise ValueError(
             f"the batch has {rows(batch)} rows, fewer than nproc={nproc}: each rank needs one."
@@ -231,19 +247,28 @@ def _check_on_rank(build_model, loss_fn, batch) -> EquivalenceReport:
     """What each rank runs; all go through the same comparisons, rank 0's judgement counts."""
     model = build_model()
     device = next(model.parameters()).device
-    batch = over_leaves(lambda x: x.to(device) if isinstance(x, Tensor) else x, batch)
+    batch = move_tensors(batch, device)
+    check_batch(model, batch)
     parts = split(batch, world_size())
-    gradients(model, loss_fn, batch)
+    # Asked on every rank alike, of the same part: a rank that failed alone would leave the others
+    # waiting for it.
+    starved = starved_layers(model, min(parts, key=rows))
+    off = frozenset({"BatchNorm"}) if starved else frozenset()
+    with without(model, off):
+        gradients(model, loss_fn, batch)
     unused = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
 
     sizes = [rows(part) for part in parts]
     why = partial(reason, model, loss_fn, batch, parts, partial(_wrong_weights, sizes))
     report = explained(
-        suspects(model), partial(_compare_ranks, model, loss_fn, batch, parts, bool(unused)), why
+        suspects(model),
+        partial(_compare_ranks, model, loss_fn, batch, parts, bool(unused)),
+        why,
+        starved,
     )
     if unused:  # the comparison above took them into account; now as DDP is by default
         told = report.cause
-        report = _compare_ranks(model, loss_fn, batch, parts, False, frozenset())
+        report = _compare_ranks(model, loss_fn, batch, parts, False, off)
         report.cause = "; ".join(
             [
                 f"unused parameters ({', '.join(unused[:3])}): DDP waits for their gradients and "

@@ -18,8 +18,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from nbkit.base import model_call, watched_pass
 from nbkit.base.dtypes import WIDE
+from nbkit.base.nested import list_tensors, walk_tensors
 from nbkit.base.report import Report
-from nbkit.base.watched_pass import LOSS, Trial, tensors_in
+from nbkit.base.watched_pass import LOSS, Trial
 
 TORCH = os.path.dirname(torch.__file__) + os.sep
 OURS = (__file__, watched_pass.__file__, model_call.__file__)
@@ -110,7 +111,7 @@ class _Watched(Trial):
         self.watch = _Watch(self)
 
     def reached(self, result: Any) -> None:
-        for name, tensor in tensors_in(result, "the loss" if self.loss_fn else "the output"):
+        for name, tensor in walk_tensors(result, "the loss" if self.loss_fn else "the output"):
             if tensor.dim() and self.watch.unknown(tensor):
                 self.watch.note(self.phase, "result", name, tuple(tensor.shape))
                 self.watch.remember(tensor)
@@ -131,11 +132,11 @@ class _Watch(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         output = func(*args, **(kwargs or {}))
         where = self._where()
-        inputs = [tensor for _, tensor in tensors_in((args, kwargs or {}))]
+        inputs = list_tensors((args, kwargs or {}))
         wide = [each for each in inputs if each.dtype in WIDE]
         unknown = [each for each in wide if self.unknown(each)]
         known = len(unknown) < len(wide)
-        for _, tensor in tensors_in(output):
+        for tensor in list_tensors(output):
             if tensor.dtype not in WIDE or (unknown and _moves(func, tensor, unknown)):
                 continue
             fresh = _dims(*unknown) > 0 or (len(unknown) > 0 and not known and tensor.dim() > 0)

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nbkit.base.nested import list_tensors, walk_tensors
 from nbkit.base.report import Report
-from nbkit.base.watched_pass import LOSS, Trial, tensors_in
+from nbkit.base.watched_pass import LOSS, Trial
 
 
 @dataclass
@@ -124,32 +125,32 @@ class _Finder(Trial):
     def entered(self, module: nn.Module, inputs: Any) -> None:
         # Now: the module may work in place.
         self.inputs.append(
-            [Values.of(name, tensor) for name, tensor in tensors_in(inputs, "input")]
+            [Values.of(name, tensor) for name, tensor in walk_tensors(inputs, "input")]
         )
 
     def left(self, module: nn.Module, output: Any) -> None:
         inputs, self.output = self.inputs.pop(), output
-        if all(_finite(tensor) for _, tensor in tensors_in(output)):
+        if all(map(_finite, list_tensors(output))):
             return
         own = (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))
         inputs += [Values.of(name, tensor) for name, tensor in own]
-        outputs = [Values.of(name, tensor) for name, tensor in tensors_in(output, "output")]
+        outputs = [Values.of(name, tensor) for name, tensor in walk_tensors(output, "output")]
         raise _Found(NonfiniteReport("forward", self.running[-1], "", inputs, outputs))
 
     def reached(self, result: Any) -> None:
-        if not all(_finite(tensor) for _, tensor in tensors_in(result)):
-            inputs = [Values.of(name, each) for name, each in tensors_in(self.output, "output")]
-            outputs = [Values.of(name, each) for name, each in tensors_in(result, "loss")]
+        if not all(map(_finite, list_tensors(result))):
+            inputs = [Values.of(name, each) for name, each in walk_tensors(self.output, "output")]
+            outputs = [Values.of(name, each) for name, each in walk_tensors(result, "loss")]
             raise _Found(NonfiniteReport("loss", LOSS, "", inputs, outputs))
-        roots = [tensor.grad_fn for _, tensor in tensors_in(result) if tensor.grad_fn is not None]
+        roots = [each.grad_fn for each in list_tensors(result) if each.grad_fn is not None]
         for node in _nodes(roots):
             node.register_hook(partial(self.passed_back, node))
 
     def passed_back(self, node: Any, passed: tuple, came: tuple) -> None:
-        if all(_finite(tensor) for _, tensor in tensors_in(passed)):
+        if all(map(_finite, list_tensors(passed))):
             return
-        inputs = [Values.of(name, each) for name, each in tensors_in(came, "gradient")]
-        outputs = [Values.of(name, each) for name, each in tensors_in(passed, "gradient")]
+        inputs = [Values.of(name, each) for name, each in walk_tensors(came, "gradient")]
+        outputs = [Values.of(name, each) for name, each in walk_tensors(passed, "gradient")]
         op = node.name()
         raise _Found(NonfiniteReport("backward", self.maker(node), op, inputs, outputs))
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from nbkit.base.gradients import gradients_of, named_parameters
-from nbkit.base.report import Report
+from nbkit.base.report import Report, ensure_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -66,10 +66,7 @@ class UnderflowReport(Report):
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """The share of zeros in fp16 against the loss scale, a line a layer."""
-        if ax is None:
-            from matplotlib import pyplot
-
-            ax = pyplot.subplots()[1]
+        ax = ensure_axes(ax)
         for layer in self.layers:
             ax.plot(self.scales, layer.fp16.zero, marker=".", label=layer.name)
         ax.set_xscale("log", base=2)

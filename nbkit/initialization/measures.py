@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -85,17 +84,3 @@ def _hashes(rows: Tensor) -> Tensor:
     key = torch.randint(2**62, rows.shape[1:], generator=generator).to(rows.device)
     chunks = rows.split(max(1, 2**22 // max(1, rows.shape[1])))
     return torch.cat([(c.contiguous().view(torch.int32).long() * key).sum(1) for c in chunks])
-
-
-def tensors(thing: object) -> Iterator[Tensor]:
-    """Yield the floating-point tensors of an output."""
-    return (leaf for leaf in leaves(thing) if leaf.is_floating_point())
-
-
-def leaves(thing: object) -> Iterator[Tensor]:
-    """Yield every tensor of an output."""
-    if isinstance(thing, Tensor):
-        yield thing
-    elif isinstance(thing, (Mapping, tuple, list)):
-        for part in thing.values() if isinstance(thing, Mapping) else thing:
-            yield from leaves(part)

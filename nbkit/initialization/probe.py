@@ -15,15 +15,15 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
 
+from nbkit.base.batches import rows
 from nbkit.base.model_call import call, eagerly, own
+from nbkit.base.nested import list_tensors
 from nbkit.base.state import preserve_state
 from nbkit.initialization.measures import (
     duplicates,
     equal_probabilities,
     has_weights,
-    leaves,
     rms,
-    tensors,
     weight_of,
 )
 
@@ -129,7 +129,7 @@ class Probe(TorchFunctionMode):
     def _on_call(self, name: str, module: nn.Module, args, output) -> None:
         self._clock += 1
         self._order[module] = self._clock
-        x = next(tensors(output), None)
+        x = next(iter(_floats(output)), None)
         if not has_weights(module) or x is None or not x.numel():
             return
         again = sum(seen.module is module for seen in self.calls)
@@ -137,7 +137,7 @@ class Probe(TorchFunctionMode):
         seen = Call(label, name, module, self._clock, self._stretch, x.numel(), x.requires_grad)
         self.calls.append(seen)
         seen.values["forward"] = rms(x)
-        for came in tensors(args):
+        for came in _floats(args):
             seen.values.setdefault("arriving", rms(came))
         if x.ndim > 1 and len(x) > 1:
             apart = rms(x.detach() - x.detach().mean(0))
@@ -147,10 +147,9 @@ class Probe(TorchFunctionMode):
 
     def _look_at_inputs(self, batch: object) -> None:
         inputs = batch[0] if isinstance(batch, (tuple, list)) else batch
-        for x in tensors(inputs):
+        for x in _floats(inputs):
             self.totals.setdefault("input", rms(x))
-        sizes = [len(x) for x in leaves(inputs) if x.ndim]
-        self.samples = sizes[0] if sizes else 0
+        self.samples = _samples(inputs)
 
     def _look_at_gradients(self, output: object, loss_fn: Callable, target: object) -> None:
         if isinstance(output, Tensor) and isinstance(target, Tensor):
@@ -222,3 +221,16 @@ def _is_somewhere(gradient: Tensor | None, parameter: Tensor) -> Tensor:
         return torch.zeros((), device=parameter.device)
     values = gradient.coalesce().values() if gradient.is_sparse else gradient
     return (values != 0).any()
+
+
+def _floats(thing: object) -> list[Tensor]:
+    return [tensor for tensor in list_tensors(thing) if tensor.is_floating_point()]
+
+
+def _samples(inputs: object) -> int:
+    """How many samples the inputs hold; where they do not agree, such as a state, the first's."""
+    try:
+        return rows(inputs)
+    except ValueError:
+        sizes = [len(tensor) for tensor in list_tensors(inputs) if tensor.dim()]
+        return sizes[0] if sizes else 0

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from nbkit.base.model_call import bare
-from nbkit.base.report import Report
+from nbkit.base.report import Report, ensure_axes
 from nbkit.initialization.probe import Call, Probe
 from nbkit.initialization.verdict import Judge, judge_loss
 
@@ -82,10 +82,7 @@ class InitReport(Report):
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Signal forward and gradient backward, layer by layer, on a log scale."""
-        if ax is None:
-            import matplotlib.pyplot as plt
-
-            ax = plt.subplots()[1]
+        ax = ensure_axes(ax)
         for key, label in (("forward_rms", "signal"), ("backward_rms", "gradient")):
             points = [(i, getattr(x, key)) for i, x in enumerate(self.layers, start=1)]
             points = [(i, value) for i, value in points if value]

@@ -20,6 +20,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from nbkit.base.numbers import read_integer, read_real
+
 Value = bool | int | float | str
 Type = type  # the field `type` of a knob would hide the builtin from its own annotations
 TYPES: dict[str, Type] = {"bool": bool, "int": int, "float": float, "str": str}
@@ -229,8 +231,8 @@ def _as_type(value: object, kind: type) -> Value | None:
     """The value as that type, or None where it is not one. An int is a float; a bool is neither."""
     if isinstance(value, str) and kind is not str:
         value = _from_text(value, kind)
-    if kind is float and type(value) is int:
-        value = float(value)
+    if kind in (int, float):
+        value = read_integer(value) if kind is int else read_real(value)
     if type(value) is not kind or (kind is float and not math.isfinite(value)):  # type: ignore[arg-type]
         return None
     return value if json.loads(json.dumps(value)) == value else None  # type: ignore[return-value]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from nbkit.base.numbers import read_real
 from nbkit.lab.evidence.claims import INCONCLUSIVE, REFUTED, SKIPPED, SUPPORTED, Verdict
 from nbkit.lab.machine import describe
 from nbkit.lab.runs.seeds import Runs
@@ -103,7 +104,8 @@ def landing(
     """
     for old in [artist for artist in ax.lines if artist.get_gid() == "landing"]:
         old.remove()
-    lrs = [lr] * len(losses) if isinstance(lr, float) else lr
+    one = read_real(lr)
+    lrs = lr if one is None else [one] * len(losses)
     bottom, top = ax.get_ylim()
     shown = losses.detach().float().cpu().nan_to_num(math.inf, math.inf).clamp(max=top)
     ax.plot(lrs, shown, "o", color=color, alpha=0.6, markersize=5, clip_on=False, gid="landing")

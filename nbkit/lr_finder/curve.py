@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from statistics import fmean, median
 from typing import TYPE_CHECKING
 
-from nbkit.base.report import Report
+from nbkit.base.report import Report, ensure_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -68,10 +68,7 @@ class LRCurve(Report):
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Losses and smoothed losses against lr, with the suggestion; returns the axes."""
-        if ax is None:
-            import matplotlib.pyplot as plt
-
-            ax = plt.subplots()[1]
+        ax = ensure_axes(ax)
         ax.plot(self.lrs, self.losses, color="0.7", linewidth=0.8, label="loss")
         ax.plot(self.lrs, self.smoothed, color="#0072B2", linewidth=2, label="smoothed")
         lr = self.suggest()

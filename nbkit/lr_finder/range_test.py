@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from nbkit.base.batches import rows
+from nbkit.base.nested import move_tensors, open_container
 from nbkit.base.state import preserve_state
 from nbkit.lr_finder.curve import LRCurve
 from nbkit.lr_finder.loaders import again, fresh_workers, generators
@@ -211,9 +212,9 @@ def _weights(window: list[Any]) -> list[float]:
 
 
 def _samples(batch: Any) -> int:
-    plain = (Tensor, tuple, list, dict)
+    known = isinstance(batch, Tensor) or open_container(batch) is not None
     try:
-        return rows(batch) if isinstance(batch, plain) else len(batch)
+        return rows(batch) if known else len(batch)
     except (TypeError, ValueError) as error:
         raise TypeError(
             f"with accumulation_steps above 1 a batch counts by its number of samples, which "
@@ -229,8 +230,7 @@ def _pair_loss(model: nn.Module, loss_fn: Any, device: torch.device, batch: Any)
             f"Give step, a function batch -> loss, in its place."
         )
     x, y = batch
-    x = x.to(device) if isinstance(x, Tensor) else x
-    y = y.to(device) if isinstance(y, Tensor) else y
+    x, y = move_tensors(x, device), move_tensors(y, device)
     return loss_fn(model(x), y)
 
 
@@ -262,6 +262,7 @@ def _process_group(model: nn.Module) -> Any:
 
 
 def _ladder(min_lr: float, max_lr: float, num_steps: int) -> list[float]:
+    min_lr, max_lr = float(min_lr), float(max_lr)
     if not 0 < min_lr < max_lr < math.inf:
         raise ValueError(
             f"expected 0 < min_lr < max_lr, both finite, got min_lr={min_lr}, max_lr={max_lr}."

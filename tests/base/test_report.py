@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from nbkit.base.report import Report, jsonable
+from nbkit.base.report import Report, ensure_axes, jsonable
 
 
 @dataclass
@@ -57,3 +57,16 @@ def test_jsonable_of_a_nested_result():
 def test_a_report_without_a_table_says_so():
     with pytest.raises(NotImplementedError):
         str(Report())
+
+
+def test_axes_are_those_that_were_given_or_those_of_a_new_figure(ax):
+    from matplotlib import pyplot
+
+    before = pyplot.get_fignums()
+    assert ensure_axes(ax) is ax and pyplot.get_fignums() == before
+    new = ensure_axes(None)
+    try:
+        assert new.figure.axes == [new] and pyplot.gca() is new
+        assert len(pyplot.get_fignums()) == len(before) + 1
+    finally:
+        pyplot.close(new.figure)

@@ -195,6 +195,11 @@ def test_a_rank_without_a_label_takes_part_with_weight_zero(ranks):
     assert [positive for _, positive in ranks[0][1]["no label"]] == [[False], [True, True]]
 
 
+def test_a_rank_whose_loss_is_nan_adds_zeros(ranks):
+    for found in ranks[0]:
+        assert all(error < 1e-11 and hooks == 0 for error, hooks in found["all masked"])
+
+
 def test_ranks_with_different_numbers_of_windows_are_told_and_do_not_hang(ranks):
     told = "1 of 2 ranks have another window, the others have no batch left. Give each rank"
     # rank 0 has 3 batches, rank 1 has 2: one has a second window of one batch
@@ -209,10 +214,16 @@ CAUSES = {
     "equal": set(),
     "in place": set(),
     "norm": {"BatchNorm (1): each part"},
+    "a row a rank": {"BatchNorm (1): a part gives it one value a channel"},
+    "one rank of one row": {
+        "BatchNorm (1): a part gives it one value a channel",
+        "ragged shards (of 1, 2 rows)",
+    },
     "dropout": {"dropout (1): the masks"},
     "ragged": {"ragged shards (of 21, 22 rows)"},
     "sum": {"sum reduction: DDP averages over the ranks"},
     "mask": {"mean of means: the loss averages over something else than rows"},
+    "root": {"none of the known causes"},
     "unused": {"unused parameters (spare.weight, spare.bias)"},
     "unused and ragged": {
         "unused parameters (spare.weight, spare.bias)",

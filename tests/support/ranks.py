@@ -113,6 +113,29 @@ def some_ranks_have_no_label():
     return found
 
 
+def masked_mean(output, target):
+    """0 / 0 where all are masked; torch's own cross-entropy has a gradient of zeros there."""
+    mask = (target != -100).double()
+    losses = nn.functional.cross_entropy(output, target, reduction="none", ignore_index=-100)
+    return (losses * mask).sum() / mask.sum()
+
+
+def rank_1_has_nothing_but_masked_labels(synced):
+    """Its loss is NaN; the gradient is to be rank 0's all the same."""
+    model, (x, y) = net(), data(4)
+    ddp = DistributedDataParallel(model)
+    mine = (x.view(2, 2, 5)[rank()], y.view(2, 2)[rank()].clone())
+    if rank() == 1:
+        mine[1][:] = -100
+    (window,) = accumulate([mine], 1, model=ddp, weight=lambda batch: (batch[1] != -100).sum())
+    for micro in window:
+        with micro.sync() if synced else nullcontext():
+            (masked_mean(ddp(micro.batch[0]), micro.batch[1]) * micro.weight).backward()
+    found = error(model, (x[:2], y[:2]))
+    hooks = sum(len(p._backward_hooks or ()) for p in model.parameters())
+    return found, hooks
+
+
 def different_numbers_of_windows():
     try:
         for window in accumulate([torch.ones(2, 1)] * (3 - rank()), 2):
@@ -209,10 +232,17 @@ CHECKS = {
     "equal": (partial(build, nn.Tanh), nn.CrossEntropyLoss(), 8),
     "in place": (build_in_place, nn.CrossEntropyLoss(), 8),
     "norm": (partial(build, nn.BatchNorm1d, 4), nn.CrossEntropyLoss(), 8),
+    "a row a rank": (partial(build, nn.BatchNorm1d, 4), nn.CrossEntropyLoss(), 2),
+    "one rank of one row": (partial(build, nn.BatchNorm1d, 4), nn.CrossEntropyLoss(), 3),
     "dropout": (partial(build, nn.Dropout, 0.5), nn.CrossEntropyLoss(), 8),
     "ragged": (partial(build, nn.Tanh), nn.CrossEntropyLoss(), 43),
     "sum": (partial(build, nn.Tanh), nn.CrossEntropyLoss(reduction="sum"), 44),
     "mask": (partial(build, nn.Tanh), masked, 42),
+    "root": (
+        partial(build, nn.Tanh),
+        lambda out, y: nn.functional.cross_entropy(out, y).sqrt(),
+        40,
+    ),
     "unused": (Unused, nn.CrossEntropyLoss(), 8),
     "unused and ragged": (Unused, nn.CrossEntropyLoss(), 43),
 }
@@ -234,6 +264,7 @@ def everything():
         "one by one": accumulated(steps=1, n=23, size=11),
         "static graph": accumulated(static_graph=True, n=66, size=11),
         "no label": some_ranks_have_no_label(),
+        "all masked": [rank_1_has_nothing_but_masked_labels(synced) for synced in (True, False)],
         "windows": different_numbers_of_windows(),
         "left": left_in_no_sync(),
         "overflow": [overflow_on_one_rank(clip) for clip in (None, {"max_norm": 1.0})],

@@ -9,12 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils._pytree import tree_map
 from torch.utils.flop_counter import FlopCounterMode
 
 from nbkit.base.model_call import bare, call
+from nbkit.base.nested import list_tensors, map_tensors
 from nbkit.base.state import preserve_state
-from nbkit.base.watched_pass import tensors_in
 
 
 def flops(model: nn.Module, batch: Any, *, backward: bool = False) -> int:
@@ -38,11 +37,10 @@ def flops(model: nn.Module, batch: Any, *, backward: bool = False) -> int:
     True
     """
     model = bare(model)
-    batch = tree_map(_own, batch)
+    batch = map_tensors(_own, batch)
     counter = FlopCounterMode(display=False)
     with preserve_state(model), _plain_kernels(), torch.set_grad_enabled(backward), counter:
-        outputs = [tensor for _, tensor in tensors_in(call(model, batch))]
-        roots = [tensor for tensor in outputs if tensor.requires_grad]
+        roots = [each for each in list_tensors(call(model, batch)) if each.requires_grad]
         if backward and not roots:
             raise ValueError(
                 "backward=True needs an output that requires a gradient, and none does: are all "
@@ -67,8 +65,6 @@ def _plain_kernels() -> Iterator[None]:
         yield
 
 
-def _own(item: Any) -> Any:
+def _own(item: Tensor) -> Tensor:
     """A copy of a tensor, so that neither values nor gradients reach the caller's."""
-    if not isinstance(item, Tensor):
-        return item
     return item.detach().clone().requires_grad_(item.requires_grad)

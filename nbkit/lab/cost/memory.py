@@ -12,10 +12,10 @@ from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
 
 from nbkit.base.model_call import call
-from nbkit.base.report import Report
+from nbkit.base.nested import list_tensors, map_tensors
+from nbkit.base.report import Report, ensure_axes
 from nbkit.base.state import preserve_state
 from nbkit.lab import plots
 
@@ -73,10 +73,7 @@ class MemoryReport(Report):
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """A bar for each part, activations in their own colour; returns the axes."""
-        if ax is None:
-            import matplotlib.pyplot as plt
-
-            ax = plt.subplots()[1]
+        ax = ensure_axes(ax)
         sizes = {part.replace("_", " "): getattr(self, part) for part in PARTS}
         if self.peak is not None:
             sizes["peak"] = self.peak
@@ -130,8 +127,8 @@ def memory_report(
     modules = [m for m in (model, loss_fn) if isinstance(m, nn.Module)]
     parameters = [p for module in modules for p in module.parameters()]
     device = parameters[0].device
-    batch = tree_map(partial(_moved, device), batch)
-    given = _tensors(batch)
+    batch = map_tensors(partial(_moved, device), batch)
+    given = list_tensors(batch)
     stale = [p.grad for p in parameters if p.grad is not None]
 
     # Copies in CPU memory do not count in a peak on the device; nor should the gradients of
@@ -151,7 +148,7 @@ def memory_report(
 
         weights = _storages(parameters)
         held = weights | _storages(_buffers(modules))
-        state = _tensors([optimizer.state[p] for p in optimizer.state])
+        state = list_tensors([optimizer.state[p] for p in optimizer.state])
         return MemoryReport(
             parameters=sum(weights.values()),
             buffers=_nbytes(_buffers(modules), weights),
@@ -176,10 +173,8 @@ def _check(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         )
 
 
-def _moved(device: torch.device, leaf: Any) -> Any:
+def _moved(device: torch.device, leaf: Tensor) -> Tensor:
     """A tensor of the batch on the model's device, without the graph that it may come from."""
-    if not isinstance(leaf, Tensor):
-        return leaf
     return leaf.detach().to(device).requires_grad_(leaf.requires_grad)
 
 
@@ -236,10 +231,6 @@ def _dense(tensor: Tensor) -> list[Tensor]:
 
 def _buffers(modules: Iterable[nn.Module]) -> list[Tensor]:
     return [buffer for module in modules for buffer in module.buffers()]
-
-
-def _tensors(value: Any) -> list[Tensor]:
-    return [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
 
 
 def _start_peak(device: torch.device) -> None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from nbkit.base.report import Report
+from nbkit.base.report import Report, ensure_axes
 from nbkit.lab import plots
 from nbkit.lab.cost.flops import flops
 from nbkit.lab.cost.memory import MemoryReport, memory_report
@@ -105,10 +105,7 @@ class Timing(Report):
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Every call a dot, an arm a row, its median's interval a bar; returns the axes."""
-        if ax is None:
-            import matplotlib.pyplot as plt
-
-            ax = plt.subplots()[1]
+        ax = ensure_axes(ax)
         unit, name = _unit(max(max(seconds) for seconds in self.seconds.values()))
         palette = (plots.BASELINE, plots.TECHNIQUE, plots.BEST, plots.QUIET)
         for row, (arm, seconds) in enumerate(self.seconds.items()):

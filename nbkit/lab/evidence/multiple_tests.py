@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from nbkit.base.numbers import read_real
 from nbkit.lab.evidence.claims import INCONCLUSIVE, SKIPPED
 
 
@@ -48,7 +49,7 @@ def with_holm(
     a p-value is counted, and cannot stand. Source: Holm 1979, through `holm`.
     """
     tested = [v for v in verdicts if v["verdict"] != SKIPPED and v.get("margin") is not None]
-    p_values = [p if isinstance(p := v.get("p_value"), float) else 1.0 for v in tested]
+    p_values = [1.0 if (p := read_real(v.get("p_value"))) is None else p for v in tested]
     adjusted = dict(zip(map(id, tested), holm(p_values), strict=True))
 
     told = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from nbkit.base.numbers import read_integer
 from nbkit.lab.evidence.intervals import Interval, make_interval
 
 
@@ -26,7 +27,7 @@ def proportion(k: int, n: int, *, confidence: float = 0.95, over: str = "seeds")
     >>> print(proportion(0, 8))
     0 [0, 0.324] (95% interval, n = 8)
     """
-    _check_count(k, n)
+    k, n = _read_count(k, n)
     from scipy.stats import binomtest
 
     test = binomtest(k, n)
@@ -85,8 +86,8 @@ def barnard(k: int, n: int, other_k: int, other_n: int) -> float:
     >>> round(barnard(7, 15, 12, 15), 3)
     0.068
     """
-    _check_count(k, n)
-    _check_count(other_k, other_n)
+    k, n = _read_count(k, n)
+    other_k, other_n = _read_count(other_k, other_n)
     from scipy.stats import barnard_exact
 
     return float(barnard_exact([[k, other_k], [n - k, other_n - other_k]]).pvalue)
@@ -125,6 +126,8 @@ def accuracy_interval(correct: int, total: int, *, confidence: float = 0.95) -> 
     return proportion(correct, total, confidence=confidence, over="test examples")
 
 
-def _check_count(k: int, n: int) -> None:
-    if not (isinstance(k, int) and isinstance(n, int) and n >= 1 and 0 <= k <= n):
+def _read_count(k: int, n: int) -> tuple[int, int]:
+    some, total = read_integer(k), read_integer(n)
+    if some is None or total is None or not (total >= 1 and 0 <= some <= total):
         raise ValueError(f"a count is a whole number from 0 to n >= 1, got {k!r} of {n!r}.")
+    return some, total

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from statistics import median
 
@@ -146,66 +145,6 @@ def paired_ratio(
         return _exp(inner.low), _exp(inner.high)
 
     return make_interval(math.exp(log.estimate), bounds, log.n, confidence, over)
-
-
-@dataclass(frozen=True)
-class Equivalence:
-    """Two one-sided tests: `interval` has confidence 1 - 2 alpha, and `p_value` is the larger."""
-
-    interval: Interval
-    margin: float
-    alpha: float
-    p_value: float
-
-    @property
-    def equivalent(self) -> bool:
-        """Whether the whole interval lies between -margin and margin; never without any spread."""
-        if self.interval.low == self.interval.high:
-            return False
-        return -self.margin < self.interval.low and self.interval.high < self.margin
-
-    def __str__(self) -> str:
-        shown = "equivalent" if self.equivalent else "not shown to be equivalent"
-        return f"{shown} within ±{self.margin:g}: {self.interval}, p = {self.p_value:.2g}"
-
-
-def equivalence(
-    values: Sequence[float], others: Sequence[float], *, margin: float, alpha: float = 0.05
-) -> Equivalence:
-    """Whether two arms are the same within a margin: two one-sided t tests of the differences.
-
-    Args:
-        values, others: as for `paired_difference`.
-        margin: > 0, the largest difference that does not matter, fixed before measuring.
-        alpha: how often arms that differ by the margin may be called equivalent, 0 to 0.5.
-    Raises:
-        ValueError: if the margin is not positive, alpha out of range, or the pairs are refused.
-
-    A difference that is "not significant" shows nothing; this can. Differences that are all the
-    same show nothing either: n copies of one number are one measurement.
-
-    Source: Schuirmann 1987, A Comparison of the Two One-Sided Tests Procedure and the Power
-    Approach; the tests are scipy.stats.ttest_1samp.
-
-    >>> print(equivalence([0.91, 0.93, 0.92], [0.90, 0.93, 0.93], margin=0.05))
-    equivalent within ±0.05: 0 [-0.0169, 0.0169] (90% interval, n = 3), p = 0.0065
-    """
-    if not (math.isfinite(margin) and margin > 0):
-        raise ValueError(f"margin must be positive: what difference matters? Got {margin}.")
-    if not 0 < alpha < 0.5:
-        raise ValueError(f"alpha must lie between 0 and 0.5, got {alpha}.")
-    interval = paired_difference(values, others, confidence=1 - 2 * alpha)
-
-    if interval.low == interval.high:  # no spread: nothing to test
-        p = 1.0
-    else:
-        from scipy.stats import ttest_1samp
-
-        differences = [float(a) - float(b) for a, b in zip(values, others, strict=True)]
-        above = ttest_1samp(differences, -margin, alternative="greater").pvalue
-        below = ttest_1samp(differences, margin, alternative="less").pvalue
-        p = float(max(above, below))
-    return Equivalence(interval, margin, alpha, p)
 
 
 def compare(name: str, losses: Sequence[float], other: str, others: Sequence[float]) -> str:

@@ -10,20 +10,23 @@ from typing import Any
 import torch
 from torch import nn
 
+from nbkit.base.numbers import read_real
+from nbkit.clipping import MODES, clip_gradients_
 from nbkit.initialization import initialize_
 
 OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 ONLY = {"momentum": ("sgd",), "nesterov": ("sgd",), "betas": ("adam", "adamw")}
 ONLY["eps"] = ONLY["betas"]
-PER_SEED = ("lr", "momentum", "weight_decay", "max_norm", "label_smoothing", "eps", "gain")
+PER_SEED = ("lr", "momentum", "weight_decay", *MODES, "label_smoothing", "eps", "gain")
 
 
 @dataclass(frozen=True)
 class Rule:
     """How one run is trained; `lr * schedule(step)` is the lr of each step.
 
-    The options of the optimizer mean what they mean in torch.optim. `max_norm` clips the norm of
-    all the run's gradients together, before the optimizer sees them; infinity does not clip.
+    The options of the optimizer mean what they mean in torch.optim. `max_norm`, `max_value` and
+    `agc` mean what they mean in `clip_gradients_`, which clips before the optimizer sees the
+    gradients; infinity does not clip.
     """
 
     lr: float
@@ -34,6 +37,8 @@ class Rule:
     eps: float = 1e-8
     weight_decay: float = 0.0
     max_norm: float = math.inf
+    max_value: float = math.inf
+    agc: float = math.inf
     label_smoothing: float = 0.0
     schedule: Callable[[int], float] | None = None
     init: Callable[[nn.Module], object] | str | None = None
@@ -55,15 +60,21 @@ class Rule:
         schedule = self.schedule or (lambda step: 1.0)
         return [self.lr * schedule(step) for step in range(steps)]
 
+    def clip_options(self) -> dict[str, float]:
+        """What `clip_gradients_` is called with; empty where nothing clips."""
+        options = {mode: getattr(self, mode) for mode in MODES}
+        return {mode: limit for mode, limit in options.items() if math.isfinite(limit)}
+
     def make_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
         """torch's own optimizer for one run, which clips before each step."""
         own = {name: getattr(self, name) for name in ONLY if self.optimizer in ONLY[name]}
         make: Any = OPTIMIZERS[self.optimizer]
         optimizer = make(model.parameters(), lr=self.lr, weight_decay=self.weight_decay, **own)
-        if math.isfinite(self.max_norm):
+        if options := self.clip_options():
 
             def clip(*_: Any) -> None:
-                nn.utils.clip_grad_norm_(model.parameters(), self.max_norm)
+                # A run that has diverged goes on beside the others, as it would in torch.
+                clip_gradients_(model, nonfinite="ignore", **options)  # type: ignore[arg-type]
 
             optimizer.register_step_pre_hook(clip)
         return optimizer
@@ -109,7 +120,13 @@ def _check_names(name: str, values: Mapping[str, Any]) -> None:
 def _each_seed(name: str, values: Mapping[str, Any], seeds: int) -> list[dict[str, Any]]:
     """The arm's values for each seed: a list holds one for each."""
     own: dict[str, Any] = {"weight_decay": 0.01} if values.get("optimizer") == "adamw" else {}
-    own.update(values)
+    # numpy's numbers, and torch's, as Python's: an optimizer keeps them in its state
+    own.update(
+        {
+            key: value.item() if getattr(value, "shape", None) == () else value
+            for key, value in values.items()
+        }
+    )
     lists = {option: value for option, value in own.items() if option in PER_SEED}
     lists = {option: value for option, value in lists.items() if isinstance(value, Sequence)}
     for option, value in lists.items():
@@ -123,7 +140,7 @@ def _each_seed(name: str, values: Mapping[str, Any], seeds: int) -> list[dict[st
 def _check(name: str, rule: Rule, steps: int) -> None:
     for option in PER_SEED:
         value = getattr(rule, option)
-        if not isinstance(value, int | float) and not (option == "gain" and value is None):
+        if read_real(value) is None and not (option == "gain" and value is None):
             raise ValueError(f"arm {name!r}: {option} must be a number, got {value!r}.")
     lrs = rule.lrs(steps)
     numbers = [rule.lr, rule.momentum, *lrs]
@@ -141,10 +158,15 @@ def _check(name: str, rule: Rule, steps: int) -> None:
 def _demands(rule: Rule) -> dict[str, bool]:
     """What must hold, and whether it does."""
     betas, decay, smoothing = rule.betas, rule.weight_decay, rule.label_smoothing
+    clips = rule.clip_options()
     return {
         f"weight_decay must be finite and at least 0, got {decay}": 0 <= decay < math.inf,
         f"eps must be finite and at least 0, got {rule.eps}": 0 <= rule.eps < math.inf,
-        f"max_norm must be above 0, got {rule.max_norm}": rule.max_norm > 0,
+        **{
+            f"{mode} must be above 0, got {getattr(rule, mode)}": getattr(rule, mode) > 0
+            for mode in MODES
+        },
+        f"only one of {', '.join(MODES)} may be finite, got {clips}": len(clips) <= 1,
         f"label_smoothing must be from 0 to 1, got {smoothing}": 0 <= smoothing <= 1,
         f"betas must be two numbers from 0 to below 1, got {betas!r}": _are_betas(betas),
         "gain is for a scheme: give init its name, such as 'kaiming_normal'": (
@@ -158,5 +180,5 @@ def _are_betas(betas: Any) -> bool:
     return (
         isinstance(betas, tuple | list)
         and len(betas) == 2
-        and all(isinstance(beta, int | float) and 0 <= beta < 1 for beta in betas)
+        and all((number := read_real(beta)) is not None and 0 <= number < 1 for beta in betas)
     )

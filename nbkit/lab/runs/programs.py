@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from nbkit.lab.data import Batches, Data
 from nbkit.lab.runs.arms import Rule
 from nbkit.lab.runs.probe import compare
+from nbkit.lab.runs.stacked_clipping import find_layouts
 from nbkit.lab.runs.stacked_optimizers import make_update, per_run, run_losses
 from nbkit.lab.runs.stacking import stack
 from nbkit.lab.runs.training import train
@@ -89,7 +90,8 @@ def _train(model: nn.Module, plans: Sequence[Plan], data: Data) -> Iterator[Tens
     rules = [plan.rule for plan in plans]
     smoothing = [rule.label_smoothing for rule in rules]
     soft = per_run(smoothing, parameters[0]) if any(smoothing) else None
-    update = make_update(rules, parameters, plans[0].order.steps)
+    layouts = find_layouts(model, plans[0].model)
+    update = make_update(rules, parameters, plans[0].order.steps, layouts)
     for step, rows in enumerate(_draws(plans)):
         losses = run_losses(model(data.x_train[rows]), data.y_train[rows], soft)
         update(step, torch.autograd.grad(losses.sum(), parameters, allow_unused=True))

@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
-from itertools import islice
 from typing import Any
 
 import torch
@@ -22,7 +20,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nbkit.base.state import preserve_state
-from nbkit.lab.cost.peak import peak_bytes
 from nbkit.lab.data import Data
 from nbkit.lab.runs.arms import Rule, read_arms
 from nbkit.lab.runs.programs import Plan, Predict, apart, together
@@ -114,7 +111,8 @@ def train_runs(
             number may be a list with one for each seed. What else an arm may have:
             optimizer: "sgd" (the default), "adam" or "adamw", as torch.optim has them, with their
                 momentum and nesterov, or betas and eps; and weight_decay, 0.01 for "adamw".
-            max_norm: clips the norm of each run's gradients, as torch's clip_grad_norm_.
+            max_norm, max_value or agc: clips each run's gradients, as `clip_gradients_` does with
+                nonfinite="ignore"; `inf` does not clip.
             init: a function that sets a built model's weights, or a scheme of nbkit.initialize_
                 by name, with a gain if need be; drawn from the seed, after the model is.
             model: builds this arm's model in place of make_model, from the same seed. Weights that
@@ -160,52 +158,6 @@ def train_runs(
     plans = map(Plan, models, rules, orders * len(arms))
     predict, losses = (together if vectorize else apart)(list(plans), data)
     return _follow(Runs(list(arms), seeds, steps, predict, next(models[0].parameters())), losses)
-
-
-def largest(
-    make_model: Callable[[], nn.Module],
-    data: Data,
-    arm: Mapping[str, Any],
-    *,
-    steps: int,
-    batch_size: int,
-    nbytes: int,
-) -> int:
-    """How many runs of an arm fit into so much memory, beside the data: worked out, not tried.
-
-        peak(runs) = fixed + runs * each, the two from trials of 2 and of 4 runs
-
-    Args:
-        make_model: as for `train_runs`; the runs are arms x seeds.
-        data: what they are trained on, and where; it is not counted.
-        arm: the one that needs the most memory, such as `{"lr": 0.1, "optimizer": "adam"}`.
-        steps: of the training to come: losses and schedules are kept for all of them.
-        batch_size: samples of each batch.
-        nbytes: the memory; of a GPU `torch.cuda.mem_get_info()[0]`, and leave a tenth of it free.
-    Raises:
-        ValueError: if steps is not at least 1, or train_runs cannot read the arm.
-
-    A trial takes the first two of these steps, and after each it evaluates, in the middle of the
-    training, as many samples as `evaluate` does at once.
-
-    >>> from nbkit.lab.data import digits
-    >>> from nbkit.lab.models import mlp
-    >>> 1000 < largest(mlp, digits(), {"lr": 0.1}, steps=200, batch_size=64, nbytes=2**31) < 10000
-    True
-    """
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, got {steps}.")
-
-    def trial(count: int) -> None:
-        start = partial(train_runs, make_model, data, {"arm": arm}, range(count))
-        for runs in islice(start(steps=steps, batch_size=batch_size), 2):
-            runs.evaluate(data.x_train[:CHUNK], data.y_train[:CHUNK])
-
-    few, more = 2, 4
-    peaks = [peak_bytes(partial(trial, count), data.x_train.device) for count in (few, more)]
-    each = (peaks[1] - peaks[0]) / (more - few)
-    fixed = max(0.0, peaks[0] - few * each)
-    return max(0, int((nbytes - fixed) / each))
 
 
 def _build(

@@ -13,8 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nbkit.lab.runs.arms import Rule
-
-CLIP_EPS = 1e-6  # as in torch.nn.utils.clip_grad_norm_
+from nbkit.lab.runs.stacked_clipping import Layout, StackedClip
 
 
 def per_run(values: Sequence[float], like: Tensor) -> Tensor:
@@ -23,7 +22,10 @@ def per_run(values: Sequence[float], like: Tensor) -> Tensor:
 
 
 def make_update(
-    rules: Sequence[Rule], parameters: Sequence[Tensor], steps: int
+    rules: Sequence[Rule],
+    parameters: Sequence[Tensor],
+    steps: int,
+    layouts: Sequence[Layout] | None = None,
 ) -> Callable[[int, Sequence[Tensor | None]], None]:
     """The update of all runs, `update(step, gradients)`: clips, then takes the optimizer's step.
 
@@ -31,18 +33,18 @@ def make_update(
         rules: of each run; all name the same optimizer, or Adam and AdamW.
         parameters: stacked, with a leading dimension for the run; changed in place.
         steps: how many there will be.
+        layouts: of the parameters; None: one run's part looks as it does in the run's own model.
     """
     weights = [parameter.detach().view(len(rules), -1) for parameter in parameters]
     optimizer = (_Sgd if rules[0].optimizer == "sgd" else _Adam)(rules, weights, steps)
-    clip = any(math.isfinite(rule.max_norm) for rule in rules)
-    max_norms = per_run([rule.max_norm for rule in rules], weights[0])
+    layouts = layouts or [Layout(parameter.shape[1:]) for parameter in parameters]
+    clip = StackedClip(rules, weights, layouts)
 
     @torch.no_grad()
     def update(step: int, gradients: Sequence[Tensor | None]) -> None:
         flat = {i: g.reshape(len(rules), -1) for i, g in enumerate(gradients) if g is not None}
-        factor = _clip_factor(list(flat.values()), max_norms) if clip else None
-        for index, gradient in flat.items():
-            optimizer.step(step, index, gradient if factor is None else gradient * factor)
+        for index, gradient in clip(flat).items():
+            optimizer.step(step, index, gradient)
 
     return update
 
@@ -55,14 +57,6 @@ def run_losses(logits: Tensor, y: Tensor, smoothing: Tensor | None) -> Tensor:
     logs = F.log_softmax(logits.mT, 1)
     hard, soft = F.nll_loss(logs, y, reduction="none"), -logs.mean(1)
     return ((1 - smoothing) * hard + smoothing * soft).mean(1)
-
-
-def _clip_factor(gradients: Sequence[Tensor], max_norms: Tensor) -> Tensor:
-    """min(1, max_norm / (norm + 1e-6)) for each run, from its own total norm."""
-    norms = torch.cat([torch.linalg.vector_norm(g, dim=1, keepdim=True) for g in gradients], 1)
-    norm = torch.linalg.vector_norm(norms, dim=1, keepdim=True)
-    factor = (max_norms / (norm + CLIP_EPS)).clamp(max=1.0)
-    return factor.masked_fill(max_norms.isinf(), 1.0)  # where nothing clips, not even overflow does
 
 
 class _Sgd:

@@ -8,7 +8,6 @@ import pytest
 from nbkit.lab.evidence.intervals import Interval, make_interval
 from nbkit.lab.evidence.stats import (
     compare,
-    equivalence,
     first_step,
     mean_interval,
     paired_difference,
@@ -214,44 +213,3 @@ def test_bca_agrees_with_t_where_nothing_is_skewed():
 def test_a_method_that_would_mislead_is_refused(n, method, message):
     with pytest.raises(ValueError, match=message):
         mean_interval(range(n), method=method)
-
-
-def test_equivalence_is_the_90_percent_interval_inside_the_margins():
-    """Seven degrees of freedom: t(95 %) = 1.894579 in any table."""
-    values = np.array([-1.0, 1.0] * 4) / math.sqrt(8 / 7)  # mean 0, standard deviation 1
-    half = 1.894579 / math.sqrt(8)
-    inside = equivalence(values, [0.0] * 8, margin=half + 1e-4)
-    assert inside.equivalent and inside.p_value == pytest.approx(0.05, abs=1e-3)
-    assert inside.interval.high == pytest.approx(half, abs=1e-6)
-    assert not equivalence(values, [0.0] * 8, margin=half - 1e-4).equivalent
-    assert not equivalence(values - 0.5, [0.0] * 8, margin=half + 1e-4).equivalent
-    assert not equivalence(values + 0.5, [0.0] * 8, margin=half + 1e-4).equivalent
-
-
-@pytest.mark.parametrize("shift", [-0.6, -0.2, 0.0, 0.2, 0.6])
-@pytest.mark.parametrize("alpha", [0.01, 0.05, 0.2])
-def test_the_interval_and_the_p_value_of_equivalence_agree(shift, alpha):
-    values = np.random.default_rng(1).normal(shift, 0.5, 8)
-    told = equivalence(values, [0.0] * 8, margin=0.7, alpha=alpha)
-    assert told.equivalent == (told.p_value < alpha)
-
-
-def test_equivalence_without_spread():
-    """Two equal differences are one, wherever they lie: nothing is shown."""
-    for others in ([1.0, 2.0], [0.5, 1.5]):
-        told = equivalence([1.0, 2.0], others, margin=0.1)
-        assert (told.equivalent, told.p_value) == (False, 1)
-    assert str(equivalence([1.0, 2.0], [0.5, 1.5], margin=0.1)).startswith("not shown to be equiv")
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"margin": 0.0}, "margin must be positive: what difference matters. Got 0"),
-        ({"margin": math.inf}, "margin must be positive"),
-        ({"margin": 1.0, "alpha": 0.5}, "between 0 and 0.5, got 0.5"),
-    ],
-)
-def test_equivalence_refuses(options, message):
-    with pytest.raises(ValueError, match=message):
-        equivalence([1.0, 2.0], [1.0, 2.5], **options)

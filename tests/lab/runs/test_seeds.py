@@ -8,12 +8,11 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from nbkit.initialization import initialize_
-from nbkit.lab.cost.peak import peak_bytes
 from nbkit.lab.data import Data, digits
 from nbkit.lab.models import mlp
 from nbkit.lab.runs.arms import Rule, read_arms
 from nbkit.lab.runs.programs import Plan, _make
-from nbkit.lab.runs.seeds import Runs, largest, train_runs
+from nbkit.lab.runs.seeds import Runs, train_runs
 from nbkit.lab.runs.stacked_optimizers import make_update
 
 SEEDS = (3, 1, 4)
@@ -147,12 +146,13 @@ def test_every_optimizer_and_option_is_torchs_own(vectorize, steps):
 
 
 def test_a_norm_that_overflows_clips_only_where_clipping_is_wanted():
-    """As in torch: a run that clips is multiplied by max_norm / inf; one that does not, goes on."""
+    """The second run's norm is beyond float32: it is measured in float64, as one model's is."""
     rules = [Rule(lr=1e-30), Rule(lr=1e-30, max_norm=1.0), Rule(lr=1.0, max_norm=5.0)]
     weights = torch.zeros(3, 2)
     update = make_update(rules, [weights], steps=1)
     update(0, [torch.tensor([[1e30, 1e30], [1e30, 1e30], [3.0, 4.0]])])
-    expected = torch.tensor([[-1.0, -1.0], [0.0, 0.0], [-3.0, -4.0]])
+    half = 1e-30 / math.sqrt(2)
+    expected = torch.tensor([[-1.0, -1.0], [-half, -half], [-3.0, -4.0]])
     torch.testing.assert_close(weights, expected, rtol=1e-6, atol=0)
 
 
@@ -634,63 +634,6 @@ def test_what_is_not_batched_is_refused_at_the_call_with_the_way_out():
         train_runs(Odd, digits(), ARMS, SEEDS, steps=5, batch_size=8)
 
 
-# How many fit
-
-
-def peak_of(make, data, arm, runs, steps=3):
-    """Of a training that is evaluated on the way, and whose last steps are left out."""
-
-    def work():
-        arms = {"arm": arm}
-        for now in train_runs(make, data, arms, range(runs), steps=steps, batch_size=32):
-            if now.step == 3:
-                now.evaluate(data.x_train[:1024], data.y_train[:1024])
-                break
-
-    return peak_bytes(work, data.x_train.device)
-
-
-ADAM = {"lr": 0.01, "optimizer": "adam", "max_norm": 1.0}
-
-
-@pytest.mark.parametrize(
-    ("make", "arm", "steps"),
-    [
-        (small, ADAM, 3),
-        (pictures, {"lr": 0.1}, 3),
-        (lambda: mlp(3, 256), {"lr": 0.01, "optimizer": "adam"}, 3),
-        (lambda: mlp(1, 8), {"lr": 0.1}, 10000),
-        (lambda: mlp(1, 8), {"lr": 0.01, "optimizer": "adam"}, 10000),
-    ],
-    ids=["adam", "sgd", "state of adam", "sgd, many steps", "adam, many steps"],
-)
-def test_the_largest_number_of_runs_fits_and_a_tenth_more_does_not(make, arm, steps):
-    data = digits()
-    nbytes = peak_of(make, data, arm, 20, steps)
-    count = largest(make, data, arm, steps=steps, batch_size=32, nbytes=nbytes)
-    assert 18 <= count <= 22
-
-
-def test_where_no_run_fits_the_largest_number_is_0():
-    assert largest(small, digits(), ADAM, steps=3, batch_size=32, nbytes=1000) == 0
-
-
-def test_no_step_has_no_largest_number_of_runs():
-    with pytest.raises(ValueError, match="steps must be at least 1, got 0"):
-        largest(small, digits(), ADAM, steps=0, batch_size=32, nbytes=1000)
-
-
-def test_a_peak_is_what_is_held_at_once():
-    def work():
-        kept = torch.empty(1000, dtype=torch.uint8)
-        for _ in range(3):
-            torch.empty(5000, dtype=torch.uint8)
-        return kept, torch.empty(100, dtype=torch.uint8)
-
-    torch.empty(9999)
-    assert 6000 <= peak_bytes(work, torch.device("cpu")) < 6500
-
-
 # What is refused
 
 
@@ -778,14 +721,6 @@ def test_on_a_gpu_other_layers_and_optimizers_are_those_of_separate_runs(name):
         for way in (True, False)
     )
     torch.testing.assert_close(together.losses, apart.losses, rtol=1e-8, atol=0)
-
-
-@pytest.mark.gpu
-def test_on_a_gpu_the_largest_number_of_runs_fits():
-    data, arm = digits("cuda"), {"lr": 0.1}
-    nbytes = peak_of(small, data, arm, 40)
-    count = largest(small, data, arm, steps=3, batch_size=32, nbytes=nbytes)
-    assert 34 <= count <= 44
 
 
 @pytest.mark.gpu

@@ -1,0 +1,102 @@
+"""A module: what it registers, its hooks, its attributes, its classes, its extra state."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+from nbkit.base.attributes import Attributes, ClassAttributes, list_classes
+from nbkit.base.containers import Hooks, identify_items
+from nbkit.base.place import LOADED, Place, name_items
+
+REGISTERED = ("_parameters", "_buffers", "_modules")
+# Modules that are the Python side of an engine: DDP's buckets, compiled code, a script. Their plain
+# attributes must agree with what the engine knows, so only what every module has is put back.
+ENGINES = ("torch.nn.parallel.", "torch._dynamo.", "torch.jit.", "torch.fx.")
+
+
+class ModuleState(Attributes):
+    """A module with everything that hangs on it."""
+
+    def children(self) -> Iterator[tuple[str, Any]]:
+        """List hooks, classes, extra state, then the attributes: they hold what is registered."""
+        yield from list_hooks(self)
+        yield from list_extra_state(self.name, self.owner)
+        for kind in list_classes(self.owner):
+            yield f"class {kind.__name__}", ClassAttributes(kind)
+        yield from super().children()
+
+
+class EngineState(Place):
+    """A module of an engine: its mode and what is registered in it under which name."""
+
+    def __init__(self, name: str, module: nn.Module) -> None:
+        registered = {key: dict(getattr(module, key).items()) for key in REGISTERED}
+        kept = vars(module)["_non_persistent_buffers_set"]
+        value = {"__class__": type(module), "training": module.training}
+        super().__init__(name, module, {**value, **registered, "kept": kept}, self._put)
+
+    def children(self) -> Iterator[tuple[str, Any]]:
+        """List hooks, classes, extra state and what is registered."""
+        yield from list_hooks(self)
+        yield from list_extra_state(self.name, self.owner)
+        for kind in list_classes(self.owner):
+            yield f"class {kind.__name__}", ClassAttributes(kind)
+        for key in REGISTERED:
+            yield from name_items(self.name, self.value[key])
+        yield self.name, self.value["kept"]
+
+    def save(self, memo: dict[int, Any], offload: bool) -> None:
+        """Keep which object each item is."""
+        self.saved = self.value
+
+    def _put(self, saved: dict[str, Any]) -> None:
+        for key in ("__class__", "training"):
+            if getattr(self.owner, key) != saved[key]:
+                setattr(self.owner, key, saved[key])
+        for key in REGISTERED:
+            _put_registered(self.owner, getattr(self.owner, key), saved[key])
+
+
+def _put_registered(module: nn.Module, container: Any, items: Mapping[str, object]) -> None:
+    if identify_items(dict(container.items())) == identify_items(items):
+        return
+    for name in items:
+        vars(module).pop(name, None)  # a plain attribute would hide it
+    container.clear()
+    container.update(items)
+
+
+def make_module_place(name: str, module: nn.Module) -> Place:
+    """Make the place for a module of any kind."""
+    if any(kind.__module__.startswith(ENGINES) for kind in type(module).__mro__):
+        return EngineState(name, module)
+    return ModuleState(name, module)
+
+
+def list_hooks(place: Place) -> Iterator[tuple[str, Hooks]]:
+    """List the dicts of hooks of a module or an optimizer as one place."""
+    dicts = {}
+    for key, value in sorted(vars(place.owner).items()):
+        if "hooks" in key and isinstance(value, dict):
+            dicts[key] = value
+            place.places.references[id(value)] = value  # not a container like others
+    yield place.name, Hooks(f"{place.name}'s hooks", dicts)
+
+
+class _Extra:
+    """What get_extra_state of a module gives has this as its owner."""
+
+
+def list_extra_state(name: str, module: nn.Module) -> Iterator[tuple[str, Place]]:
+    """List what a module's own `get_extra_state` gives, where it has one."""
+    if type(module).get_extra_state is not nn.Module.get_extra_state:
+        put = partial(_put_extra_state, module)
+        yield name, Place(name, _Extra(), module.get_extra_state(), put, LOADED)
+
+
+def _put_extra_state(module: nn.Module, saved: Any) -> None:
+    module.set_extra_state(saved)
