@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if for_jupyter:
             raise UsageError(f"nothing is expected after `--`, got {' '.join(for_jupyter)}.")
         if options.command == "copy":
-            return copy(options.folder, not options.without_solutions)
+            return copy(options.folder, not options.without_solutions, options.lessons)
         if options.command == "report":
             return report(options.runs, options.out)
         return doctor() if options.command == "doctor" else run(options)
@@ -100,17 +100,23 @@ def lab(folder: Path, for_jupyter: Sequence[str] = ()) -> int:
     return subprocess.call([sys.executable, "-m", "jupyterlab", root, *for_jupyter])
 
 
-def copy(folder: Path, solutions: bool) -> int:
-    """Copy the lessons to a folder to work in."""
+def copy(folder: Path, solutions: bool, lessons: Sequence[str] = ()) -> int:
+    """Copy the lessons, or those that are named, to a folder to work in."""
     from nbkit.course.copy import copy_lessons, with_solutions
+    from nbkit.course.lessons import LessonError
     from nbkit.lab.shipped import lessons_dir
 
     try:
-        copied, kept = copy_lessons(lessons_dir(), folder, solutions=solutions)
+        copied, kept = copy_lessons(lessons_dir(), folder, solutions=solutions, names=lessons)
         solved = [] if solutions else with_solutions(folder, kept)
+    except LessonError as error:
+        raise UsageError(error) from error
     except OSError as error:
         raise UsageError(f"{error.filename or folder}: {error.strerror}.") from error
-    print(f"{folder}: lessons copied: {len(copied)}")
+    others = [name for name in copied if not name.endswith(".ipynb")]
+    print(f"{folder}: lessons copied: {len(copied) - len(others)}")
+    if others:
+        print(f"{folder}: with the files that they need: {', '.join(others)}")
     if kept:
         print(f"{folder}: kept as they were: {', '.join(kept)}")
     if solved:
@@ -203,6 +209,10 @@ def _parser() -> argparse.ArgumentParser:
     text = "copy the lessons to a folder to work in; what is there already is kept"
     copy = commands.add_parser("copy", help=text, description=text)
     copy.add_argument("folder", type=Path, metavar="DIR")
+    copy.add_argument(
+        *("lessons",), nargs="*", metavar="LESSON",
+        help="1, lr_finder, a glob or a notebook of yours, with its claims and modules; all",
+    )  # fmt: skip
     copy.add_argument(
         *("--without-solutions",), action="store_true",
         help="for students: stubs, no solutions, no outputs; marked for nbgrader",

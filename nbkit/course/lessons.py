@@ -7,15 +7,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nbkit.lab.knobs import (
-    Knob,
-    KnobError,
-    Value,
-    check_values,
-    read_parameters,
-    read_ranges,
-    with_ranges,
-)
+from nbkit.lab.knob_cells import read_parameters, read_ranges
+from nbkit.lab.knobs import Knob, KnobError, Value, check_values, with_ranges
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -89,13 +82,20 @@ def read_knobs(nb: NotebookNode) -> dict[str, Knob]:
         KnobError: if one of the two is missing or holds something else.
     """
     code = [cell for cell in nb.cells if cell.cell_type == "code" and cell.source.strip()]
-    tagged = [n for n, cell in enumerate(code) if PARAMETERS_TAG in cell.metadata.get("tags", [])]
+    tagged = [n for n, cell in enumerate(code) if PARAMETERS_TAG in _tags(cell)]
     if not tagged:
         return {}
     if len(tagged) > 1 or tagged[0] + 1 == len(code):
         raise KnobError("a lesson has one cell tagged `parameters`, and its guard is the next one.")
     declared = read_parameters(code[tagged[0]].source)
     return with_ranges(declared, read_ranges(code[tagged[0] + 1].source))
+
+
+def _tags(cell: NotebookNode) -> list[str]:
+    tags = cell.metadata.get("tags", [])
+    if not isinstance(tags, list):
+        raise KnobError(f"the tags of a cell must be a list of words, got {tags!r}.")
+    return tags
 
 
 def check_parameters(path: Path, given: Mapping[str, object]) -> dict[str, Value]:

@@ -122,7 +122,8 @@ def _environment(nproc: int) -> dict[str, str]:
     env = dict(os.environ)
     env.pop("MPLBACKEND", None)  # a notebook's inline backend has no notebook to draw in
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    env.setdefault("OMP_NUM_THREADS", str(max(1, cores // nproc)))
+    if not env.get("OMP_NUM_THREADS", "").strip():  # empty counts as unset: clusters set it so
+        env["OMP_NUM_THREADS"] = str(max(1, cores // nproc))
     loopback = "lo" if sys.platform == "linux" else "lo0"
     env.setdefault("GLOO_SOCKET_IFNAME", loopback)
     env.setdefault("NCCL_SOCKET_IFNAME", loopback)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -22,13 +23,35 @@ class Exercise:
     reference: Callable
     checks: Sequence[Callable[[Callable], str | None]]
 
+    def __post_init__(self) -> None:
+        if not (isinstance(self.name, str) and self.name.isidentifier()):
+            raise ValueError(f"an exercise's name must be that of a function, got {self.name!r}.")
+        if not self.checks:
+            raise ValueError(f"{self.name} must have at least one check: anything passes none.")
+        for function in (self.stub, self.reference, *self.checks):
+            if not callable(function):
+                raise ValueError(
+                    f"stub, reference and each check of {self.name} must be functions, "
+                    f"got {function!r}."
+                )
+
+    def find_failure(self, attempt: Callable) -> str | None:
+        """Find why an attempt does not count, in a sentence; None when it does.
+
+        The reference itself is nobody's attempt: it is what a failed one is replaced by.
+        """
+        code = getattr(attempt, "__code__", attempt)
+        if code is getattr(self.reference, "__code__", self.reference):
+            return "this is the reference: write a function of your own below the decorator."
+        return self.check(attempt)
+
     def check(self, attempt: Callable) -> str | None:
         """The first property that fails, in a sentence; None when all hold."""
         for check in self.checks:
             called = _Called(self.name, attempt)
             try:
                 failure = check(called)
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 failure = called.failure(error, check.__doc__ or "")
             if failure:
                 return failure
@@ -50,7 +73,7 @@ class _Called:
         self.came = _shown(came)
         return came
 
-    def failure(self, error: Exception, expected: str) -> str:
+    def failure(self, error: BaseException, expected: str) -> str:
         """What the function raised, or what it returned that its check could not read."""
         told = f"{type(error).__name__}: {error}".rstrip(".")
         what = f"it returned {self.came}, which cannot be read ({told})"
@@ -70,12 +93,25 @@ def _shown(value: object) -> str:
     return repr(value) if plain else f"<{type(value).__name__}>"
 
 
+def has_exercises(lesson: str) -> bool:
+    """Whether nbkit ships exercises of that lesson."""
+    word = lesson.partition("_")[2]
+    if not word.isidentifier() or importlib.util.find_spec(f"nbkit.lessons.{word}") is None:
+        return False
+    return importlib.util.find_spec(f"nbkit.lessons.{word}.exercise") is not None
+
+
 def load_exercise(lesson: str, name: str) -> Exercise:
     """The exercise of that name from `nbkit/lessons/<technique>/exercise.py`.
 
     Raises:
         ValueError: if the lesson has no exercise of that name; those it has are named.
     """
+    if not has_exercises(lesson):
+        raise ValueError(
+            f"nbkit has no exercises of lesson {lesson!r}: for a lesson of your own, hand over the "
+            f"exercise itself, an `nbkit.lab.Exercise`, got {name!r}."
+        )
     module = importlib.import_module(f"nbkit.lessons.{lesson.partition('_')[2]}.exercise")
     found = {exercise.name: exercise for exercise in module.EXERCISES}
     if name not in found:

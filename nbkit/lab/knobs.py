@@ -1,6 +1,6 @@
 """A knob: a parameter of a lesson, declared once.
 
-The parameters cell gives its name, type, default and meaning, one literal a line:
+The parameters cell gives its name, type, default and meaning, one parameter a line:
 
     max_lr: float = 10.0  # last rung of the range test
 
@@ -14,13 +14,9 @@ documentation. Nothing is said twice.
 
 from __future__ import annotations
 
-import ast
 import difflib
-import io
 import json
-import keyword
 import math
-import tokenize
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -55,8 +51,28 @@ class Knob:
     stops: tuple[Value, ...] = ()
 
     def named(self, name: str, kind: Type) -> Knob:
-        """The same range, as the knob of that name and type; its stops are read by that type."""
-        knob = replace(self, name=name, type=kind)
+        """The same range, as the knob of that name and type; its stops are read by that type.
+
+        Raises:
+            KnobError: if a range of numbers is given to another type, or an option or a stop is of
+                another type than the parameter.
+        """
+        if self.low is not None and kind not in (int, float):
+            raise KnobError(
+                f"{name} is declared {kind.__name__}, which has no range: "
+                f"write {'flag()' if kind is bool else 'choice(...)'} for it."
+            )
+        for word, number in (("low", self.low), ("high", self.high), ("step", self.step)):
+            if kind is int and number is not None and number != int(number):
+                raise KnobError(f"{name} is an int: its {word} must be whole, got {number}.")
+        options = tuple(_as_type(option, kind) for option in self.options)
+        for option, read in zip(self.options, options, strict=True):
+            if read is None or (type(option) is str and kind is not str):
+                raise KnobError(
+                    f"{name} is declared {kind.__name__}, but may be {option!r}: the options and "
+                    f"the parameters cell must have one type."
+                )
+        knob = replace(self, name=name, type=kind, options=options)  # type: ignore[arg-type]
         return replace(knob, stops=tuple(knob.read(stop) for stop in self.stops))
 
     def expected(self) -> str:
@@ -92,20 +108,49 @@ class Knob:
 def between(
     low: float, high: float, *, step: float | None = None, stops: Sequence[float] = ()
 ) -> Knob:
-    """A number from `low` to `high`, both included, on a linear slider."""
-    return Knob(low=low, high=high, step=step, stops=tuple(stops))
+    """A number from `low` to `high`, both included, on a linear slider.
+
+    Raises:
+        KnobError: if they are no finite numbers with low < high, or the step or stops do not fit.
+    """
+    _check_ends("between", low, high)
+    if step is not None and not (_is_number(step) and 0 < step <= high - low):
+        raise KnobError(
+            f"the step of between({low}, {high}) must be a number above 0 and at most "
+            f"{high - low:g}, got {step!r}."
+        )
+    return Knob(low=low, high=high, step=step, stops=_read_stops("between", stops))
 
 
 def log(low: float, high: float, *, stops: Sequence[float] = ()) -> Knob:
-    """A positive number from `low` to `high`, both included, on a logarithmic slider."""
-    if not 0 < low < high:
+    """A positive number from `low` to `high`, both included, on a logarithmic slider.
+
+    Raises:
+        KnobError: if they are no finite numbers with 0 < low < high, or the stops do not fit.
+    """
+    _check_ends("log", low, high)
+    if not low > 0:
         raise KnobError(f"log(low, high) needs 0 < low < high, got low={low}, high={high}.")
-    return Knob(low=low, high=high, scale="log", stops=tuple(stops))
+    return Knob(low=low, high=high, scale="log", stops=_read_stops("log", stops))
 
 
 def choice(*options: Value, stops: Sequence[Value] | None = None) -> Knob:
-    """One of a few values; a headless run visits all of them unless `stops` names fewer."""
-    return Knob(options=options, stops=options if stops is None else tuple(stops))
+    """One of a few values; a headless run visits all of them unless `stops` names fewer.
+
+    Raises:
+        KnobError: if there is no option, one comes twice, or one is no bool, number or text.
+    """
+    if not options:
+        raise KnobError("choice(...) needs at least one option, got none: write choice('a', 'b').")
+    for option in options:
+        if type(option) not in TYPES.values() or option != option:
+            raise KnobError(
+                f"an option of choice(...) must be a bool, a number or a text, got {option!r}. "
+                f"Write each by itself: choice('a', 'b')."
+            )
+        if options.count(option) > 1:
+            raise KnobError(f"choice(...) has the option {option!r} twice: name each once.")
+    return Knob(options=options, stops=options if stops is None else _read_stops("choice", stops))
 
 
 def flag() -> Knob:
@@ -114,6 +159,26 @@ def flag() -> Knob:
 
 
 RANGES = {"between": between, "log": log, "choice": choice, "flag": flag}
+
+
+def _check_ends(name: str, low: object, high: object) -> None:
+    """Refuse two ends between which no slider could move."""
+    for word, end in (("low", low), ("high", high)):
+        if not _is_number(end):
+            raise KnobError(f"{word} of {name}(low, high) must be a finite number, got {end!r}.")
+    if not low < high:  # type: ignore[operator]
+        expected = "0 < low < high" if name == "log" else "low < high"
+        raise KnobError(f"{name}(low, high) needs {expected}, got low={low}, high={high}.")
+
+
+def _read_stops(name: str, stops: object) -> tuple[Value, ...]:
+    if not isinstance(stops, list | tuple | range):
+        raise KnobError(f"stops of {name}(...) must be a list, stops=[...], got {stops!r}.")
+    return tuple(stops)
+
+
+def _is_number(value: object) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
 
 
 def check_names(given: Mapping[str, object], known: Mapping[str, Knob]) -> None:
@@ -125,6 +190,11 @@ def check_names(given: Mapping[str, object], known: Mapping[str, Knob]) -> None:
     for name in given:
         if name in known:
             continue
+        if not known:
+            raise KnobError(
+                f"unknown parameter {name!r}. This lesson takes none: no cell has the tag "
+                f"`parameters`."
+            )
         near = difflib.get_close_matches(str(name), known, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise KnobError(f"unknown parameter {name!r}.{hint} Known: {', '.join(sorted(known))}.")
@@ -138,29 +208,6 @@ def check_values(given: Mapping[str, object], known: Mapping[str, Knob]) -> dict
     """
     check_names(given, known)
     return {name: known[name].read(value) for name, value in given.items()}
-
-
-def read_parameters(source: str) -> dict[str, Knob]:
-    """The knobs that a parameters cell declares: name, type, default and the comment as help.
-
-    Args:
-        source: the cell's text; only lines such as `lr: float = 0.1  # step size` are allowed.
-    Raises:
-        KnobError: if a line is anything else, or a default is not of its own type.
-    """
-    comments = {
-        token.start[0]: token.string.lstrip("# ").strip()
-        for token in tokenize.generate_tokens(io.StringIO(source).readline)
-        if token.type == tokenize.COMMENT
-    }
-    knobs = {}
-    for node in ast.parse(source).body:
-        name, kind, default = _declaration(node)
-        knob = Knob(name, TYPES[kind], help=comments.get(node.lineno, ""))
-        if type(default) is not knob.type:
-            raise KnobError(f"{name} is declared {kind}, but its default is {default!r}.")
-        knobs[name] = replace(knob, default=default)  # type: ignore[arg-type]
-    return knobs
 
 
 def with_ranges(declared: Mapping[str, Knob], ranges: Mapping[str, Knob]) -> dict[str, Knob]:
@@ -178,43 +225,6 @@ def with_ranges(declared: Mapping[str, Knob], ranges: Mapping[str, Knob]) -> dic
         ranged = ranges[name].named(name, knob.type)
         knobs[name] = replace(ranged, default=ranged.read(knob.default), help=knob.help)
     return knobs
-
-
-def read_ranges(source: str) -> dict[str, Knob]:
-    """The ranges that a guard cell declares in its call of `....knobs(name=log(...), ...)`.
-
-    Read from the text, so that a run can check its parameters before a kernel starts.
-    """
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "knobs":
-            return {str(word.arg): _range(word.value) for word in node.keywords}
-    raise KnobError("the guard cell has no call of `.knobs(name=..., ...)`.")
-
-
-def _range(node: ast.expr) -> Knob:
-    if not isinstance(node, ast.Call) or getattr(node.func, "id", "") not in RANGES:
-        raise KnobError(f"{ast.unparse(node)} is not one of {', '.join(RANGES)}.")
-    positional = [ast.literal_eval(argument) for argument in node.args]
-    named = {str(word.arg): ast.literal_eval(word.value) for word in node.keywords}
-    return RANGES[node.func.id](*positional, **named)  # type: ignore[attr-defined, operator]
-
-
-def _declaration(node: ast.stmt) -> tuple[str, str, object]:
-    """Name, type and default of one line of a parameters cell."""
-    if not (
-        isinstance(node, ast.AnnAssign)
-        and isinstance(node.target, ast.Name)
-        and isinstance(node.annotation, ast.Name)
-        and node.annotation.id in TYPES
-        and node.value is not None
-    ):
-        raise KnobError(
-            f"line {node.lineno} of the parameters cell must read `name: type = literal  # meaning`"
-            f" with a type among {', '.join(TYPES)}, got `{ast.unparse(node)}`."
-        )
-    if keyword.iskeyword(node.target.id):
-        raise KnobError(f"{node.target.id!r} is a keyword of Python, not a name.")
-    return node.target.id, node.annotation.id, ast.literal_eval(node.value)
 
 
 def _as_type(value: object, kind: type) -> Value | None:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import nbkit
+from nbkit.base.state import preserve_state
 from nbkit.lab.evidence.claims import Claim, Verdict, judge, load_claims
 from nbkit.lab.evidence.diary import Diary, calibrate
 from nbkit.lab.evidence.predictions import Prediction
 from nbkit.lab.evidence.stats import Interval
-from nbkit.lab.exercise import Exercise, load_exercise
-from nbkit.lab.knobs import Knob, KnobError, check_names
+from nbkit.lab.exercise import Exercise, has_exercises, load_exercise
+from nbkit.lab.knobs import RANGES, Knob, KnobError, check_names
+from nbkit.lab.markdown import escape_markdown
+from nbkit.lab.threads import use_one_thread
 
 PLAIN = (bool, int, float, str, list, tuple, dict, type(None))
 # What IPython itself binds from cell to cell: `_`, `_i3`, `__annotations__`, a shell's exit code.
@@ -31,7 +36,8 @@ class Lesson:
         ValueError: if the file has no claim of that lesson, or an entry that is wrong.
         FileNotFoundError: if there is no such file.
 
-    Opening it prints one line and changes nothing.
+    Opening it prints one line, and lets torch compute on one thread unless `OMP_NUM_THREADS` or
+    `torch.set_num_threads` asked for another number; nothing else changes.
     """
 
     def __init__(
@@ -46,10 +52,11 @@ class Lesson:
         self.verdicts: dict[str, Verdict] = {}
         self.predictions: dict[str, Prediction] = {}
         self.declared: dict[str, Knob] = {}
-        self._failures: dict[str, str | None] = {}  # of each exercise that has been tried
+        self._attempts: dict[str, tuple[Exercise, Callable]] = {}  # at the exercises, by name
         self._namespace = _notebook_namespace() if namespace is None else namespace
         self._before = {n: v for n, v in self._namespace.items() if type(v) in PLAIN}
         self._diary = Diary()
+        use_one_thread()
         print(f"nbkit {nbkit.__version__}, lesson {name}")
 
     def knobs(self, **ranges: Knob) -> dict[str, Any]:
@@ -69,6 +76,11 @@ class Lesson:
             check_names(dict.fromkeys(sorted(given)), ranges)
         knobs = {}
         for name, range_ in ranges.items():
+            if not isinstance(range_, Knob):
+                raise KnobError(
+                    f"{name} must be given a range, {name}=log(0.1, 10) or another of "
+                    f"{', '.join(RANGES)}, got {range_!r}."
+                )
             if name not in values or name not in types:
                 raise KnobError(f"the parameters cell must declare `{name}: type = default`.")
             knobs[name] = range_.named(name, _type_of(types[name]))
@@ -101,7 +113,8 @@ class Lesson:
             guess: the effect that you expect, in the claim's metric.
             confidence: percent, 50 to 99, that your guess is on the right side of the margin.
         Raises:
-            ValueError: if the claim is unknown or already measured, or the confidence out of range.
+            ValueError: if the claim is unknown or already measured, or guess or confidence is no
+                number in range; nothing has been committed.
 
         Where somebody is watching it is kept in `my_predictions.jsonl` beside the notebook, a file
         that they may read and delete. A headless run leaves that file alone.
@@ -111,7 +124,7 @@ class Lesson:
             raise ValueError(
                 f"{claim} has been measured: a prediction comes first. Restart to try."
             )
-        self.predictions[claim] = Prediction(stated, float(guess), confidence)
+        self.predictions[claim] = Prediction(stated, guess, confidence)
         print(f"committed: {stated.metric}: {guess:g}, {confidence} % sure of the side")
         if _watched():
             self._keep(self.predictions[claim])
@@ -127,10 +140,14 @@ class Lesson:
         The function itself comes back when it passes. Until then the reference does, so that the
         rest of the lesson runs, and the line printed says which property failed.
         """
-        found = load_exercise(self.name, exercise) if isinstance(exercise, str) else exercise
+        found = exercise
+        if not isinstance(found, Exercise):
+            found = load_exercise(self.name, found)
 
         def check(attempt: Callable) -> Callable:
-            failure = self._failures[found.name] = found.check(attempt)
+            self._attempts.pop(found.name, None)  # an earlier one no longer counts, come what may
+            failure = found.find_failure(attempt)
+            self._attempts[found.name] = found, attempt
             if failure is None:
                 print(f"{found.name}: all {len(found.checks)} checks pass. It is yours.")
                 return attempt
@@ -140,17 +157,34 @@ class Lesson:
 
         return check
 
-    def points(self, exercise: str) -> int:
+    def points(self, exercise: str | Exercise) -> int:
         """1 if the exercise passes its checks, else 0: what an instructor's grading reads.
 
-        It raises nothing, so that a student who has not solved it can still run all cells.
+        The checks run anew on the function that was handed in last, so that no variable that an
+        earlier cell has set earns the point. It raises nothing, so that a student who has not
+        solved the exercise can still run all cells.
         """
-        return int(self._failures.get(exercise, "not run") is None)
+        name = exercise.name if isinstance(exercise, Exercise) else exercise
+        try:
+            found, attempt = self._attempts[name]
+            if isinstance(exercise, Exercise):
+                found = exercise
+            elif has_exercises(self.name):
+                found = load_exercise(self.name, exercise)
+            with preserve_state(), contextlib.redirect_stdout(io.StringIO()):
+                return int(found.find_failure(attempt) is None)
+        except Exception:  # not handed in, or something else was put in its place
+            return 0
 
     def explore(self, fit: Callable, **options: Any) -> None:
         """The live lab: sliders over the knobs that `fit` names; headless, its stops in a row."""
         from nbkit.lab.live import explorer as explore
 
+        if not self.declared:
+            raise KnobError(
+                "the live lab has no knobs yet: call `lesson.knobs(name=log(...), ...)` in a cell "
+                "above it."
+            )
         explore.show(fit, self.declared, self._namespace, **options)
 
     def progress(self, items: Iterable, *, total: int, label: str) -> Iterator:
@@ -160,9 +194,9 @@ class Lesson:
     def state_claims(self) -> None:
         """The claims of this lesson, as a table, before any of them is measured."""
         rows = "\n".join(
-            f"| `{claim.id}` | {claim.sentence} | {claim.metric} | "
-            f"{claim.bound()} | {claim.n} {claim.over} | "
-            f"{claim.source} |"
+            f"| `{claim.id}` | {escape_markdown(claim.sentence)} | "
+            f"{escape_markdown(claim.metric)} | {claim.bound()} | {claim.n} {claim.over} | "
+            f"{escape_markdown(claim.source)} |"
             for claim in self.claims.values()
         )
         _markdown(
@@ -208,7 +242,8 @@ class Lesson:
         missing = [claim for claim in self.claims if claim not in self.verdicts]
         if missing:
             raise ValueError(f"not measured yet: {', '.join(missing)}. Run the cells above first.")
-        _markdown("\n".join(f"- {verdict.takeaway()}" for verdict in self.verdicts.values()))
+        told = [escape_markdown(verdict.takeaway()) for verdict in self.verdicts.values()]
+        _markdown("\n".join(f"- {sentence}" for sentence in told))
 
     def _keep(self, prediction: Prediction) -> None:
         try:
@@ -250,11 +285,12 @@ def _progress(items: Iterable, total: int, label: str) -> Iterator:
     """One line, rewritten (`label: 40 %`) and empty at the end."""
     from IPython.display import Markdown, display
 
+    label = escape_markdown(label)
     line = display(Markdown(label), display_id=True)
     last = 0
     for count, item in enumerate(items, start=1):
         yield item
-        percent = 100 * count // total
+        percent = 100 * count // max(1, total)
         if percent >= last + 5:
             line.update(Markdown(f"{label}: {percent} %"))
             last = percent

@@ -173,7 +173,7 @@ def against_margin(ax: Axes, verdict: Verdict, *, label: str, title: str = "") -
     ax.plot(min(effect.estimate, far), 0, "o", color=color, markersize=11)
     ax.axvline(margin, color="black", linewidth=1)
     ax.annotate(f"margin {margin:g}", (margin, 0.8), xytext=(4, 0), textcoords="offset points")
-    if verdict.claim.kind.startswith("ratio"):
+    if verdict.claim.measure == "ratio":
         ax.set_xlim(0, max(2 * margin, 1.15 * min(effect.high, far)))
     return ax
 

@@ -1,6 +1,7 @@
 """Copies of the lessons: nothing is overwritten, and nbgrader grades the students'."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from nbkit.course.cli import main
-from nbkit.course.copy import copy_lessons, without_solutions
+from nbkit.course.copy import copy_lessons, remove_solutions, without_solutions
 from nbkit.course.lessons import read_notebook
 from nbkit.lab.shipped import lessons_dir
 
@@ -139,6 +140,164 @@ def test_a_stub_without_a_docstring_keeps_its_first_line():
         "    return x",
         "    ### END SOLUTION",
     ]
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        (  # a signature of several lines, a comment that tells the solution, one after it too
+            "@lesson.exercise('f')\ndef f(\n    x,\n):\n    # double\n    return 2\n    # so",
+            "@lesson.exercise('f')\ndef f(\n    x,\n):\nB    # double\n    return 2\n    # so\nE",
+        ),
+        (
+            "@lesson.exercise(double)\ndef f(x): return 2 * x",
+            "@lesson.exercise(double)\ndef f(x):\nB    return 2 * x\nE",
+        ),
+        (  # imports and a helper beside it
+            "def g():\n    return 1\n\n@a.exercise('f')\ndef f(x):\n    return 1\n\ng()",
+            "def g():\n    return 1\n\n@a.exercise('f')\ndef f(x):\nB    return 1\nE\ng()",
+        ),
+        (  # the body begins with a decorated function
+            "@lesson.exercise('f')\ndef f(x):\n    @once\n    def g(): pass\n    return g",
+            "@lesson.exercise('f')\ndef f(x):\nB    @once\n    def g(): pass\n    return g\nE",
+        ),
+        (
+            "%matplotlib inline\n@lesson.exercise('f')\nasync def f(x):\n    return 1",
+            "%matplotlib inline\n@lesson.exercise('f')\nasync def f(x):\nB    return 1\nE",
+        ),
+    ],
+)
+def test_exercises_of_all_shapes_are_marked(source, expected):
+    begin, end = "    ### BEGIN SOLUTION\n", "    ### END SOLUTION"
+    cell, _ = without_solutions(new_notebook(cells=[new_code_cell(source)])).cells
+    wanted = re.sub("^B", begin, re.sub("^E$", end, expected, flags=re.M), flags=re.M)
+    assert [line for line in cell.source.splitlines() if line] == [
+        line for line in wanted.splitlines() if line
+    ]
+
+
+@pytest.mark.parametrize(
+    ("given", "points", "identifier"),
+    [
+        ('"double"', 'lesson.points("double")', "double"),
+        ("exercise='double'", 'lesson.points("double")', "double"),
+        ("doubling", "lesson.points(doubling)", "f"),
+        ("my.doubling", "lesson.points(my.doubling)", "f"),
+        ('Exercise("double", stub, right, [])', 'lesson.points("double")', "double"),
+        ("Exercise(stub=a, name='double')", 'lesson.points("double")', "double"),
+    ],
+)
+def test_the_grading_cell_asks_for_the_exercise_that_was_named(given, points, identifier):
+    source = f"@lesson.exercise({given})\ndef f(x):\n    return x"
+    cell, grade = without_solutions(new_notebook(cells=[new_code_cell(source)])).cells
+    assert grade.source == points
+    assert cell.metadata["nbgrader"]["grade_id"] == identifier
+    assert grade.metadata["nbgrader"]["grade_id"] == f"{identifier}-check"
+
+
+def test_two_exercises_of_one_cell_and_one_name_twice_have_ids_of_their_own():
+    two = "\n".join(f"@lesson.exercise('{n}')\ndef {n}(x):\n    return x" for n in "fg")
+    nb = without_solutions(new_notebook(cells=[new_code_cell(two), new_code_cell(two)]))
+    nbformat.validate(nb)
+    names = [cell.metadata["nbgrader"]["grade_id"] for cell in nb.cells]
+    assert names == ["f", "f-check", "g-check", "f-2", "f-2-check", "g-2-check"]
+    assert nb.cells[0].source.count("### BEGIN SOLUTION") == 2
+
+
+def test_what_its_author_has_marked_for_nbgrader_stays():
+    marked = new_code_cell("@lesson.exercise('f')\ndef f(x):\n    return x")
+    marked.metadata["nbgrader"] = {"grade_id": "mine"}
+    by_hand = (
+        "@lesson.exercise('g')\ndef g(x):\n    ### BEGIN SOLUTION\n    y\n    ### END SOLUTION"
+    )
+    cells = [marked, new_code_cell(by_hand)]
+    nb = without_solutions(new_notebook(cells=cells))
+    assert [cell.source for cell in nb.cells[:2]] == [marked.source, by_hand]
+    assert nb.cells[0].metadata["nbgrader"] == {"grade_id": "mine"}
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("a <details><summary>Solution</summary>x</details> b", "a b"),
+        ("<details open>\n<summary><b>solutions</b></summary>x\n</details>\nb", "b"),
+        ("<details><summary>A solution</summary><details>y</details>x</details>b", "b"),
+        ("a<details><summary>Solution</summary>never closed", "a"),
+        ("<details><summary>Hint</summary>x</details>", None),
+        (
+            "<details><summary>Solution</summary>1</details><details><summary>Solution</summary>2",
+            "",
+        ),
+    ],
+)
+def test_a_fold_out_with_a_solution_goes_whole(text, left):
+    assert remove_solutions(text) == (text if left is None else left)
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """A lesson of somebody's own: its claims, a module and a package that the module imports."""
+    folder = tmp_path / "own"
+    (folder / "tools").mkdir(parents=True)
+    (folder / "tools" / "__init__.py").write_text("WIDTH = 3")
+    (folder / "helper.py").write_text("import json, tools.deep")
+    (folder / "unused.py").write_text("")
+    (folder / "mine.toml").write_text("[c]")
+    (folder / "pyproject.toml").write_text("")
+    cells = [
+        new_code_cell('from helper import x\nlesson = Lesson("mine", claims="mine.toml")'),
+        new_code_cell("%%bash\nls"),
+        new_code_cell("@lesson.exercise(x)\ndef f(x):\n    return 2 * x", outputs=[]),
+        new_markdown_cell("<details><summary>Solution</summary>2 * x</details>"),
+    ]
+    nbformat.write(new_notebook(cells=cells), folder / "mine.ipynb")
+    monkeypatch.chdir(tmp_path)
+    return folder
+
+
+def test_a_lesson_of_one_s_own_is_copied_with_what_it_needs(own, capsys):
+    assert main(["copy", "out", "own/mine.ipynb", "--without-solutions"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "out: lessons copied: 1",
+        "out: with the files that they need: helper.py, mine.toml, tools/__init__.py",
+    ]
+    found = sorted(path.as_posix() for path in Path("out").rglob("*") if path.is_file())
+    assert found == [
+        f"out/{n}" for n in ("helper.py", "mine.ipynb", "mine.toml", "tools/__init__.py")
+    ]
+    student = read_notebook(Path("out/mine.ipynb"))
+    text = "\n".join(cell.source for cell in student.cells)
+    assert "### BEGIN SOLUTION" in text and "lesson.points(x)" in text and "<summary>" not in text
+
+    (own.parent / "out" / "mine.toml").write_text("my work")
+    assert main(["copy", "out", "own/mine.ipynb"]) == 0
+    assert (own.parent / "out" / "mine.toml").read_text() == "my work"
+
+
+def test_lessons_of_the_course_are_copied_by_name(own):
+    assert main(["copy", "out", "start_here", "own/mine.ipynb"]) == 0
+    assert {path.name for path in Path("out").glob("*.ipynb")} == {
+        "00_start_here.ipynb",
+        "mine.ipynb",
+    }
+
+
+@pytest.mark.parametrize("case", ["unknown", "twice", "no notebook", "no Python"])
+def test_what_cannot_be_copied_is_said_and_nothing_is(own, case, capsys):
+    (own / "b").mkdir()
+    (own / "b" / "mine.ipynb").write_bytes((own / "mine.ipynb").read_bytes())
+    nb = new_notebook(cells=[new_code_cell("@lesson.exercise('f')\ndef f(x:\n    return 1")])
+    nbformat.write(nb, own / "broken.ipynb")
+    (own / "odd.ipynb").write_text("{")
+    words, message = {
+        "unknown": (["own/yours.ipynb"], "no lesson 'own/yours.ipynb'"),
+        "twice": (["own/mine.ipynb", "own/b/mine.ipynb"], "two lessons are called mine.ipynb"),
+        "no notebook": (["own/mine.ipynb", "own/odd.ipynb"], "odd.ipynb is not a notebook"),
+        "no Python": (["own/broken.ipynb"], "broken.ipynb: an exercise cannot be read, line 2"),
+    }[case]
+    assert main(["copy", "out", *words, "--without-solutions"]) == 2
+    assert message in capsys.readouterr().err
+    assert not Path("out").exists()
 
 
 @pytest.fixture

@@ -106,6 +106,23 @@ def test_a_parameters_cell_is_one_and_has_a_guard(course, odd):
         read_knobs(nb)
 
 
+@pytest.mark.parametrize("cell", ["parameters", "guard"])
+def test_a_mistake_is_named_with_lesson_cell_and_line(course, cell):
+    path = course / "01_lr_finder.ipynb"
+    nb = nbformat.read(path, as_version=4)
+    nb.cells[1 if cell == "parameters" else 2].source = "\nthis is no Python"
+    nbformat.write(nb, path)
+    with pytest.raises(KnobError, match=rf"^01_lr_finder: the {cell} cell, line 2: expected Py"):
+        check_parameters(path, {})
+
+
+def test_a_tag_that_is_no_list_is_refused(course):
+    nb = nbformat.read(course / "01_lr_finder.ipynb", as_version=4)
+    nb.cells[1].metadata["tags"] = "parameters"
+    with pytest.raises(KnobError, match="tags of a cell must be a list of words, got 'parameters'"):
+        read_knobs(nb)
+
+
 def test_what_is_no_notebook_is_said_to_be_none(tmp_path):
     with pytest.raises(LessonError, match="there is no notebook"):
         read_notebook(tmp_path / "missing.ipynb")

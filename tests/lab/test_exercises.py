@@ -130,3 +130,17 @@ def test_an_input_is_told_in_short_and_as_it_came():
 def test_an_unknown_exercise_is_named():
     with pytest.raises(ValueError, match="no exercise 'other', only range_test"):
         load_exercise("01_lr_finder", "other")
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"name": "two words"}, "name must be that of a function, got 'two words'"),
+        ({"checks": []}, "read_verdict must have at least one check"),
+        ({"checks": ["no"]}, "each check of read_verdict must be functions, got 'no'"),
+        ({"reference": None}, "each check of read_verdict must be functions, got None"),
+    ],
+)
+def test_an_exercise_that_could_not_be_checked_is_refused(changed, message):
+    with pytest.raises(ValueError, match=message):
+        replace(load_exercise("00_start_here", "read_verdict"), **changed)

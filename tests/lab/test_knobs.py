@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from nbkit.lab.knob_cells import read_parameters, read_ranges
 from nbkit.lab.knobs import (
     Knob,
     KnobError,
@@ -11,8 +12,6 @@ from nbkit.lab.knobs import (
     check_values,
     flag,
     log,
-    read_parameters,
-    read_ranges,
     with_ranges,
 )
 

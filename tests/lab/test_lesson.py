@@ -3,6 +3,8 @@
 import math
 
 import pytest
+import torch
+from nbconvert.filters import markdown2html_mistune
 
 from nbkit.lab import lesson as module
 from nbkit.lab.evidence.stats import Interval
@@ -96,6 +98,12 @@ def test_the_guard_wants_every_knob_declared(notebook):
         notebook["lesson"].knobs(**RANGES, momentum=between(0, 1))
 
 
+@pytest.mark.parametrize("range_", [10.0, log, (0.1, 10)])
+def test_the_guard_wants_a_range_for_each(notebook, range_):
+    with pytest.raises(KnobError, match=r"max_lr must be given a range, max_lr=log\(0.1, 10\) or"):
+        notebook["lesson"].knobs(max_lr=range_, steps=between(1, 500))
+
+
 def test_a_type_that_no_slider_has_is_refused(notebook):
     notebook["__annotations__"]["max_lr"] = list
     with pytest.raises(KnobError, match="type must be among bool, int, float, str"):
@@ -145,6 +153,23 @@ def test_the_claims_are_stated_before_they_are_measured(notebook, shown):
     assert "| below 1.25 | 8 seeds |" in text and "| exact | 8 seeds |" in text
 
 
+def test_what_a_claim_says_stays_text(tmp_path, shown):
+    """In the page that nbconvert makes, a script in a claim would be alive."""
+    odd = "<script>alert(1)</script> [a](javascript:alert(1)) | `code_` $x$\\n<img src=x onerror=y>"
+    fields = "\n".join(f'{name} = "{odd}"' for name in ("sentence", "source", "metric", "refuted"))
+    about = 'lesson = "x"\nmeasure = "ratio"\nside = "below"\nmargin = 1.0\nn = 8\n'
+    (tmp_path / "own.toml").write_text(f"[c]\n{about}{fields}\n")
+    lesson = Lesson("x", {}, claims=tmp_path / "own.toml")
+    lesson.state_claims()
+    lesson.verdict("c", Interval(1.5, 1.2, 1.9, 8))
+    lesson.takeaways()
+    for text, _ in (shown[0], shown[-1]):
+        page = markdown2html_mistune(text)
+        assert "<script" not in page and "<img" not in page and "<a " not in page
+        assert "&lt;script&gt;alert(1)" in page and "<code>code_</code>" in page
+    assert len(shown[0][0].splitlines()) == 3  # head, line, one row
+
+
 def test_an_exercise_gives_back_the_learners_function_when_it_passes(notebook, capsys):
     def mine(train_step, optimizer, lrs):
         losses = []
@@ -164,6 +189,104 @@ def test_an_exercise_goes_on_with_the_reference_until_then(notebook, capsys):
     got = notebook["lesson"].exercise("range_test")(lambda step, optimizer, lrs: [])
     assert got.__name__ == "reference"
     assert "not yet. for lrs = [0.01, 0.1, 1.0] expected" in capsys.readouterr().out
+
+
+def right(low, high, margin):
+    """What the exercise of the first lesson asks for."""
+    if high < margin:
+        return "SUPPORTED"
+    return "REFUTED" if low > margin else "INCONCLUSIVE"
+
+
+def graded(attempt, meddle=lambda lesson: None):
+    """The points for an attempt, after a cell of the student's has meddled with the lesson."""
+    lesson = Lesson("00_start_here", {})
+    lesson.exercise("read_verdict")(attempt)
+    meddle(lesson)
+    return lesson.points("read_verdict")
+
+
+def test_a_point_is_for_a_function_that_passes():
+    assert (graded(right), graded(lambda *_: "REFUTED")) == (1, 0)
+    assert Lesson("00_start_here", {}).points("read_verdict") == 0
+
+
+class Lax:
+    """An exercise that anything passes."""
+
+    name, checks, reference = "read_verdict", [], staticmethod(right)
+
+    def check(self, attempt):
+        return None
+
+    find_failure = check
+
+
+@pytest.mark.parametrize(
+    "meddle",
+    [
+        lambda lesson: setattr(lesson, "_failures", {"read_verdict": None}),
+        lambda lesson: setattr(lesson, "_attempts", {"read_verdict": None}),
+        lambda lesson: lesson._attempts.update(read_verdict=(Lax(), lambda *_: "REFUTED")),
+        lambda lesson: lesson._attempts.clear(),
+        lambda lesson: setattr(lesson, "name", "own"),
+        lambda lesson: lesson.exercise("read_verdict")(lambda *_: exit()),
+    ],
+)
+def test_a_variable_earns_no_point(meddle):
+    assert graded(lambda *_: "REFUTED", meddle) == 0
+
+
+def test_an_attempt_that_ends_the_kernel_no_longer_counts_as_the_earlier_one():
+    def leave(*_):
+        raise SystemExit
+
+    assert graded(right, lambda lesson: lesson.exercise("read_verdict")(leave)) == 0
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    def interrupted(lesson):
+        with pytest.raises(KeyboardInterrupt):
+            lesson.exercise("read_verdict")(stop)
+
+    assert graded(right, interrupted) == 0
+
+
+def test_the_reference_is_nobody_s_attempt(capsys):
+    lesson = Lesson("00_start_here", {})
+    replaced = lesson.exercise("read_verdict")(lambda *_: "REFUTED")
+    lesson.exercise("read_verdict")(replaced)  # the cell run again with what it gave back
+    assert lesson.points("read_verdict") == 0
+    assert "not yet. this is the reference" in capsys.readouterr().out
+
+
+def test_grading_prints_nothing_and_moves_no_random_state(capsys):
+    def loud(low, high, margin):
+        print("here", torch.rand(1))
+        return right(low, high, margin)
+
+    lesson = Lesson("00_start_here", {})
+    lesson.exercise("read_verdict")(loud)
+    capsys.readouterr()
+    state = torch.get_rng_state()
+    assert lesson.points("read_verdict") == 1
+    assert capsys.readouterr().out == "" and torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("name", ["weight_decay", "own", "own_..clipping", "x_"])
+def test_a_lesson_without_exercises_of_nbkit_s_says_what_to_hand_over(tmp_path, name):
+    text = 'sentence = "s."\nsource = "s"\nmetric = "m"\nmeasure = "equality"\nn = 8\n'
+    (tmp_path / "own.toml").write_text(f'[c]\nlesson = "{name}"\n{text}')
+    lesson = Lesson(name, {}, claims=tmp_path / "own.toml")
+    with pytest.raises(ValueError, match=r"no exercises of lesson .* hand over the exerc"):
+        lesson.exercise("double")
+    assert lesson.points("double") == 0
+
+
+def test_the_live_lab_wants_the_guard_first():
+    with pytest.raises(KnobError, match=r"no knobs yet: call `lesson.knobs"):
+        Lesson("01_lr_finder", {}).explore(lambda fig: None)
 
 
 def test_progress_hands_the_items_on_and_leaves_an_empty_line(notebook, monkeypatch):

@@ -10,7 +10,7 @@ from nbkit.lab import plots
 from nbkit.lab.evidence.claims import Claim, judge
 from nbkit.lab.evidence.stats import Interval
 
-CLAIM = Claim("id", "01_x", "s.", "w", "m", "ratio_below", 8, "y", "n", "o", margin=1.25)
+CLAIM = Claim("id", "01_x", "s.", "w", "m", "ratio", "below", 8, "y", "n", "o", margin=1.25)
 
 
 def test_seeds_draws_a_line_a_seed_and_their_median(ax):

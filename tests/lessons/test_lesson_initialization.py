@@ -102,7 +102,7 @@ def test_a_short_log_scale_has_plain_numbers_and_a_long_one_has_powers(axes):
 
 
 def test_each_depth_has_its_interval_in_the_colour_of_its_verdict(axes):
-    claim = Claim("id", "l", "s.", "w", "m", "ratio_below", 8, margin=0.8)
+    claim = Claim("id", "l", "s.", "w", "m", "ratio", "below", 8, margin=0.8)
     bounds = {2: (1.1, 1.0, 1.2), 8: (0.8, 0.7, 0.9), 20: (0.5, 0.4, 0.6)}
     verdicts = {depth: judge(claim, Interval(*b, 8)) for depth, b in bounds.items()}
     lab.when(axes[0], verdicts, x="hidden layers", y="ratio")
@@ -114,7 +114,7 @@ def test_each_depth_has_its_interval_in_the_colour_of_its_verdict(axes):
 
 
 def test_one_depth_that_was_not_measured_leaves_the_others(axes):
-    claim = Claim("id", "l", "s.", "w", "m", "ratio_below", 8, margin=0.8)
+    claim = Claim("id", "l", "s.", "w", "m", "ratio", "below", 8, margin=0.8)
     few = judge(claim, Interval(0.5, 0.4, 0.6, 3))
     lab.when(axes[0], {2: few}, x="x", y="y")
     assert [text.get_text() for text in axes[0].get_legend().get_texts()] == ["skipped"]

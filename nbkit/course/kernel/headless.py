@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from nbkit.lab.threads import read_thread_count
+
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
@@ -17,9 +19,13 @@ def headless_environment(ipython_dir: str | Path) -> dict[str, str]:
 
     One compute thread unless `OMP_NUM_THREADS` says otherwise: the models of the lessons are too
     small for more, sums come out in the same order on every machine, and lessons that run beside
-    each other do not fight for the cores.
+    each other do not fight for the cores. Empty counts as unset, as it does for the OpenMP library.
+
+    Raises:
+        ValueError: if a variable that counts threads is neither empty nor a number.
     """
-    environment = dict(os.environ)
+    environment = {name: text for name, text in os.environ.items() if name not in THREADS}
+    environment |= {name: os.environ[name] for name in _thread_counts()}
     environment.pop("JPY_SESSION_NAME", None)  # a front end's: it would look as if someone watched
     environment.pop("MPLBACKEND", None)  # the kernel sets its own, which stores the pictures
     environment.setdefault("OMP_NUM_THREADS", "1")
@@ -34,17 +40,24 @@ def share_threads(jobs: int) -> dict[str, str]:
     """The variables that give each of `jobs` kernels its share of the cores.
 
     None gets more than it had alone: what the environment asks for, or one.
+
+    Raises:
+        ValueError: if a variable that counts threads is neither empty nor a number.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     share = max(1, (cores or 1) // jobs)
-    asked = {name: os.environ[name] for name in THREADS if name in os.environ}
-    asked.setdefault("OMP_NUM_THREADS", "1")
+    counts = _thread_counts()
     if jobs == 1:
-        return asked
-    return {name: str(min(share, _first(value) or share)) for name, value in asked.items()}
+        return {"OMP_NUM_THREADS": "1"} | {name: os.environ[name] for name in counts}
+    asked = {"OMP_NUM_THREADS": 1} | counts
+    return {name: str(min(share, count)) for name, count in asked.items()}
 
 
-def _first(value: str) -> int:
-    """The number in `4`, or the outermost in `4,2`; 0 where there is none."""
-    first = value.split(",")[0].strip()
-    return int(first) if first.isdigit() else 0
+def _thread_counts() -> dict[str, int]:
+    """The thread counts that the environment asks for, by variable; an empty one asks for none."""
+    counts = {}
+    for name in THREADS:
+        count = read_thread_count(name, os.environ.get(name, ""))
+        if count is not None:
+            counts[name] = count
+    return counts

@@ -70,7 +70,10 @@ def run(
     """
     if to_ledger and grid:
         raise LessonError("the ledger holds one run of a lesson: record without a grid.")
-    environment = share_threads(jobs) if executor == LOCAL else {}
+    try:
+        environment = share_threads(jobs) if executor == LOCAL else {}
+    except ValueError as error:
+        raise LessonError(error) from error
     tasks = plan(
         *(lessons, out, with_profile(parameters, profile), grid, timeout),
         environment=environment,

@@ -28,6 +28,7 @@ from nbkit.course.run.gpu import lease
 from nbkit.course.run.tasks import Task, check_place
 from nbkit.lab.knobs import KnobError
 from nbkit.lab.machine import machine
+from nbkit.lab.threads import read_thread_count
 
 STOPPED = "stopped by Ctrl-C"
 
@@ -179,7 +180,7 @@ def _save(task: Task, record: Record) -> None:
 
 def _open_record(task: Task) -> Record:
     environment = {**headless_environment(""), **task.environment}
-    threads = int(environment["OMP_NUM_THREADS"].split(",")[0])
+    threads = read_thread_count("OMP_NUM_THREADS", environment["OMP_NUM_THREADS"])
     return task.record(
         status=RUNNING,
         started=datetime.now(UTC).isoformat(timespec="seconds"),

@@ -9,8 +9,7 @@ from __future__ import annotations
 import math
 import os
 import sys
-import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +18,7 @@ import torch
 
 import nbkit
 from nbkit.lab import shipped
+from nbkit.lab.evidence.claims_file import read_entries
 from nbkit.lab.evidence.intervals import NOISE, Interval
 from nbkit.lab.evidence.proportions import exact_p
 from nbkit.lab.machine import machine
@@ -34,8 +34,8 @@ MEASURES = {
     "proportion": (0.0, 1.0),
     "proportion_difference": (-1.0, 1.0),
 }
-KINDS = {f"{name}_{side}": ends for name, ends in MEASURES.items() for side in ("below", "above")}
-KINDS |= {"equivalent": (0.0, math.inf), "exact": (math.nan, math.nan)}
+EQUALITY = "equality"  # of pairs: it has neither a side nor a margin
+SIDES = ("below", "above", "within")
 
 NEEDS: dict[str, Callable[[], bool]] = {
     "cuda": torch.cuda.is_available,
@@ -49,9 +49,10 @@ NEEDS: dict[str, Callable[[], bool]] = {
 class Claim:
     """One entry of `data/claims.toml`.
 
-    `kind` is what is measured and on which side of `margin` the claim puts it: "ratio_below",
-    "ratio_above", the same of "difference", "proportion" and "proportion_difference"; "equivalent"
-    (the difference lies within -margin and margin) or "exact" (every pair is equal, bit for bit).
+    `measure` is what is measured: "ratio", "difference", "proportion", "proportion_difference", or
+    "equality": of each pair, whether both are equal bit for bit. `side` is where the claim puts it:
+    "below" or "above" the `margin`, or, of a difference, "within" -margin and margin. An equality
+    has neither side nor margin.
     `n` is the number of `over` (seeds, test examples, timings) that the claim needs to be judged;
     it is sized for a `spread`: the standard deviation, from one of them to the next, of the
     difference or of the ratio's logarithm. `needs` are names of NEEDS. `deterministic`: what is
@@ -63,7 +64,8 @@ class Claim:
     sentence: str
     source: str
     metric: str
-    kind: str
+    measure: str
+    side: str | None
     n: int
     supported: str = ""
     refuted: str = ""
@@ -80,35 +82,54 @@ class Claim:
 
     def _problem(self) -> str | None:
         """What keeps this claim from being judged."""
-        named = [("kind", self.kind, KINDS), ("over", self.over, NOISE)]
+        named = [("measure", self.measure, [*MEASURES, EQUALITY]), ("over", self.over, NOISE)]
         for field, value, known in [*named, *(("needs", need, NEEDS) for need in self.needs)]:
             if value not in known:
                 return f"{field} must be among {', '.join(known)}, got {value!r}."
-        low, high = KINDS[self.kind]
-        if (self.margin is None) != (self.kind == "exact"):
-            return "a margin belongs to every kind but 'exact', and not to that."
-        if self.margin is not None and not low < self.margin < high:
-            return f"the margin of {self.kind!r} lies between {low} and {high}, got {self.margin}."
-        if self.deterministic and self.kind.startswith(("proportion", "exact")):
-            return f"deterministic belongs to a ratio or a difference, not to {self.kind!r}."
+        return self._problem_of_side() or self._problem_of_size()
+
+    def _problem_of_side(self) -> str | None:
+        """What is wrong with the side and the margin."""
+        if self.measure == EQUALITY:
+            given = [name for name in ("side", "margin") if getattr(self, name) is not None]
+            told = f"an equality has no {' and no '.join(given)}: every pair is equal. Take it out."
+            return told if given else None
+        if self.side not in SIDES:
+            return f"side must be among {', '.join(SIDES)}, got {self.side!r}."
+        if self.side == "within" and self.measure != "difference":
+            return f'side = "within" belongs to a difference, not to a {self.measure}.'
+        if self.margin is None:
+            return f"a {self.measure} needs a margin: the size that it is {self.side}."
+        low, high = (0.0, math.inf) if self.side == "within" else MEASURES[self.measure]
+        if not low < self.margin < high:
+            return (
+                f"the margin of a {self.measure} {self.side} it must lie between {low} and {high}, "
+                f"got {self.margin}."
+            )
+        return None
+
+    def _problem_of_size(self) -> str | None:
+        """What is wrong with the sample that the claim asks for."""
+        if self.deterministic and self.measure not in ("ratio", "difference"):
+            return f"deterministic belongs to a ratio or a difference, not to {self.measure!r}."
+        if self.spread is not None and not 0 < self.spread < math.inf:
+            return f"spread must be a number above 0, got {self.spread}."
         return None if self.n >= 1 else f"n must be at least 1, got {self.n}."
 
     @property
     def confidence(self) -> float:
         """Of the interval that decides it: two one-sided tests at 5 % are an interval of 90 %."""
-        return 0.90 if self.kind == "equivalent" else 0.95
+        return 0.90 if self.side == "within" else 0.95
 
     def bound(self) -> str:
         """The margin in words: `below 1.25`, `within ±0.01`, `exact`."""
         if self.margin is None:
             return "exact"
-        if self.kind == "equivalent":
-            return f"within ±{self.margin:g}"
-        return f"{self.kind.rpartition('_')[2]} {self.margin:g}"
+        return f"{self.side} {'±' if self.side == 'within' else ''}{self.margin:g}"
 
     def holds(self, effect: float) -> bool:
         """Whether an effect of that size, known exactly, would make the claim true."""
-        return self.side(effect, effect) == SUPPORTED
+        return self.decide_range(effect, effect) == SUPPORTED
 
     def decide(self, effect: Interval) -> str:
         """SUPPORTED if the whole interval lies where the claim says, REFUTED if it lies beyond.
@@ -118,30 +139,30 @@ class Claim:
         """
         if self.lacks_spread(effect):
             return INCONCLUSIVE
-        share = self.kind in ("proportion_below", "proportion_above")
-        if share and exact_p(effect, self.margin or 0.0) > 1 - effect.confidence:
+        alpha = 1 - effect.confidence
+        if self.measure == "proportion" and exact_p(effect, self.margin or 0.0) > alpha:
             return INCONCLUSIVE
-        return self.side(effect.low, effect.high)
+        return self.decide_range(effect.low, effect.high)
 
     def lacks_spread(self, effect: Interval) -> bool:
         """Whether all values were one number, though they are a sample of something noisy.
 
         A ratio of 0 or infinity is none: those runs have diverged, and were counted.
         """
-        lost = self.kind.startswith("ratio") and effect.low in (0.0, math.inf)
+        lost = self.measure == "ratio" and effect.low in (0.0, math.inf)
         return effect.low == effect.high and not (self.deterministic or lost)
 
-    def side(self, low: float, high: float) -> str:
-        """What follows if the effect lies somewhere from low to high.
+    def decide_range(self, low: float, high: float) -> str:
+        """Decide the claim for an effect that lies somewhere from low to high.
 
         A bound that misses the margin by no more than rounding lies on it: it decides nothing.
         """
         assert self.margin is not None
         near = ROUNDING * max(1.0, abs(self.margin))
         under, over = self.margin - near, self.margin + near
-        if self.kind == "equivalent":
+        if self.side == "within":
             inside, outside = -under < low and high < under, high < -over or over < low
-        elif self.kind.endswith("below"):
+        elif self.side == "below":
             inside, outside = high < under, low > over
         else:
             inside, outside = low > over, high < under
@@ -179,7 +200,7 @@ class Verdict:
 
         None where nothing was tested: skipped, exact, or an interval written down by hand.
         """
-        effect, sides = self.effect, 2 if self.claim.kind == "equivalent" else 1
+        effect, sides = self.effect, 2 if self.claim.side == "within" else 1
         if effect is None or effect.at is None or self.verdict == SKIPPED:
             return None
 
@@ -221,20 +242,17 @@ def all_claims(register: Path | None = None) -> dict[str, Claim]:
     Args:
         register: a file like `data/claims.toml`, which it is by default.
     Raises:
-        ValueError: if an entry has a wrong or missing field.
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is not TOML, or an entry has a wrong or missing field.
     """
     register = shipped.shipped_file("claims.toml") if register is None else register
-    optional = {"margin", "needs", "over", "spread", "deterministic"}
-    optional |= {"supported", "refuted", "inconclusive"}
-    fields = set(Claim.__dataclass_fields__) - {"id"}
     claims = {}
-    for identifier, entry in tomllib.loads(register.read_text(encoding="utf-8")).items():
-        odd = (set(entry) - fields) | (fields - optional - set(entry))
-        if odd:
-            wrong = ", ".join(sorted(odd))
-            raise ValueError(f"{register.name}, [{identifier}]: wrong or missing: {wrong}.")
+    for identifier, entry in read_entries(register).items():
         needs = tuple(entry.pop("needs", ()))
-        claims[identifier] = Claim(id=identifier, needs=needs, **entry)
+        try:
+            claims[identifier] = Claim(**{"id": identifier, "side": None, "needs": needs, **entry})
+        except ValueError as error:
+            raise ValueError(f"{register.name}, {error}") from None
     return claims
 
 
@@ -251,7 +269,8 @@ def load_claims(lesson: str, register: Path | None = None) -> dict[str, Claim]:
     claims = {name: claim for name, claim in every.items() if claim.lesson == lesson}
     if not claims:
         file = "claims.toml" if register is None else register
-        raise ValueError(f"{file} has no claim of lesson {lesson!r}.")
+        known = ", ".join(dict.fromkeys(repr(claim.lesson) for claim in every.values())) or "none"
+        raise ValueError(f"{file} has no claim of lesson {lesson!r}. It has claims of: {known}.")
     return claims
 
 
@@ -265,11 +284,11 @@ def judge(claim: Claim, measured: Interval | Sequence[bool] | None = None) -> Ve
     """The verdict on a claim from what was measured.
 
     Args:
-        measured: for "exact" whether each pair is equal; for every other kind the interval of the
-            effect, which is asked at the claim's own confidence. None where it could not be
-            measured, because the machine lacks what the claim needs.
+        measured: for an equality whether each pair is equal; for every other measure the interval
+            of the effect, which is asked at the claim's own confidence. None where it could
+            not be measured, because the machine lacks what the claim needs.
     Raises:
-        ValueError: if it was measured as another kind, over other noise or at a lower confidence
+        ValueError: if something else was measured, over other noise or at a lower confidence
             than the claim states, or not at all although nothing is missing.
 
     SUPPORTED, REFUTED or INCONCLUSIVE by `Claim.decide`; SKIPPED when the machine lacks what the
@@ -282,7 +301,7 @@ def judge(claim: Claim, measured: Interval | Sequence[bool] | None = None) -> Ve
         reason = f"{effect.n} of the {claim.n} {claim.over} it needs"
         return Verdict(claim, SKIPPED, reason, effect)
 
-    if claim.kind == "exact":
+    if claim.measure == EQUALITY:
         equal = round(effect.estimate * effect.n)
         verdict = SUPPORTED if equal == effect.n else REFUTED
         return Verdict(claim, verdict, f"{equal} of {effect.n} pairs are equal", effect)
@@ -293,10 +312,15 @@ def _effect(claim: Claim, measured: Interval | Sequence[bool] | None) -> Interva
     """What was measured as the interval that decides."""
     if measured is None:
         raise ValueError(f"{claim.id} was not measured, though this machine has what it needs.")
-    if isinstance(measured, Interval) == (claim.kind == "exact"):
-        wanted = "pairs that are equal or not" if claim.kind == "exact" else "an Interval"
-        raise ValueError(f"{claim.id} is {claim.kind!r}: it needs {wanted}, got {measured!r}.")
+    is_pairs = isinstance(measured, Iterable) and not isinstance(measured, str | Mapping)
+    if not (is_pairs if claim.measure == EQUALITY else isinstance(measured, Interval)):
+        pairs = claim.measure == EQUALITY
+        expected = "a list of whether each pair is equal" if pairs else "an Interval"
+        raise ValueError(
+            f"{claim.id} measures {claim.measure}: expected {expected}, got {measured!r}."
+        )
     if not isinstance(measured, Interval):
+        measured = list(measured)
         equal = sum(bool(same and same == same) for same in measured)  # NaN is nothing's equal
         share = equal / max(1, len(measured))
         return Interval(share, share, share, len(measured), over=claim.over)
@@ -315,18 +339,17 @@ def _effect(claim: Claim, measured: Interval | Sequence[bool] | None) -> Interva
 def _reason(claim: Claim, effect: Interval) -> str:
     assert claim.margin is not None
     if claim.lacks_spread(effect):
-        what = "ratios" if claim.kind.startswith("ratio") else "differences"
+        what = "ratios" if claim.measure == "ratio" else "differences"
         alike = f"the {effect.n} {what} are all the same"
         return f"{alike}: without any spread they are one measurement, not {effect.n}"
-    side = claim.side(effect.low, effect.high)
-    if side == INCONCLUSIVE:
+    decided = claim.decide_range(effect.low, effect.high)
+    if decided == INCONCLUSIVE:
         return "the margin lies inside the interval"
     if claim.decide(effect) == INCONCLUSIVE:
         return "the exact binomial test leaves the margin open"
-    if claim.kind == "equivalent":
-        return (
-            f"the whole interval lies {'between' if side == SUPPORTED else 'outside'} the margins"
-        )
+    if claim.side == "within":
+        where = "between" if decided == SUPPORTED else "outside"
+        return f"the whole interval lies {where} the margins"
     return (
         f"the whole interval lies {'below' if effect.high < claim.margin else 'above'} the margin"
     )

@@ -21,7 +21,7 @@ GROUPS = ((50, 65), (66, 80), (81, 99))
 
 
 @dataclass(frozen=True)
-class Entry:
+class KeptPrediction:
     """One prediction; `right`, `inside` and `brier` are None until it has been scored."""
 
     claim: str
@@ -69,16 +69,21 @@ class Diary:
         self._append(claim=first.claim, right=score.right, inside=score.inside, brier=score.brier)
         return True
 
-    def entries(self) -> dict[str, Entry]:
+    def entries(self) -> dict[str, KeptPrediction]:
         """Every prediction by its claim, in the order in which they were made."""
-        found: dict[str, Entry] = {}
-        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
+        found: dict[str, KeptPrediction] = {}
+        text = self.path.read_bytes().decode(errors="replace") if self.path.exists() else ""
+        lines = text.splitlines()
         for number, line in enumerate(lines, start=1):
             try:
                 told = json.loads(line)
                 told.pop("when")
                 before = vars(found[told["claim"]]) if "right" in told else {}
-                found[told["claim"]] = Entry(**{**before, **told})
+                entry = KeptPrediction(**{**before, **told})
+                is_number = isinstance(entry.guess, int | float)
+                if not (is_number and entry.confidence in range(50, 100)):
+                    raise ValueError("no prediction")
+                found[entry.claim] = entry
             except (ValueError, KeyError, TypeError, AttributeError):
                 raise ValueError(
                     f"{self.path}, line {number} is not a prediction: {line[:60]!r}. "
@@ -118,7 +123,7 @@ class Calibration(Report):
         return summary, ("you said", "on average", "you were right", "share, 95 % interval"), rows
 
 
-def calibrate(entries: Sequence[Entry]) -> Calibration:
+def calibrate(entries: Sequence[KeptPrediction]) -> Calibration:
     """Group the scored predictions by how sure the learner was.
 
     Raises:

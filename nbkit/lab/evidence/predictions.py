@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from numbers import Integral, Real
 
-from nbkit.lab.evidence.claims import INCONCLUSIVE, SKIPPED, SUPPORTED, Claim, Verdict
+from nbkit.lab.evidence.claims import INCONCLUSIVE, MEASURES, SKIPPED, SUPPORTED, Claim, Verdict
+
+
+def _is_real(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
 @dataclass(frozen=True)
@@ -12,7 +18,8 @@ class Prediction:
     """The size that the learner expects, and how sure they are of the side of the margin.
 
     Raises:
-        ValueError: if the claim has no margin to be on a side of, or confidence is not 50 to 99.
+        ValueError: if the claim has no margin to be on a side of, the guess is no size that its
+            measure can have, or confidence is no whole number from 50 to 99.
     """
 
     claim: Claim
@@ -22,6 +29,18 @@ class Prediction:
     def __post_init__(self) -> None:
         if self.claim.margin is None:
             raise ValueError(f"{self.claim.id} is exact: there is no size to predict.")
+        low, high = MEASURES[self.claim.measure]
+        if not _is_real(self.guess) or not low <= self.guess <= high:
+            raise ValueError(
+                f"guess must be a finite number from {low:g} to {high:g}, as a "
+                f"{self.claim.measure.replace('_', ' ')} can be, got {self.guess!r}."
+            )
+        if not isinstance(self.confidence, Integral) or isinstance(self.confidence, bool):
+            raise ValueError(
+                f"confidence is a whole number of percent from 50 to 99, got {self.confidence!r}."
+            )
+        object.__setattr__(self, "guess", float(self.guess))  # numpy's are no JSON
+        object.__setattr__(self, "confidence", int(self.confidence))
         if not 50 <= self.confidence <= 99:
             raise ValueError(
                 f"confidence is a percentage from 50 (a coin) to 99, got {self.confidence}. "

@@ -14,12 +14,14 @@ import time
 import traceback
 import uuid
 from collections.abc import Mapping
+from typing import Any
 
 from nbkit.lab.knobs import Knob, Value, check_values
 from nbkit.lab.live.fitting import Fit, Fitting, Picture, knobs_of
 from nbkit.lab.live.gc_pause import Tidy, old_objects_kept
 from nbkit.lab.live.headless_stops import Stops, format_value, static
 from nbkit.lab.live.is_live import in_vs_code, is_live
+from nbkit.lab.live.shown_labs import forget_shown, replace_shown
 from nbkit.lab.live.stop_button import StopButton
 
 __all__ = ["Explorer", "Stops", "explore", "is_live", "show", "static"]
@@ -78,7 +80,11 @@ def explore(
     The first run happens here: what it raises is the cell's error.
     """
     ui = Explorer(fit, knobs, start, figsize=figsize, dpi=dpi, seed=seed, every=every)
-    ui.run()
+    try:
+        ui.run()
+    except BaseException:
+        ui.close()
+        raise
     return ui
 
 
@@ -100,15 +106,14 @@ class Explorer:
         seed: int,
         every: float,
     ) -> None:
-        from nbkit.lab.live.controls import control
         from nbkit.lab.live.explorer_view import Screen
 
         self.fit, self.seed, self.every = fit, seed, every
         self.knobs = knobs_of(fit, knobs)
-        self.controls = {
-            name: control(knob, knob.read(start.get(name, knob.default)))
-            for name, knob in self.knobs.items()
+        values = {
+            name: knob.read(start.get(name, knob.default)) for name, knob in self.knobs.items()
         }
+        self.controls = _make_controls(self.knobs, values)
         self.picture = Picture(figsize, dpi)
         self.screen = Screen(list(self.controls.values()), width=round(figsize[0] * dpi))
         self.result, self.seconds, self.png = "", 0.0, b""
@@ -153,6 +158,17 @@ class Explorer:
             self._fail(error)
             raise
         return self.result
+
+    def close(self) -> None:
+        """Take the lab off the page and give back its memory; a run on the way is dropped."""
+        from nbkit.lab.live.explorer_view import close_tree
+
+        self._begun = self._asked
+        self._running = None
+        forget_shown(self)
+        close_tree(self.screen)
+        self.picture.release()
+        self.png = b""
 
     def _set(self, values: Mapping[str, Value]) -> None:
         """Set controls without a run of their own."""
@@ -243,6 +259,7 @@ class Explorer:
     def _ipython_display_(self) -> None:
         from IPython.display import display
 
+        replace_shown(self)
         display(self.screen)
         if not in_vs_code():  # there the copy could not be hidden
             self._display_id = self._display_id or uuid.uuid4().hex
@@ -256,3 +273,19 @@ class Explorer:
         data = {"image/png": base64.b64encode(self.png).decode(), "text/plain": alt}
         metadata = {"image/png": {"alt": alt}}
         display(data, raw=True, metadata=metadata, display_id=self._display_id, update=update)
+
+
+def _make_controls(knobs: Mapping[str, Knob], values: Mapping[str, Value]) -> dict[str, Any]:
+    """A widget for each knob; if one has none, those before it are closed again."""
+    from nbkit.lab.live.controls import control
+    from nbkit.lab.live.explorer_view import close_tree
+
+    made: dict[str, Any] = {}
+    try:
+        for name, knob in knobs.items():
+            made[name] = control(knob, values[name])
+    except BaseException:
+        for widget in made.values():
+            close_tree(widget)
+        raise
+    return made

@@ -49,3 +49,19 @@ class Screen(widgets.VBox):
 
     def _repr_mimebundle_(self, **options: Any) -> dict[str, Any]:
         return {**(super()._repr_mimebundle_(**options) or {}), "text/plain": _WITHOUT}
+
+
+def close_tree(root: widgets.Widget) -> None:
+    """Close a widget with every widget in it, their layouts and styles too."""
+    waiting, seen = [root], set()
+    while waiting:
+        widget = waiting.pop()
+        if widget in seen:
+            continue
+        seen.add(widget)
+        for name in widget.keys:
+            value = getattr(widget, name, None)
+            several = value if isinstance(value, list | tuple) else [value]
+            waiting.extend(part for part in several if isinstance(part, widgets.Widget))
+        widget.unobserve_all()
+        widget.close()

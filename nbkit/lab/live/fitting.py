@@ -82,6 +82,14 @@ class Picture:
         self.figure.clear()
         self.figure.set_layout_engine("constrained")
 
+    def release(self) -> None:
+        """Empty the figure and give its pixels back; another picture may still be drawn."""
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+        self.clear()
+        self._places = []
+        self._canvas = FigureCanvasAgg(self.figure)  # the one before holds the last picture
+
     def png(self, *, lay_out: bool = True) -> bytes:
         """What the figure shows.
 

@@ -19,6 +19,7 @@ from nbkit.lab import plots, shipped
 from nbkit.lab.cost.timing import Timing, memory_report, time_it
 from nbkit.lab.data import Data
 from nbkit.lab.evidence.intervals import Interval
+from nbkit.lab.markdown import escape_markdown
 from nbkit.lab.models import mlp
 from nbkit.lab.runs.training import one_thread
 
@@ -272,8 +273,8 @@ def recorded(lesson: str, ledger: Path | None = None) -> str:
     folder = ledger or shipped.data_dir() / "ledger"
     records = [json.loads(path.read_text()) for path in sorted(folder.glob(f"*/{lesson}.json"))]
     rows = [
-        f"| `{one['claim']}` | {one['verdict']} | {_effect(one)} | {record['machine']['gpu']} | "
-        f"{record['started'][:10]} |"
+        f"| `{one['claim']}` | {one['verdict']} | {_effect(one)} | "
+        f"{escape_markdown(record['machine']['gpu'])} | {record['started'][:10]} |"
         for record in records
         if record["machine"]["gpu"]
         for one in record["verdicts"]
@@ -289,6 +290,6 @@ def recorded(lesson: str, ledger: Path | None = None) -> str:
 
 def _effect(verdict: Mapping) -> str:
     if verdict["effect"] is None:
-        return verdict["reason"]
+        return escape_markdown(verdict["reason"])
     low, high = ("∞" if end is None else f"{end:.3g}" for end in verdict["interval"])
     return f"{verdict['effect']:.3g} [{low}, {high}], n = {verdict['n']} {verdict['over']}"

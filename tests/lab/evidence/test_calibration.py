@@ -19,21 +19,21 @@ from nbkit.lab.evidence.claims import Claim, all_claims, judge
 from nbkit.lab.evidence.proportions import proportion, proportion_difference
 from nbkit.lab.evidence.stats import mean_interval, paired_difference, paired_ratio
 
-SAMPLED = ("ratio_below", "ratio_above", "difference_below", "difference_above", "equivalent")
-MARGIN = {"ratio_below": 0.8, "ratio_above": 1.5, "difference_below": -0.02}
-MARGIN |= {"difference_above": 0.02, "equivalent": 0.02}
-REGISTER = [claim for claim in all_claims().values() if claim.kind != "exact"]
+MARGIN = {"ratio below": 0.8, "ratio above": 1.5, "difference below": -0.02}
+MARGIN |= {"difference above": 0.02, "difference within": 0.02}
+SAMPLED = tuple(MARGIN)
+REGISTER = [claim for claim in all_claims().values() if claim.measure != "equality"]
 
 
 def experiment(claim, effect, random):
     """What a lesson would measure of a claim whose true effect and spread are these."""
-    if claim.kind.startswith("proportion_difference"):
+    if claim.measure == "proportion_difference":
         hit = random.binomial(claim.n, [(1 + effect) / 2, (1 - effect) / 2])
         return proportion_difference(int(hit[0]), claim.n, int(hit[1]), claim.n)
-    if claim.kind.startswith("proportion"):
+    if claim.measure.startswith("proportion"):
         return proportion(int(random.binomial(claim.n, effect)), claim.n, over=claim.over)
     seeds, noise = random.normal(size=(2, claim.n))
-    if claim.kind.startswith("ratio"):
+    if claim.measure == "ratio":
         base = np.exp(seeds)
         ratios = effect * np.exp(claim.spread * noise)
         return paired_ratio(base * ratios, base, over=claim.over)
@@ -62,8 +62,8 @@ def test_the_bounds_themselves_can_fail():
 @pytest.mark.parametrize("kind", SAMPLED)
 def test_on_a_true_null_supported_comes_at_most_5_percent_of_the_time(kind):
     """The null that is hardest to keep: the true effect is the margin itself."""
-    spread = 0.01 if kind == "equivalent" else 0.1
-    claim = Claim("id", "l", "s.", "w", "m", kind, 8, margin=MARGIN[kind], spread=spread)
+    spread = 0.01 if kind == "difference within" else 0.1
+    claim = Claim("id", "l", "s.", "w", "m", *kind.split(), 8, margin=MARGIN[kind], spread=spread)
     told = verdicts(claim, claim.margin, 1000)
     assert at_most(0.05, told.count("SUPPORTED"), 1000)
     assert at_most(0.05, told.count("REFUTED"), 1000)
@@ -71,7 +71,7 @@ def test_on_a_true_null_supported_comes_at_most_5_percent_of_the_time(kind):
 
 def rare_collapses(noise, times=1000):
     """What is said of "at most a hundredth": it is just that, a third lost by 3 seeds in 100."""
-    claim = Claim("id", "l", "s.", "w", "m", "difference_below", 8, margin=0.01)
+    claim = Claim("id", "l", "s.", "w", "m", "difference", "below", 8, margin=0.01)
     random = np.random.default_rng(0)
     lost = (random.random((times, 8)) < 0.03) / 3 + random.normal(0, noise, (times, 8))
     return [judge(claim, paired_difference(row, [0.0] * 8)).verdict for row in lost]
@@ -100,7 +100,7 @@ def test_a_share_that_is_the_margin_is_called_otherwise_at_most_5_percent_of_the
     margin, n, side
 ):
     """Exactly: the probabilities of all counts that would be judged so, summed."""
-    claim = Claim("id", "l", "s.", "w", "m", f"proportion_{side}", n, margin=margin)
+    claim = Claim("id", "l", "s.", "w", "m", "proportion", side, n, margin=margin)
     chance = binom.pmf(range(n + 1), n, margin)
     told = [judge(claim, proportion(k, n)).verdict for k in range(n + 1)]
     for verdict in ("SUPPORTED", "REFUTED"):
@@ -110,7 +110,7 @@ def test_a_share_that_is_the_margin_is_called_otherwise_at_most_5_percent_of_the
 @pytest.mark.parametrize("rate", [0.35, 0.65])
 def test_arms_as_far_apart_as_the_margin_are_called_further_at_most_5_percent_of_the_time(rate):
     """Exactly, over all outcomes of 12 against 12 runs with true shares of rate - 0.3 and rate."""
-    claim = Claim("id", "l", "s.", "w", "m", "proportion_difference_below", 12, margin=-0.3)
+    claim = Claim("id", "l", "s.", "w", "m", "proportion_difference", "below", 12, margin=-0.3)
     one, other = binom.pmf(range(13), 12, rate - 0.3), binom.pmf(range(13), 12, rate)
     share = {"SUPPORTED": 0.0, "REFUTED": 0.0, "INCONCLUSIVE": 0.0}
     for (k, p), (j, q) in itertools.product(enumerate(one), enumerate(other)):
@@ -184,16 +184,16 @@ def test_the_interval_of_an_accuracy_on_300_digits_holds_the_truth():
 
 def twice_the_margin(claim):
     """Counted from no effect; where the margin is no effect, a half or the double."""
-    if claim.kind.startswith("ratio"):
-        far = 0.5 if claim.kind.endswith("below") else 2.0
+    if claim.measure == "ratio":
+        far = 0.5 if claim.side == "below" else 2.0
         return claim.margin**2 if claim.margin != 1 else far
-    if claim.kind.startswith("proportion"):
+    if claim.measure.startswith("proportion"):
         return max(-1.0, min(2 * claim.margin, 1.0))
     return 2 * claim.margin
 
 
 def sizes(claim):
-    return claim.kind, claim.margin, claim.n, claim.spread
+    return claim.measure, claim.side, claim.margin, claim.n, claim.spread
 
 
 @pytest.mark.parametrize(
@@ -203,13 +203,13 @@ def test_twice_the_margin_is_found_with_the_n_that_the_claim_states(claim):
     effect = twice_the_margin(claim)
     expected = "SUPPORTED" if claim.holds(effect) else "REFUTED"
     assert at_least(0.8, verdicts(claim, effect, 150).count(expected), 150)
-    if claim.kind == "equivalent":
+    if claim.side == "within":
         assert at_least(0.8, verdicts(claim, 0.0, 150).count("SUPPORTED"), 150)
 
 
 @pytest.mark.parametrize("claim", REGISTER, ids=lambda claim: claim.id)
 def test_a_claim_of_pairs_states_the_spread_that_its_n_is_sized_for(claim):
-    assert (claim.spread is None) == claim.kind.startswith("proportion")
+    assert (claim.spread is None) == claim.measure.startswith("proportion")
 
 
 def recorded():
@@ -222,9 +222,7 @@ def recorded():
             claim = all_claims()[told["claim"]]
             if claim.spread is None or None in (told["interval"] or [None]):
                 continue  # there is none, it was skipped, or runs diverged
-            low, high = (
-                np.log(told["interval"]) if claim.kind.startswith("ratio") else told["interval"]
-            )
+            low, high = np.log(told["interval"]) if claim.measure == "ratio" else told["interval"]
             quantile = student.ppf((1 + told["confidence"]) / 2, told["n"] - 1)
             yield claim, (high - low) / 2 * math.sqrt(told["n"]) / quantile
 
@@ -236,9 +234,9 @@ def test_a_spread_is_registered_as_large_as_it_was_measured():
     assert not {name: factor for name, factor in times.items() if factor > 1.25}
 
 
-@pytest.mark.parametrize("kind", ["difference_above", "ratio_below"])
+@pytest.mark.parametrize("kind", ["difference above", "ratio below"])
 def test_an_n_that_is_too_small_is_seen(kind):
     """The test of the planted effects can fail: half a spread from the margin, with 8 seeds."""
-    spread = 2 * abs(MARGIN[kind] - (1 if kind == "ratio_below" else 0))
-    claim = Claim("id", "l", "s.", "w", "m", kind, 8, margin=MARGIN[kind], spread=spread)
+    spread = 2 * abs(MARGIN[kind] - (1 if kind == "ratio below" else 0))
+    claim = Claim("id", "l", "s.", "w", "m", *kind.split(), 8, margin=MARGIN[kind], spread=spread)
     assert not at_least(0.8, verdicts(claim, twice_the_margin(claim), 150).count("SUPPORTED"), 150)

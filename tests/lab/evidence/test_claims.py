@@ -35,9 +35,11 @@ rmsprop-against-sgd start-momentum tuning-beats-hand warmup-helps
 """
 
 
-def claim(kind="ratio_below", margin=1.25, n=8, **more):
-    words = ("yes", "no", "open")
-    return Claim("id", "01_x", "It helps.", "somebody", "a / b", kind, n, *words, margin, **more)
+def claim(kind="ratio below", margin=1.25, n=8, **more):
+    """A claim; `kind` is its measure and its side, in two words."""
+    words, (measure, _, side) = ("yes", "no", "open"), kind.partition(" ")
+    about = ("id", "01_x", "It helps.", "somebody", "a / b")
+    return Claim(*about, measure, side or None, n, *words, margin, **more)
 
 
 @pytest.mark.parametrize(
@@ -68,13 +70,13 @@ def test_a_ratio_is_judged_by_its_whole_interval(low, high, verdict, takeaway):
     ],
 )
 def test_an_exact_claim_needs_every_pair(pairs, verdict, reason):
-    got = judge(claim("exact", None), pairs)
+    got = judge(claim("equality", None), pairs)
     assert (got.verdict, got.reason) == (verdict, reason)
 
 
 @pytest.mark.parametrize("measured", [Interval(0.5, 0.4, 0.6, 7), [True] * 7])
 def test_fewer_seeds_than_stated_are_no_verdict(measured):
-    kind, margin = ("exact", None) if isinstance(measured, list) else ("ratio_below", 1.25)
+    kind, margin = ("equality", None) if isinstance(measured, list) else ("ratio below", 1.25)
     got = judge(claim(kind, margin), measured)
     assert (got.verdict, got.reason) == ("SKIPPED", "7 of the 8 seeds it needs")
     assert str(got) == f"{got.claim.id}  SKIPPED (7 of the 8 seeds it needs)"
@@ -144,13 +146,18 @@ def test_a_broken_claims_file_is_refused(tmp_path, monkeypatch, text, message):
 @pytest.mark.parametrize(
     ("kind", "margin", "message"),
     [
-        ("better", 1.0, "kind must be among ratio_below, .*, exact, got 'better'"),
-        ("exact", 1.0, "a margin belongs to every kind but 'exact'"),
-        ("ratio_below", None, "a margin belongs to every kind but 'exact'"),
-        ("ratio_above", 0.0, "'ratio_above' lies between 0.0 and inf, got 0.0"),
-        ("equivalent", -0.1, "'equivalent' lies between 0.0 and inf, got -0.1"),
-        ("proportion_below", 1.0, "'proportion_below' lies between 0.0 and 1.0, got 1.0"),
-        ("proportion_difference_above", -1.0, "between -1.0 and 1.0, got -1.0"),
+        ("better", 1.0, "measure must be among ratio, .*, equality, got 'better'"),
+        ("ratio", 1.0, "side must be among below, above, within, got None"),
+        ("ratio beside", 1.0, "side must be among below, above, within, got 'beside'"),
+        ("ratio within", 1.0, 'side = "within" belongs to a difference, not to a ratio'),
+        ("equality", 1.0, "an equality has no margin: every pair is equal. Take it out"),
+        ("equality below", 1.0, "an equality has no side and no margin"),
+        ("ratio below", None, "a ratio needs a margin: the size that it is below"),
+        ("ratio above", 0.0, "a ratio above it must lie between 0.0 and inf, got 0.0"),
+        ("difference within", -0.1, "a difference within it must lie .* 0.0 and inf, got -0.1"),
+        ("difference below", math.nan, "between -inf and inf, got nan"),
+        ("proportion below", 1.0, "a proportion below it must lie between 0.0 and 1.0, got 1.0"),
+        ("proportion_difference above", -1.0, "between -1.0 and 1.0, got -1.0"),
     ],
 )
 def test_a_claim_that_cannot_be_judged_is_refused(kind, margin, message):
@@ -163,14 +170,15 @@ def test_a_claim_that_cannot_be_judged_is_refused(kind, margin, message):
     [
         ({"needs": ("cuda", "luck")}, "needs must be among cuda, .*, got 'luck'"),
         ({"over": "digits"}, "over must be among seeds, test examples, timings, got 'digits'"),
+        ({"spread": 0.0}, "spread must be a number above 0, got 0.0"),
         ({"n": 0}, "n must be at least 1, got 0"),
         (
-            {"kind": "proportion_above", "margin": 0.5, "deterministic": True},
-            "deterministic belongs to a ratio or a difference, not to 'proportion_above'",
+            {"kind": "proportion above", "margin": 0.5, "deterministic": True},
+            "deterministic belongs to a ratio or a difference, not to 'proportion'",
         ),
         (
-            {"kind": "exact", "margin": None, "deterministic": True},
-            "deterministic belongs to a ratio or a difference, not to 'exact'",
+            {"kind": "equality", "margin": None, "deterministic": True},
+            "deterministic belongs to a ratio or a difference, not to 'equality'",
         ),
     ],
 )
@@ -182,20 +190,20 @@ def test_a_claim_with_an_unknown_word_is_refused(more, message):
 @pytest.mark.parametrize(
     ("kind", "margin", "low", "high", "verdict", "reason"),
     [
-        ("ratio_above", 1.5, 1.51, 1.9, "SUPPORTED", "the whole interval lies above the margin"),
-        ("ratio_above", 1.5, 1.1, 1.49, "REFUTED", "the whole interval lies below the margin"),
-        ("ratio_above", 1.5, 1.4, 1.6, "INCONCLUSIVE", "the margin lies inside the interval"),
-        ("difference_below", -0.1, -0.3, -0.2, "SUPPORTED", "below the margin"),
-        ("difference_below", -0.1, 0.0, 0.1, "REFUTED", "above the margin"),
-        ("difference_above", 0.1, 0.2, 0.3, "SUPPORTED", "above the margin"),
-        ("proportion_above", 0.5, 0.96, 1.0, "SUPPORTED", "above the margin"),
-        ("proportion_below", 0.5, 0.96, 1.0, "REFUTED", "above the margin"),
-        ("proportion_difference_below", -0.2, -0.9, -0.3, "SUPPORTED", "below the margin"),
-        ("equivalent", 0.1, -0.09, 0.09, "SUPPORTED", "lies between the margins"),
-        ("equivalent", 0.1, -0.3, -0.11, "REFUTED", "lies outside the margins"),
-        ("equivalent", 0.1, 0.11, 0.3, "REFUTED", "lies outside the margins"),
-        ("equivalent", 0.1, 0.05, 0.11, "INCONCLUSIVE", "the margin lies inside"),
-        ("equivalent", 0.1, -0.2, 0.2, "INCONCLUSIVE", "the margin lies inside"),
+        ("ratio above", 1.5, 1.51, 1.9, "SUPPORTED", "the whole interval lies above the margin"),
+        ("ratio above", 1.5, 1.1, 1.49, "REFUTED", "the whole interval lies below the margin"),
+        ("ratio above", 1.5, 1.4, 1.6, "INCONCLUSIVE", "the margin lies inside the interval"),
+        ("difference below", -0.1, -0.3, -0.2, "SUPPORTED", "below the margin"),
+        ("difference below", -0.1, 0.0, 0.1, "REFUTED", "above the margin"),
+        ("difference above", 0.1, 0.2, 0.3, "SUPPORTED", "above the margin"),
+        ("proportion above", 0.5, 0.96, 1.0, "SUPPORTED", "above the margin"),
+        ("proportion below", 0.5, 0.96, 1.0, "REFUTED", "above the margin"),
+        ("proportion_difference below", -0.2, -0.9, -0.3, "SUPPORTED", "below the margin"),
+        ("difference within", 0.1, -0.09, 0.09, "SUPPORTED", "lies between the margins"),
+        ("difference within", 0.1, -0.3, -0.11, "REFUTED", "lies outside the margins"),
+        ("difference within", 0.1, 0.11, 0.3, "REFUTED", "lies outside the margins"),
+        ("difference within", 0.1, 0.05, 0.11, "INCONCLUSIVE", "the margin lies inside"),
+        ("difference within", 0.1, -0.2, 0.2, "INCONCLUSIVE", "the margin lies inside"),
     ],
 )
 def test_each_kind_is_judged_on_its_side(kind, margin, low, high, verdict, reason):
@@ -204,46 +212,46 @@ def test_each_kind_is_judged_on_its_side(kind, margin, low, high, verdict, reaso
     assert reason in got.reason
 
 
-@pytest.mark.parametrize("kind", ["equivalent", "difference_below", "difference_above"])
+@pytest.mark.parametrize("kind", ["difference within", "difference below", "difference above"])
 def test_a_difference_of_just_the_margin_is_never_decided_by_rounding(kind):
     """3 of 300 digits are 0.01 on paper; in floats they are a little more or less."""
     stated = claim(kind, 0.01)
     for k in range(298):
         difference = (k + 3) / 300 - k / 300
-        assert stated.side(difference, difference) == "INCONCLUSIVE"
-        assert stated.side(-difference, difference) == "INCONCLUSIVE"
+        assert stated.decide_range(difference, difference) == "INCONCLUSIVE"
+        assert stated.decide_range(-difference, difference) == "INCONCLUSIVE"
 
 
-@pytest.mark.parametrize("kind", ["ratio_below", "ratio_above"])
+@pytest.mark.parametrize("kind", ["ratio below", "ratio above"])
 @pytest.mark.parametrize("margin", [0.1, 1.25, 8.0])
 def test_a_ratio_of_just_the_margin_is_never_decided_by_rounding(kind, margin):
     for base in (0.1, 0.3, 0.7, 1.1, 3.0):
         ratio = paired_ratio([base * margin] * 8, [base] * 8)
-        assert claim(kind, margin).side(ratio.low, ratio.high) == "INCONCLUSIVE"
+        assert claim(kind, margin).decide_range(ratio.low, ratio.high) == "INCONCLUSIVE"
 
 
 @pytest.mark.parametrize(
     ("kind", "margin", "bound", "verdict"),
     [
-        ("difference_below", 0.01, 0.01 - 1e-8, "SUPPORTED"),
-        ("difference_above", -0.01, -0.01 + 1e-8, "SUPPORTED"),
-        ("equivalent", 0.01, 0.01 + 1e-8, "REFUTED"),
-        ("equivalent", 0.01, -0.01 - 1e-8, "REFUTED"),
-        ("equivalent", 0.01, -0.01 + 1e-8, "SUPPORTED"),
-        ("ratio_above", 1e6, 1e6 + 1e-4, "INCONCLUSIVE"),
-        ("ratio_above", 1e6, 1e6 + 1e-2, "SUPPORTED"),
+        ("difference below", 0.01, 0.01 - 1e-8, "SUPPORTED"),
+        ("difference above", -0.01, -0.01 + 1e-8, "SUPPORTED"),
+        ("difference within", 0.01, 0.01 + 1e-8, "REFUTED"),
+        ("difference within", 0.01, -0.01 - 1e-8, "REFUTED"),
+        ("difference within", 0.01, -0.01 + 1e-8, "SUPPORTED"),
+        ("ratio above", 1e6, 1e6 + 1e-4, "INCONCLUSIVE"),
+        ("ratio above", 1e6, 1e6 + 1e-2, "SUPPORTED"),
     ],
 )
 def test_what_misses_the_margin_by_more_than_rounding_is_decided(kind, margin, bound, verdict):
-    assert claim(kind, margin).side(bound, bound) == verdict
+    assert claim(kind, margin).decide_range(bound, bound) == verdict
 
 
 ALIKE = [
-    ("ratio_below", 0.5, paired_ratio([0.1] * 8, [1.0] * 8), "ratios"),
-    ("ratio_above", 0.5, paired_ratio([0.1] * 8, [1.0] * 8), "ratios"),
-    ("difference_above", 0.01, paired_difference([0.95] * 8, [0.9] * 8), "differences"),
-    ("difference_below", 0.01, paired_difference([0.95] * 8, [0.9] * 8), "differences"),
-    ("equivalent", 0.01, paired_difference([0.9, 0.95] * 4, [0.9, 0.95] * 4), "differences"),
+    ("ratio below", 0.5, paired_ratio([0.1] * 8, [1.0] * 8), "ratios"),
+    ("ratio above", 0.5, paired_ratio([0.1] * 8, [1.0] * 8), "ratios"),
+    ("difference above", 0.01, paired_difference([0.95] * 8, [0.9] * 8), "differences"),
+    ("difference below", 0.01, paired_difference([0.95] * 8, [0.9] * 8), "differences"),
+    ("difference within", 0.01, paired_difference([0.9, 0.95] * 4, [0.9, 0.95] * 4), "differences"),
 ]
 
 
@@ -264,7 +272,7 @@ def test_what_is_counted_may_be_the_same_each_time(kind, margin, measured, what)
 
 def test_what_is_counted_and_differs_all_the_same_is_judged_by_its_interval():
     """Bytes of networks that the seed draws: each is exact, and which networks came is chance."""
-    counted = claim("ratio_below", 0.5, deterministic=True)
+    counted = claim("ratio below", 0.5, deterministic=True)
     far = judge(counted, paired_ratio([0.2, 0.25] * 4, [1.0] * 8))
     near = judge(counted, paired_ratio([0.2, 0.9] * 4, [1.0] * 8))
     assert (far.verdict, near.verdict) == ("SUPPORTED", "INCONCLUSIVE")
@@ -275,11 +283,11 @@ def test_accuracies_in_float32_have_no_spread_by_rounding():
     right = torch.arange(240, 256)
     more, fewer = (((right + extra) / 300).tolist() for extra in (3, 0))
     assert len({a - b for a, b in zip(more, fewer, strict=True)}) > 1
-    got = judge(claim("difference_above", 0.005), paired_difference(more, fewer))
+    got = judge(claim("difference above", 0.005), paired_difference(more, fewer))
     assert got.reason.startswith("the 16 differences are all the same")
 
 
-@pytest.mark.parametrize(("kind", "verdict"), [("ratio_below", "REFUTED"), ("ratio_above", "SUPP")])
+@pytest.mark.parametrize(("kind", "verdict"), [("ratio below", "REFUTED"), ("ratio above", "SUPP")])
 def test_runs_that_all_diverged_were_counted_and_decide(kind, verdict):
     lost, whole = [math.inf] * 8, [1.0] * 8
     assert judge(claim(kind, 1.25), paired_ratio(lost, whole)).verdict.startswith(verdict)
@@ -296,32 +304,32 @@ def test_the_register_says_what_is_counted():
 
 def test_equivalence_is_judged_at_90_percent_and_the_others_at_95():
     values, zeros = [0.1, -0.1, 0.2, 0.0, -0.2, 0.1, 0.0, -0.1], [0.0] * 8
-    same = judge(claim("equivalent", 0.2), paired_difference(values, zeros))
+    same = judge(claim("difference within", 0.2), paired_difference(values, zeros))
     assert (same.effect.confidence, same.verdict) == (0.9, "SUPPORTED")
     # Two one-sided t tests against the margin (Schuirmann 1987); the larger p decides.
     above = ttest_1samp(values, -0.2, alternative="greater").pvalue
     below = ttest_1samp(values, 0.2, alternative="less").pvalue
     assert same.p_value == pytest.approx(max(above, below), rel=1e-4)
-    less = judge(claim("difference_below", 0.2), paired_difference(values, zeros, confidence=0.5))
+    less = judge(claim("difference below", 0.2), paired_difference(values, zeros, confidence=0.5))
     assert less.effect.confidence == 0.95
     with pytest.raises(ValueError, match="id needs a 95% interval, got 90%"):
-        judge(claim("difference_below", 0.2), Interval(0, -1, 1, 8, confidence=0.9))
+        judge(claim("difference below", 0.2), Interval(0, -1, 1, 8, confidence=0.9))
 
 
 def test_the_p_value_is_the_t_tests_and_agrees_with_the_verdict():
     values = [0.1, 0.3, 0.2, 0.4, -0.1, 0.3, 0.2, 0.1]
     for margin in (-0.1, 0.0, 0.05, 0.0605, 0.061, 0.2, 0.4):
-        got = judge(claim("difference_above", margin), mean_interval(values))
+        got = judge(claim("difference above", margin), mean_interval(values))
         assert got.p_value == pytest.approx(max(1e-9, ttest_1samp(values, margin).pvalue), rel=1e-4)
         assert (got.p_value < 0.05) == (got.verdict != "INCONCLUSIVE")
 
 
 def test_counts_are_judged_through_their_intervals():
-    assert judge(claim("proportion_below", 0.5), proportion(0, 8)).verdict == "SUPPORTED"
-    rare = judge(claim("proportion_above", 0.1, n=16), proportion(4, 16))
+    assert judge(claim("proportion below", 0.5), proportion(0, 8)).verdict == "SUPPORTED"
+    rare = judge(claim("proportion above", 0.1, n=16), proportion(4, 16))
     assert (rare.effect.low > 0.1, rare.verdict) == (True, "INCONCLUSIVE")  # exactly, p is 0.068
     assert rare.reason == "the exact binomial test leaves the margin open"
-    rarer = claim("proportion_difference_below", 0.0)
+    rarer = claim("proportion_difference below", 0.0)
     assert judge(rarer, proportion_difference(1, 16, 12, 16)).verdict == "SUPPORTED"
     assert judge(rarer, proportion_difference(12, 16, 1, 16)).verdict == "REFUTED"
 
@@ -329,11 +337,15 @@ def test_counts_are_judged_through_their_intervals():
 @pytest.mark.parametrize(
     ("kind", "margin", "measured", "message"),
     [
-        ("exact", None, Interval(1, 1, 1, 8), "needs pairs that are equal or not, got Interval"),
-        ("ratio_below", 1.0, [True] * 8, "id is 'ratio_below': it needs an Interval, got .True"),
-        ("proportion_above", 0.5, accuracy_interval(9, 9), "over seeds.*over test examples"),
-        ("ratio_above", 2.0, paired_ratio([1, 2], [1, 1], over="timings"), "over timings: that is"),
-        ("ratio_above", 2.0, None, "was not measured, though this machine has what it needs"),
+        ("equality", None, Interval(1, 1, 1, 8), "a list of whether each pair is equal, got Int"),
+        ("ratio below", 1.0, [True] * 8, "id measures ratio: expected an Interval, got .True"),
+        ("proportion above", 0.5, accuracy_interval(9, 9), "over seeds.*over test examples"),
+        ("ratio above", 2.0, paired_ratio([1, 2], [1, 1], over="timings"), "over timings: that is"),
+        ("equality", None, True, "a list of whether each pair is equal, got True"),
+        ("equality", None, "yes", "a list of whether each pair is equal, got 'yes'"),
+        ("equality", None, {"a": True}, "a list of whether each pair is equal, got {"),
+        ("ratio above", 2.0, 0.9, "id measures ratio: expected an Interval, got 0.9"),
+        ("ratio above", 2.0, None, "was not measured, though this machine has what it needs"),
     ],
 )
 def test_what_was_measured_must_be_what_the_claim_is_about(kind, margin, measured, message):
@@ -366,7 +378,7 @@ def test_what_the_machine_lacks_skips_the_claim(monkeypatch):
     [(0.1, "holds: It helps."), (2.0, "does not hold: It helps."), (1.0, "stays open: It helps.")],
 )
 def test_a_claim_without_sentences_of_its_own_is_still_worded_by_its_verdict(low, takeaway):
-    bare = Claim("id", "01_x", "It helps.", "w", "m", "ratio_below", 8, margin=1.25)
+    bare = Claim("id", "01_x", "It helps.", "w", "m", "ratio", "below", 8, margin=1.25)
     words = judge(bare, Interval(low, low, low + 0.5, 8)).takeaway()
     assert words.endswith(takeaway)
 
@@ -374,16 +386,16 @@ def test_a_claim_without_sentences_of_its_own_is_still_worded_by_its_verdict(low
 @pytest.mark.parametrize(
     ("kind", "margin", "bound", "inside", "outside"),
     [
-        ("ratio_below", 1.25, "below 1.25", 1.0, 1.5),
-        ("ratio_above", 1.5, "above 1.5", 2.0, 1.5),
-        ("difference_above", -0.01, "above -0.01", 0.0, -0.02),
-        ("equivalent", 0.01, "within ±0.01", -0.005, -0.02),
+        ("ratio below", 1.25, "below 1.25", 1.0, 1.5),
+        ("ratio above", 1.5, "above 1.5", 2.0, 1.5),
+        ("difference above", -0.01, "above -0.01", 0.0, -0.02),
+        ("difference within", 0.01, "within ±0.01", -0.005, -0.02),
     ],
 )
 def test_a_claim_tells_its_bound_and_its_side(kind, margin, bound, inside, outside):
     stated = claim(kind, margin)
     assert (stated.bound(), stated.holds(inside), stated.holds(outside)) == (bound, True, False)
-    assert claim("exact", None).bound() == "exact"
+    assert claim("equality", None).bound() == "exact"
 
 
 def test_a_verdict_names_the_versions_and_the_noise():

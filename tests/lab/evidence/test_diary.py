@@ -5,7 +5,7 @@ import json
 import pytest
 
 from nbkit.lab.evidence.claims import judge, load_claims
-from nbkit.lab.evidence.diary import Diary, Entry, calibrate
+from nbkit.lab.evidence.diary import Diary, KeptPrediction, calibrate
 from nbkit.lab.evidence.intervals import Interval
 from nbkit.lab.evidence.predictions import Prediction
 from nbkit.lab.lesson import Lesson
@@ -26,7 +26,7 @@ def test_a_prediction_is_kept_and_scored(diary):
     mine = Prediction(CYCLE, 0.5, 80)
     assert diary.entries() == {}
     assert diary.commit(mine)
-    assert diary.entries() == {CYCLE.id: Entry(CYCLE.id, "01_lr_finder", 0.5, 80)}
+    assert diary.entries() == {CYCLE.id: KeptPrediction(CYCLE.id, "01_lr_finder", 0.5, 80)}
     assert diary.score(scored(mine, 0.4, 0.7))
     (entry,) = diary.entries().values()
     assert (entry.right, entry.inside) == (True, True)
@@ -63,7 +63,12 @@ def test_two_claims_stand_beside_each_other(diary):
 
 
 @pytest.mark.parametrize(
-    "line", ["{", "3", "{}", '{"claim": "x", "when": "y"}', '{"claim": "x", "right": true}']
+    "line",
+    [
+        *("{", "3", "{}", '{"claim": "x", "when": "y"}', '{"claim": "x", "right": true}'),
+        '{"claim": "x", "lesson": "l", "guess": 1, "confidence": "high", "when": "y"}',
+        '{"claim": "x", "lesson": "l", "guess": "big", "confidence": 80, "when": "y"}',
+    ],
 )
 def test_a_line_that_is_no_prediction_is_named(diary, line):
     diary.commit(Prediction(CYCLE, 0.5, 80))
@@ -74,12 +79,12 @@ def test_a_line_that_is_no_prediction_is_named(diary, line):
 
 
 def entry(confidence, right):
-    return Entry("c", "l", 1.0, confidence, right, False, (confidence / 100 - right) ** 2)
+    return KeptPrediction("c", "l", 1.0, confidence, right, False, (confidence / 100 - right) ** 2)
 
 
 def test_calibration_groups_by_confidence():
     entries = [entry(50, True), entry(65, False), entry(66, True), entry(99, True)]
-    told = calibrate([*entries, Entry("open", "l", 1.0, 90)])
+    told = calibrate([*entries, KeptPrediction("open", "l", 1.0, 90)])
     assert told.groups == [(50, 65, 57.5, 1, 2), (66, 80, 66.0, 1, 1), (81, 99, 99.0, 1, 1)]
     assert told.scored == 4
     assert told.brier == pytest.approx((0.25 + 0.4225 + 0.1156 + 0.0001) / 4)
@@ -88,7 +93,7 @@ def test_calibration_groups_by_confidence():
 
 def test_without_a_score_there_is_no_calibration():
     with pytest.raises(ValueError, match="no prediction has been scored"):
-        calibrate([Entry("open", "l", 1.0, 90)])
+        calibrate([KeptPrediction("open", "l", 1.0, 90)])
 
 
 @pytest.fixture

@@ -27,11 +27,12 @@ def test_holm_keeps_any_false_rejection_at_most_5_percent():
     assert 0.04 < wrong / 4000 < 0.06
 
 
-def told(name, effect, *, kind="difference_above", margin=0.0):
+def told(name, effect, *, kind="difference above", margin=0.0):
     """A verdict over four seeds whose differences have that mean and standard deviation 1."""
     values = np.array([-1.0, 1.0, -1.0, 1.0]) * math.sqrt(3 / 4) + effect
     measured = paired_difference(values, [0.0] * 4)
-    return judge(Claim(name, "01_x", "s.", "w", "m", kind, 4, margin=margin), measured).to_dict()
+    claim = Claim(name, "01_x", "s.", "w", "m", *kind.split(), 4, margin=margin)
+    return judge(claim, measured).to_dict()
 
 
 def test_verdicts_that_stand_alone_may_fall_together():
@@ -57,8 +58,8 @@ def test_a_refutation_is_adjusted_too():
 
 def test_what_is_no_test_is_not_counted_and_keeps_its_verdict():
     alone = told("weak", 2.0)
-    exact = judge(Claim("e", "01_x", "s.", "w", "m", "exact", 2), [True, True]).to_dict()
-    few = Claim("f", "01_x", "s.", "w", "m", "ratio_below", 9, margin=1.0)
+    exact = judge(Claim("e", "01_x", "s.", "w", "m", "equality", None, 2), [True, True]).to_dict()
+    few = Claim("f", "01_x", "s.", "w", "m", "ratio", "below", 9, margin=1.0)
     skipped = judge(few, paired_ratio([1.0, 2.0], [3.0, 4.0])).to_dict()
     after = with_holm([alone, exact, skipped])
     assert [v["verdict_holm"] for v in after] == ["SUPPORTED", "SUPPORTED", "SKIPPED"]
@@ -67,7 +68,7 @@ def test_what_is_no_test_is_not_counted_and_keeps_its_verdict():
 
 
 def test_an_interval_written_by_hand_is_counted_and_cannot_stand():
-    claim = Claim("h", "01_x", "s.", "w", "m", "ratio_below", 4, margin=1.0)
+    claim = Claim("h", "01_x", "s.", "w", "m", "ratio", "below", 4, margin=1.0)
     by_hand = judge(claim, Interval(0.5, 0.4, 0.6, 4)).to_dict()
     assert (by_hand["verdict"], by_hand["p_value"]) == ("SUPPORTED", None)
     weak, hand = with_holm([told("weak", 2.0), by_hand])

@@ -1,12 +1,15 @@
 """A prediction is scored by side, size and confidence; where nothing was decided it is not."""
 
+import math
+
+import numpy as np
 import pytest
 
 from nbkit.lab.evidence.claims import Claim, judge
 from nbkit.lab.evidence.predictions import Prediction
 from nbkit.lab.evidence.stats import Interval
 
-CLAIM = Claim("id", "01_x", "s.", "w", "a / b", "ratio_below", 8, "y", "n", "o", margin=1.0)
+CLAIM = Claim("id", "01_x", "s.", "w", "a / b", "ratio", "below", 8, "y", "n", "o", margin=1.0)
 BELOW, ABOVE, OPEN = Interval(0.5, 0.4, 0.6, 8), Interval(2.0, 1.5, 3.0, 8), Interval(1, 0.5, 2, 8)
 
 
@@ -48,6 +51,34 @@ def test_confidence_is_a_percentage_from_50_to_99(confidence):
 
 
 def test_an_exact_claim_has_no_size():
-    exact = Claim("id", "01_x", "s.", "w", "m", "exact", 8, "y", "n", "o")
+    exact = Claim("id", "01_x", "s.", "w", "m", "equality", None, 8, "y", "n", "o")
     with pytest.raises(ValueError, match="id is exact"):
         Prediction(exact, 0.5, 90)
+
+
+@pytest.mark.parametrize("guess", [math.nan, math.inf, -0.1, "0.5", None, True])
+def test_a_guess_is_a_size_that_a_ratio_can_have(guess):
+    with pytest.raises(ValueError, match=f"number from 0 to inf, .* ratio .* got {guess!r}"):
+        Prediction(CLAIM, guess, 80)
+
+
+@pytest.mark.parametrize(
+    ("measure", "low", "high"), [("proportion", 0, 1), ("proportion_difference", -1, 1)]
+)
+def test_a_guess_of_a_share_lies_where_shares_lie(measure, low, high):
+    claim = Claim("id", "01_x", "s.", "w", "m", measure, "below", 8, margin=0.5)
+    for guess in (low - 0.1, high + 0.1):
+        with pytest.raises(ValueError, match=f"from {low} to {high}, as a {measure[:10]}"):
+            Prediction(claim, guess, 80)
+    assert [Prediction(claim, guess, 80).guess for guess in (low, high)] == [low, high]
+
+
+@pytest.mark.parametrize("confidence", [math.nan, 75.5, 75.0, "80", True, None])
+def test_a_confidence_is_a_whole_number(confidence):
+    with pytest.raises(ValueError, match=f"whole number of percent .* got {confidence!r}"):
+        Prediction(CLAIM, 0.5, confidence)
+
+
+def test_numbers_of_numpy_become_those_that_json_knows():
+    prediction = Prediction(CLAIM, np.float32(0.5), np.int64(80))
+    assert (type(prediction.guess), type(prediction.confidence)) == (float, int)
