@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,9 +17,10 @@ import nbkit
 from nbkit.course.client import CELL_SECONDS
 from nbkit.course.lessons import LessonError, check_parameters, read_notebook
 from nbkit.course.record import OK, WAITING, Record
-from nbkit.course.report_read import read_entry
 from nbkit.lab import data
 from nbkit.lab.knobs import KnobError, Value
+
+MAX_NAME_BYTES = 200  # a disk takes 255, and files add up to 12 to a name
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,7 @@ class Task:
     def done(self) -> Record | None:
         """The record of an earlier run that did just this, and whose files are all there."""
         earlier = Record.find(self.record_path)
-        there = self.notebook.exists() and self.page.exists()
+        there = _is_json(self.notebook) and holds_something(self.page)
         if earlier is not None and earlier.status == OK and there and self._is_of(earlier):
             return earlier
         return None
@@ -103,6 +106,7 @@ class Task:
         """Whether a record is of this very task: parameters, lesson and nbkit are the same."""
         return (
             record.lesson == self.path.stem
+            and record.name == self.name
             and record.parameters == self.values
             and record.nbkit == nbkit.__version__
             and record.code_sha256 == code_sha256()
@@ -170,33 +174,68 @@ def check_place(task: Task) -> None:
     """Refuse to write over a file that no run has made: it is a lesson, or somebody's work.
 
     A run's notebook says that papermill made it, a record reads like one, and beside a run's page
-    there is at least one of the two.
+    there is at least one of the two. A file that a power cut has damaged may be written over where
+    the files beside it are a run's; an empty one always.
 
     Raises:
         LessonError: if there is such a file where one of the task's would go.
     """
-    executed, recorded = task.notebook.exists(), task.record_path.exists()
+    executed = _look_at_notebook(task)
+    recorded = _look_at_record(task.record_path)
+    page, trace = task.page.exists(), task.notebook.exists() or task.record_path.exists()
     lost = None
-    if executed and (
-        task.notebook.samefile(task.path)
-        or "papermill" not in read_notebook(task.notebook).metadata
-    ):
+    if executed is FOREIGN or (executed is DAMAGED and recorded is not OWN):
         lost = task.notebook
-    elif recorded and not _is_record(task.record_path):
+    elif recorded in (FOREIGN, DAMAGED) and not (executed is OWN and page):
         lost = task.record_path
-    elif task.page.exists() and not (executed or recorded):
+    elif page and not trace and holds_something(task.page):
         lost = task.page
     if lost:
         raise LessonError(f"{lost} is not a run's and would be lost: choose another folder.")
 
 
-def _is_record(path: Path) -> bool:
-    """Whether a file is a record, of this or another version of nbkit."""
+EMPTY, OWN, DAMAGED, FOREIGN = "empty", "own", "damaged", "foreign"
+RECORD_BEGINS = '{\n "lesson": '  # half a record still does
+
+
+def holds_something(path: Path) -> bool:
+    """Whether there is a file with something in it; a power cut may leave zeros or nothing."""
     try:
-        read_entry(path)
-    except (OSError, ValueError):
-        return False
-    return True
+        return bool(path.read_bytes().strip(b"\0 \t\r\n"))
+    except OSError:  # a folder, or a file that nobody may read
+        return path.exists()
+
+
+def _look_at_notebook(task: Task) -> str:
+    """Whose file it is that stands where the executed notebook goes."""
+    if not holds_something(task.notebook):
+        return EMPTY
+    if task.notebook.samefile(task.path):
+        return FOREIGN
+    try:
+        nb = read_notebook(task.notebook)
+    except LessonError:
+        return DAMAGED if task.notebook.is_file() else FOREIGN
+    return OWN if "papermill" in nb.metadata else FOREIGN
+
+
+def _look_at_record(path: Path) -> str:
+    """Whose file it is that stands where the record goes."""
+    if not holds_something(path):
+        return EMPTY
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return FOREIGN
+    if text.startswith(RECORD_BEGINS):
+        return OWN
+    try:
+        told = json.loads(text)
+    except (ValueError, RecursionError):
+        return DAMAGED
+    if not told:  # {} or null
+        return EMPTY
+    return OWN if isinstance(told, dict) and {"lesson", "notebook_sha256"} <= set(told) else FOREIGN
 
 
 def _points(
@@ -211,8 +250,26 @@ def _points(
         point = dict(zip(grid, values, strict=True))
         checked = check_parameters(path, {**given, **point})
         words = [f"{name}={_file_word(checked[name])}" for name in point]
-        points["--".join([path.stem, *words])] = checked  # the same value twice is one point
+        points[shorten_name("--".join([path.stem, *words]))] = checked  # the same value twice is one point
     return list(points.items())
+
+
+def shorten_name(name: str) -> str:
+    """The name as it is, or where files of that name could not be, its beginning and a checksum."""
+    data = os.fsencode(name)
+    if len(data) <= MAX_NAME_BYTES:
+        return name
+    ending = f"--{hashlib.sha256(data).hexdigest()[:16]}"
+    return data[: MAX_NAME_BYTES - len(ending)].decode(errors="ignore") + ending
+
+
+def _is_json(path: Path) -> bool:
+    """Whether a file is whole, as far as its being JSON tells."""
+    try:
+        json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return True
 
 
 def _file_word(value: Value) -> str:
@@ -226,14 +283,54 @@ def _is_short(value: Value) -> bool:
 
 
 def lesson_sha256(path: Path) -> str:
-    """What a lesson is: its notebook, and the claims that it is judged by, `*.toml` beside it.
+    """What a lesson is: its notebook, and beside it the claims and the modules that it may import.
 
-    Without such a file it is the notebook's own checksum.
+    Without such files it is the notebook's own checksum.
     """
     digest = hashlib.sha256(path.read_bytes())
-    for file in sorted(path.parent.glob("*.toml")):
-        digest.update(f"{file.name}\0".encode() + file.read_bytes())
+    for file in list_companions(path):
+        name = file.relative_to(path.parent).as_posix()
+        digest.update(f"{name}\0".encode("utf-8", "surrogateescape") + _read_bytes(file))
     return digest.hexdigest()
+
+
+def list_companions(path: Path) -> list[Path]:
+    """The `*.toml` and `*.py` beside a notebook, and the `*.py` in each folder that they name.
+
+    A folder counts when its name is a word in the notebook's code, or in that of a module found so
+    far: rather one import too many than a result that is out of date.
+    """
+    folder = path.parent
+    found = [*folder.glob("*.toml"), *folder.glob("*.py")]
+    folders = {each.name: each for each in folder.iterdir() if each.is_dir()}
+    unread = [path, *found] if folders else []
+    while unread:
+        words = set(re.findall(r"\w+", _read_code(unread.pop())))
+        for name in words & folders.keys():
+            modules = list(folders.pop(name).rglob("*.py"))
+            found += modules
+            unread += modules
+    return sorted(file for file in found if file.is_file())
+
+
+def _read_code(file: Path) -> str:
+    """The text of a file; of a notebook, that of its code cells."""
+    text = _read_bytes(file).decode(errors="replace")
+    if file.suffix != ".ipynb":
+        return text
+    try:
+        cells = [cell for cell in json.loads(text)["cells"] if cell["cell_type"] == "code"]
+        return "\n".join("".join(cell["source"]) for cell in cells)
+    except (ValueError, KeyError, TypeError):  # an older format: then its outputs are read too
+        return text
+
+
+def _read_bytes(file: Path) -> bytes:
+    """What is in a file; nothing if it cannot be read, which its importer will say."""
+    try:
+        return file.read_bytes()
+    except OSError:
+        return b""
 
 
 @cache
