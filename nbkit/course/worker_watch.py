@@ -22,7 +22,7 @@ class WorkerWatch:
     def __init__(self, executor: Any, patience: float, tell: Callable[[str], None]) -> None:
         self.find_lack: Callable[[], str | None] = getattr(executor, "find_lack", lambda: None)
         self.patience, self.tell = patience, tell
-        self._looked = monotonic()
+        self._looked = -float("inf")
         self._since: float | None = None
 
     def find_reason(self) -> str | None:
