@@ -36,7 +36,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if argv is None else argv)
     words, for_jupyter = _split(words)
-    options = _parser().parse_args(words)
+    try:
+        options = _parser().parse_args(words)
+    finally:
+        write_text(sys.stdout, "")  # of --help: a reader that has gone is no error
     try:
         if options.command == "lab":
             return lab(options.folder, for_jupyter)
@@ -56,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return STOPPED
     finally:
-        write_text(sys.stdout, "")  # what others have printed: a reader that has gone is no error
+        write_text(sys.stdout, "")  # as above, of what others have printed
     write_text(sys.stderr, f"nbkit {options.command}: {problem}\n")
     return BAD_USAGE
 

@@ -1,0 +1,42 @@
+"""An executor without workers is told of at once, and not waited for without end."""
+
+import pytest
+
+from nbkit.course import worker_watch
+from nbkit.course.worker_watch import WorkerWatch
+
+
+class Pool:
+    lack = "no workers"
+
+    def find_lack(self):
+        return self.lack
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    times = [0.0]
+    monkeypatch.setattr(worker_watch, "monotonic", lambda: times[0])
+    return times
+
+
+def test_missing_workers_are_told_once_and_given_up_after_a_while(clock):
+    told, pool = [], Pool()
+    watch = WorkerWatch(pool, 60.0, told.append)
+    assert watch.find_reason() is None
+    assert told == ["no workers; waiting for one, for up to 60 s (--timeout)."]
+    clock[0] = 59.0
+    assert watch.find_reason() is None
+    pool.lack = None
+    clock[0] = 62.0
+    assert watch.find_reason() is None
+    pool.lack = "no workers"
+    clock[0] = 65.0
+    assert watch.find_reason() is None
+    assert len(told) == 2  # they came, and have gone again: the time begins anew
+    clock[0] = 125.0
+    assert watch.find_reason() == "no workers, for 60 s"
+
+
+def test_any_other_executor_lacks_nothing(clock):
+    assert WorkerWatch(object(), 0.0, pytest.fail).find_reason() is None
