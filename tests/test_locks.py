@@ -48,7 +48,10 @@ def test_a_link_in_the_place_of_the_run_s_file_is_refused(tmp_path, victim, make
 
 def test_somebody_s_file_of_that_name_is_kept(tmp_path):
     (tmp_path / ".run").write_text("make all")
-    with pytest.raises(LessonError, match="is not a run's and would be lost"), hold_folder(tmp_path):
+    with (
+        pytest.raises(LessonError, match="is not a run's and would be lost"),
+        hold_folder(tmp_path),
+    ):
         pass
     assert (tmp_path / ".run").read_text() == "make all"
 

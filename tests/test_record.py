@@ -9,7 +9,6 @@ import pytest
 from nbkit.base.whole_file import write_whole
 from nbkit.course.record import Record, list_nonfinite
 
-
 VERDICT = {"claim": "c", "verdict": "SUPPORTED", "n": 8}
 
 

@@ -10,7 +10,22 @@ from nbkit.course.ledger import find_flips
 from nbkit.course.record import Record
 from nbkit.course.report import report, table
 
-ODD = [None, True, 5, -1, 10**400, float("nan"), "", " ", "<b>x</b>", "\ud800", [], [1], {}, {"a": 1}]
+ODD = [
+    None,
+    True,
+    5,
+    -1,
+    10**400,
+    float("nan"),
+    "",
+    " ",
+    "<b>x</b>",
+    "\ud800",
+    [],
+    [1],
+    {},
+    {"a": 1},
+]
 
 
 def whole():
@@ -25,7 +40,8 @@ def whole():
 def places(value, path=()):
     """The place of each value in a nested one."""
     yield path
-    keys = value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ()
+    keys = list(value) if isinstance(value, dict) else []
+    keys += range(len(value)) if isinstance(value, list) else []
     for key in keys:
         yield from places(value[key], (*path, key))
 

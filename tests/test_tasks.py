@@ -167,8 +167,8 @@ def failed(task, monkeypatch):
 @pytest.mark.parametrize(
     "change",
     [other_parameters, other_lesson, other_claims_beside_it, other_module_beside_it,
-     other_module_in_a_folder_that_it_names, empty_notebook, empty_page, other_version, other_code, no_page,
-     no_notebook, half_a_record, still_running, failed],
+     other_module_in_a_folder_that_it_names, empty_notebook, empty_page, other_version, other_code,
+     no_page, no_notebook, half_a_record, still_running, failed],
 )  # fmt: skip
 def test_what_was_done_otherwise_is_not(lesson, tmp_path, monkeypatch, change):
     (task,) = plan([lesson], tmp_path / "out", {"lr": "1"})

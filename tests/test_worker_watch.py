@@ -1,8 +1,15 @@
 """An executor without workers is told of at once, and not waited for without end."""
 
+import io
+from concurrent.futures import Future
+
 import pytest
+from course_notebooks import write
 
 from nbkit.course import worker_watch
+from nbkit.course.drive import drive
+from nbkit.course.progress import Progress
+from nbkit.course.tasks import plan
 from nbkit.course.worker_watch import WorkerWatch
 
 
@@ -11,6 +18,19 @@ class Pool:
 
     def find_lack(self):
         return self.lack
+
+    def submit(self, function, *arguments):
+        return Future()
+
+
+def test_lessons_that_no_worker_takes_are_given_up_with_the_reason(tmp_path):
+    lesson = write(tmp_path / "01_a.ipynb", "1")
+    (task,) = plan([lesson], tmp_path / "out", {}, timeout=0.0)
+    task.out.mkdir()
+    stream = io.StringIO()
+    (record,) = drive([task], Pool(), Progress(1, stream))
+    assert (record.status, record.reason) == ("failed", "not begun: no workers, for 0 s")
+    assert "no workers; waiting for one" in stream.getvalue()
 
 
 @pytest.fixture

@@ -63,21 +63,17 @@ def drive(
                     note(mark(by_name[name], reason))
             sleep(TICK_SECONDS)
     except KeyboardInterrupt:
-        try:
+        with contextlib.suppress(KeyboardInterrupt):  # a second Ctrl-C: wait no longer
             _stop(tasks, futures, lambda: collect(STOPPED))
-        except KeyboardInterrupt:  # a second Ctrl-C: wait no longer
-            pass
         ignore_interrupts()  # what has happened is written down, however often it is pressed
-        for name, future in futures.items():
-            waits = "" if future.cancelled() or future.done() else ", and has not answered"
-            mark(by_name[name], f"{STOPPED}{waits}")
+        for task in tasks:
+            late = task.name in futures and not futures[task.name].done()
+            mark(task, f"{STOPPED}, and has not answered" if late else STOPPED)
         raise
     return [records[task.name] for task in tasks]
 
 
-def _stop(
-    tasks: Sequence[Task], futures: Mapping[str, Any], collect: Callable[[], None]
-) -> None:
+def _stop(tasks: Sequence[Task], futures: Mapping[str, Any], collect: Callable[[], None]) -> None:
     """Stop what runs, drop what waits, and wait until all have said so, but not for ever."""
     for task in tasks[:1]:
         if task.token is not None:

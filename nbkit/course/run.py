@@ -173,7 +173,8 @@ def _in_order(tasks: list[Task], expected: Mapping[str, Expected | None], jobs: 
 
 def _stands(task: Task) -> Record:
     """The record as it is on disk."""
-    return Record.find(task.record_path) or task.record(status="failed", reason="its record is gone")
+    gone = "its record is gone, or is no record any more"
+    return Record.find(task.record_path) or task.record(status="failed", reason=gone)
 
 
 def _report(records: Sequence[Record], out: Path) -> None:

@@ -249,8 +249,10 @@ def _points(
     for values in itertools.product(*grid.values()):
         point = dict(zip(grid, values, strict=True))
         checked = check_parameters(path, {**given, **point})
-        words = [f"{name}={_file_word(checked[name])}" for name in point]
-        points[shorten_name("--".join([path.stem, *words]))] = checked  # the same value twice is one point
+        words = [f"{knob}={_file_word(checked[knob])}" for knob in point]
+        points[shorten_name("--".join([path.stem, *words]))] = (
+            checked  # the same value twice is one point
+        )
     return list(points.items())
 
 
