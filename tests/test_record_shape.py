@@ -10,22 +10,8 @@ from nbkit.course.ledger import find_flips
 from nbkit.course.record import Record
 from nbkit.course.report import report, table
 
-ODD = [
-    None,
-    True,
-    5,
-    -1,
-    10**400,
-    float("nan"),
-    "",
-    " ",
-    "<b>x</b>",
-    "\ud800",
-    [],
-    [1],
-    {},
-    {"a": 1},
-]
+WORDS = ["", " ", "<b>x</b>", "\ud800"]
+ODD = [None, True, 5, -1, 10**400, float("nan"), *WORDS, [], [1], {}, {"a": 1}]
 
 
 def whole():

@@ -21,7 +21,8 @@ from typing import Any
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from nbkit._ddp_worker import dumps, write
+from nbkit._ddp_worker import dumps
+from nbkit.base.whole_file import write_whole
 from nbkit.accumulation import accumulate
 from nbkit.ddp import launch, rank, shard
 from nbkit.equivalence import EquivalenceReport, compare, gradients, taken
@@ -69,7 +70,7 @@ class Ranks:
         self._calls += 1
         folder, name = Path(self._folder.name), getattr(fn, "__name__", str(fn))
         values = [folder / f"value_{self._calls}_{number}" for number in (0, 1)]
-        write(folder / f"call_{self._calls}", dumps((fn, args, kwargs), name))
+        write_whole(folder / f"call_{self._calls}", dumps((fn, args, kwargs), name), durable=False)
         while not all(value.exists() for value in values):
             if not self._thread.is_alive():
                 raise self._error or RuntimeError("these two processes have been closed.")
@@ -79,7 +80,7 @@ class Ranks:
     def close(self) -> None:
         """End the two processes."""
         if self._thread.is_alive():
-            write(Path(self._folder.name, "end"), b"")
+            write_whole(Path(self._folder.name, "end"), b"", durable=False)
             self._thread.join()
         self._folder.cleanup()
 
@@ -100,7 +101,7 @@ def _wait_for_calls(name: str) -> None:
             time.sleep(0.005)
         fn, args, kwargs = pickle.loads(call.read_bytes())
         value = dumps(fn(*args, **kwargs), f"what {getattr(fn, '__name__', fn)} returned")
-        write(folder / f"value_{number}_{rank()}", value)
+        write_whole(folder / f"value_{number}_{rank()}", value, durable=False)
 
 
 # ---- ragged parts, a killed rank, several nodes ----
