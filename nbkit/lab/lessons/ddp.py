@@ -22,8 +22,8 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from nbkit._ddp_worker import dumps
-from nbkit.base.whole_file import write_whole
 from nbkit.accumulation import accumulate
+from nbkit.base.whole_file import write_whole
 from nbkit.ddp import launch, rank, shard
 from nbkit.equivalence import EquivalenceReport, compare, gradients, taken
 from nbkit.lab.claims import NEEDS
