@@ -4,7 +4,8 @@ import nbformat
 import pytest
 from course_notebooks import write
 
-from nbkit.course import tasks
+from nbkit.course import leftovers, tasks
+from nbkit.course.companions import list_companions
 from nbkit.course.lessons import LessonError
 from nbkit.course.record import Record
 from nbkit.course.tasks import plan, read_grid
@@ -173,7 +174,7 @@ def failed(task, monkeypatch):
 def test_what_was_done_otherwise_is_not(lesson, tmp_path, monkeypatch, change):
     (task,) = plan([lesson], tmp_path / "out", {"lr": "1"})
     finished(task)
-    monkeypatch.setattr(tasks, "read_notebook", lambda path: pytest.fail("not needed"))
+    monkeypatch.setattr(leftovers, "read_notebook", lambda path: pytest.fail("not needed"))
     monkeypatch.setattr(tasks, "check_place", lambda task: None)
     assert change(task, monkeypatch).done() is None
 
@@ -184,7 +185,7 @@ def test_modules_are_found_through_modules(tmp_path):
     for name in ("second", "unnamed"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "part.py").write_text("x = 1")
-    found = [str(file.relative_to(tmp_path)) for file in tasks.list_companions(path)]
+    found = [str(file.relative_to(tmp_path)) for file in list_companions(path)]
     assert found == ["first.py", "second/part.py"]
 
 

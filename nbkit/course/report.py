@@ -13,6 +13,7 @@ from pathlib import Path
 
 import nbkit
 from nbkit.base.whole_file import write_whole
+from nbkit.course.leftovers import holds_something
 from nbkit.course.lessons import LessonError
 from nbkit.course.record import Record, replace_nonfinite
 from nbkit.course.report_data import Report, build
@@ -21,7 +22,6 @@ from nbkit.course.report_markdown import markdown
 from nbkit.course.report_pictures import pictures
 from nbkit.course.report_read import OWN, Damaged, Entry, entries, read_records, read_run
 from nbkit.course.report_words import name_of, summary, table
-from nbkit.course.tasks import holds_something
 
 __all__ = ["report", "summary", "table", "write_reports"]
 PAGE, MARKDOWN = "index.html", "report.md"

@@ -15,7 +15,16 @@ from urllib.parse import quote
 
 import nbkit
 from nbkit.course.client import CELL_SECONDS
-from nbkit.course.lessons import LessonError, check_parameters, read_notebook
+from nbkit.course.companions import list_companions, read_bytes
+from nbkit.course.leftovers import (
+    DAMAGED,
+    FOREIGN,
+    OWN,
+    holds_something,
+    look_at_notebook,
+    look_at_record,
+)
+from nbkit.course.lessons import LessonError, check_parameters
 from nbkit.course.record import OK, WAITING, Record
 from nbkit.lab import data
 from nbkit.lab.knobs import KnobError, Value
@@ -180,8 +189,8 @@ def check_place(task: Task) -> None:
     Raises:
         LessonError: if there is such a file where one of the task's would go.
     """
-    executed = _look_at_notebook(task)
-    recorded = _look_at_record(task.record_path)
+    executed = look_at_notebook(task.notebook, task.path)
+    recorded = look_at_record(task.record_path)
     page, trace = task.page.exists(), task.notebook.exists() or task.record_path.exists()
     lost = None
     if executed is FOREIGN or (executed is DAMAGED and recorded is not OWN):
@@ -192,50 +201,6 @@ def check_place(task: Task) -> None:
         lost = task.page
     if lost:
         raise LessonError(f"{lost} is not a run's and would be lost: choose another folder.")
-
-
-EMPTY, OWN, DAMAGED, FOREIGN = "empty", "own", "damaged", "foreign"
-RECORD_BEGINS = '{\n "lesson": '  # half a record still does
-
-
-def holds_something(path: Path) -> bool:
-    """Whether there is a file with something in it; a power cut may leave zeros or nothing."""
-    try:
-        return bool(path.read_bytes().strip(b"\0 \t\r\n"))
-    except OSError:  # a folder, or a file that nobody may read
-        return path.exists()
-
-
-def _look_at_notebook(task: Task) -> str:
-    """Whose file it is that stands where the executed notebook goes."""
-    if not holds_something(task.notebook):
-        return EMPTY
-    if task.notebook.samefile(task.path):
-        return FOREIGN
-    try:
-        nb = read_notebook(task.notebook)
-    except LessonError:
-        return DAMAGED if task.notebook.is_file() else FOREIGN
-    return OWN if "papermill" in nb.metadata else FOREIGN
-
-
-def _look_at_record(path: Path) -> str:
-    """Whose file it is that stands where the record goes."""
-    if not holds_something(path):
-        return EMPTY
-    try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return FOREIGN
-    if text.startswith(RECORD_BEGINS):
-        return OWN
-    try:
-        told = json.loads(text)
-    except (ValueError, RecursionError):
-        return DAMAGED
-    if not told:  # {} or null
-        return EMPTY
-    return OWN if isinstance(told, dict) and {"lesson", "notebook_sha256"} <= set(told) else FOREIGN
 
 
 def _points(
@@ -292,47 +257,8 @@ def lesson_sha256(path: Path) -> str:
     digest = hashlib.sha256(path.read_bytes())
     for file in list_companions(path):
         name = file.relative_to(path.parent).as_posix()
-        digest.update(f"{name}\0".encode("utf-8", "surrogateescape") + _read_bytes(file))
+        digest.update(f"{name}\0".encode("utf-8", "surrogateescape") + read_bytes(file))
     return digest.hexdigest()
-
-
-def list_companions(path: Path) -> list[Path]:
-    """The `*.toml` and `*.py` beside a notebook, and the `*.py` in each folder that they name.
-
-    A folder counts when its name is a word in the notebook's code, or in that of a module found so
-    far: rather one import too many than a result that is out of date.
-    """
-    folder = path.parent
-    found = [*folder.glob("*.toml"), *folder.glob("*.py")]
-    folders = {each.name: each for each in folder.iterdir() if each.is_dir()}
-    unread = [path, *found] if folders else []
-    while unread:
-        words = set(re.findall(r"\w+", _read_code(unread.pop())))
-        for name in words & folders.keys():
-            modules = list(folders.pop(name).rglob("*.py"))
-            found += modules
-            unread += modules
-    return sorted(file for file in found if file.is_file())
-
-
-def _read_code(file: Path) -> str:
-    """The text of a file; of a notebook, that of its code cells."""
-    text = _read_bytes(file).decode(errors="replace")
-    if file.suffix != ".ipynb":
-        return text
-    try:
-        cells = [cell for cell in json.loads(text)["cells"] if cell["cell_type"] == "code"]
-        return "\n".join("".join(cell["source"]) for cell in cells)
-    except (ValueError, KeyError, TypeError):  # an older format: then its outputs are read too
-        return text
-
-
-def _read_bytes(file: Path) -> bytes:
-    """What is in a file; nothing if it cannot be read, which its importer will say."""
-    try:
-        return file.read_bytes()
-    except OSError:
-        return b""
 
 
 @cache
