@@ -9,14 +9,16 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib.util
+import itertools
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 
 import nbkit
+from nbkit.course.console import say, write_text
 
 OK, LESSON_FAILED, BAD_USAGE, FLIPPED, STOPPED = 0, 1, 2, 3, 130
 
@@ -34,7 +36,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if argv is None else argv)
     words, for_jupyter = _split(words)
-    options = _parser().parse_args(words)
+    try:
+        options = _parser().parse_args(words)
+    finally:
+        write_text(sys.stdout, "")  # of --help: a reader that has gone is no error
     try:
         if options.command == "lab":
             return lab(options.folder, for_jupyter)
@@ -53,12 +58,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         problem = str(error)
     except KeyboardInterrupt:
         return STOPPED
-    print(f"nbkit {options.command}: {problem}", file=sys.stderr)
+    finally:
+        write_text(sys.stdout, "")  # as above, of what others have printed
+    write_text(sys.stderr, f"nbkit {options.command}: {problem}\n")
     return BAD_USAGE
 
 
 def run(options: argparse.Namespace) -> int:
     """Execute lessons headless."""
+    from nbkit.course.interrupts import keep_handlers
     from nbkit.course.lessons import LessonError, find_lessons
     from nbkit.course.run.course_run import LedgerError
     from nbkit.course.run.course_run import run as run_lessons
@@ -69,18 +77,18 @@ def run(options: argparse.Namespace) -> int:
     parameters = dict(options.parameter)
     if len(parameters) < len(options.parameter):
         raise UsageError("each parameter can be given once.")
-    out = options.out or (_newest_folder() if options.resume else _new_folder())
-    signal.signal(signal.SIGTERM, _like_ctrl_c)  # what Slurm and Kubernetes send
     try:
-        records = run_lessons(
-            *(find_lessons(options.lessons, lessons_dir()), out, parameters),
-            *(options.profile, options.timeout, options.record),
-            grid=read_grid(options.grid),
-            jobs=options.jobs,
-            resume=options.resume,
-            executor=options.executor,
-            per_gpu=options.per_gpu,
-        )
+        with keep_handlers(), _output_folder(options) as out:
+            signal.signal(signal.SIGTERM, _like_ctrl_c)  # what Slurm and Kubernetes send
+            records = run_lessons(
+                *(find_lessons(options.lessons, lessons_dir()), out, parameters),
+                *(options.profile, options.timeout, options.record),
+                grid=read_grid(options.grid),
+                jobs=options.jobs,
+                resume=options.resume,
+                executor=options.executor,
+                per_gpu=options.per_gpu,
+            )
     except (LessonError, KnobError) as error:
         raise UsageError(error) from error
     except LedgerError:  # printed below the table
@@ -113,14 +121,11 @@ def copy(folder: Path, solutions: bool, lessons: Sequence[str] = ()) -> int:
         raise UsageError(error) from error
     except OSError as error:
         raise UsageError(f"{error.filename or folder}: {error.strerror}.") from error
-    others = [name for name in copied if not name.endswith(".ipynb")]
-    print(f"{folder}: lessons copied: {len(copied) - len(others)}")
-    if others:
-        print(f"{folder}: with the files that they need: {', '.join(others)}")
+    say(f"{folder}: lessons copied: {len(copied)}")
     if kept:
-        print(f"{folder}: kept as they were: {', '.join(kept)}")
+        say(f"{folder}: kept as they were: {', '.join(kept)}")
     if solved:
-        print(f"{folder}: SOLUTIONS are still in {', '.join(solved)}: choose another folder.")
+        say(f"{folder}: SOLUTIONS are still in {', '.join(solved)}: choose another folder.")
     return OK
 
 
@@ -129,14 +134,15 @@ def report(runs: Sequence[Path], out: Path | None) -> int:
     from nbkit.course.report.write import PAGE
     from nbkit.course.report.write import report as write_report
 
-    out = out or (runs[0] if len(runs) == 1 else _new_folder())
+    made = contextlib.nullcontext(out or runs[0]) if out or len(runs) == 1 else new_folder()
     try:
-        told = write_report(runs, out)
+        with made as out:
+            told = write_report(runs, out)
     except ValueError as error:
         raise UsageError(error) from error
     except OSError as error:
         raise UsageError(f"{error.filename or out}: {error.strerror}.") from error
-    print(f"{told.title}\n\nEverything on one page: {out / PAGE}")
+    say(f"{told.title}\n\nEverything on one page: {out / PAGE}")
     return OK
 
 
@@ -144,7 +150,7 @@ def doctor() -> int:
     """What this machine can do."""
     from nbkit.lab.doctor import examine
 
-    print(examine())
+    say(str(examine()))
     return OK
 
 
@@ -269,14 +275,40 @@ def _newest_folder() -> Path:
     return max(folders, key=lambda folder: (folder.stat().st_mtime, folder.name))
 
 
-def _new_folder() -> Path:
-    """`runs/<time>`, with a number where another run has started in the same second."""
-    first = Path("runs", datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
-    folder, number = first, 1
-    while folder.exists():
-        number += 1
-        folder = first.with_name(f"{first.name}_{number}")
-    return folder
+def _output_folder(options: argparse.Namespace) -> contextlib.AbstractContextManager[Path]:
+    """The folder for a run's files: the one that was named, the newest, or a new one."""
+    if options.out is not None:
+        return contextlib.nullcontext(options.out)
+    return contextlib.nullcontext(_newest_folder()) if options.resume else new_folder()
+
+
+@contextlib.contextmanager
+def new_folder() -> Iterator[Path]:
+    """Make `runs/<time>`, with a number where another run has started in the same second.
+
+    At the end it is removed if nothing is in it.
+
+    Raises:
+        UsageError: if it cannot be made.
+    """
+    runs, time = Path("runs"), datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    for number in itertools.count(1):
+        folder = runs / (time if number == 1 else f"{time}_{number}")
+        try:
+            folder.mkdir(parents=True)  # fails if it is there: no two runs get the same one
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise UsageError(
+                f"{folder} cannot be made: {error.strerror}. Name a folder with --out."
+            ) from error
+        break
+    try:
+        yield folder
+    finally:
+        for made in (folder, runs):
+            with contextlib.suppress(OSError):  # it holds something
+                made.rmdir()
 
 
 if __name__ == "__main__":

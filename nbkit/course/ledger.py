@@ -98,4 +98,7 @@ def _flipped(then: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
 
 
 def _path(record: Record, ledger: Path) -> Path:
-    return ledger / record.machine["hardware"] / f"{record.lesson}.json"
+    hardware = record.machine.get("hardware")
+    if not hardware:
+        raise ValueError(f"{record.lesson}: its record names no hardware. Run the lesson again.")
+    return ledger / hardware / f"{record.lesson}.json"

@@ -37,20 +37,28 @@ def find_lessons(names: Iterable[str], folder: Path) -> list[Path]:
 
 
 def _find(name: str, course: list[Path]) -> list[Path]:
-    if name.endswith(".ipynb") and Path(name).is_file():
+    if name.endswith(".ipynb") and _is_file(name):
         return [Path(name)]
     stem = name.removesuffix(".ipynb")
     found = [path for path in course if path.match(f"{stem}.ipynb") or _says(path.stem, stem)]
     if not found:
         known = [path.stem for path in course]
         near = difflib.get_close_matches(stem, known, n=1)
-        near = [f"{name}.ipynb"] if Path(f"{name}.ipynb").is_file() else near
+        near = [f"{name}.ipynb"] if _is_file(f"{name}.ipynb") else near
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise LessonError(
             f"no lesson {name!r}.{hint} There are: {', '.join(known) or 'none'}; the path of a "
             f"notebook is fine too."
         )
     return found
+
+
+def _is_file(name: str) -> bool:
+    """Whether there is such a file; a name that no disk takes is none."""
+    try:
+        return Path(name).is_file()
+    except OSError:
+        return False
 
 
 def _says(stem: str, name: str) -> bool:

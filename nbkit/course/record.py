@@ -67,9 +67,8 @@ class Record:
 
     def save(self, path: Path) -> None:
         """Write the record to a file; a number that JSON does not have becomes null."""
-        text = json.dumps(
-            replace_nonfinite(asdict(self)), indent=1, ensure_ascii=False, allow_nan=False
-        )
+        told = replace_nonfinite(asdict(self))
+        text = json.dumps(told, indent=1, ensure_ascii=False, allow_nan=False)
         write_whole(path, text + "\n")
 
     @classmethod
@@ -86,9 +85,8 @@ class Record:
             raise ValueError(f"not JSON ({error})") from error
         if not isinstance(told, dict):
             raise ValueError("not a record: a JSON object was expected")
-        missing = [
-            each.name for each in fields(cls) if _is_required(each) and each.name not in told
-        ]
+        required = [each.name for each in fields(cls) if _is_required(each)]
+        missing = [name for name in required if name not in told]
         if missing:
             raise ValueError(f"not a record: without {', '.join(missing)}")
         if problem := find_problem(told):

@@ -12,7 +12,8 @@ from tempfile import TemporaryDirectory
 
 from nbformat import NotebookNode
 
-from nbkit.course.kernel.execute import execute, find_fault, save_notebook
+from nbkit.course.console import say, write_text
+from nbkit.course.execute import execute, find_fault, save_notebook
 from nbkit.course.lessons import LessonError, find_lessons
 from nbkit.lab.shipped import lessons_dir
 
@@ -53,15 +54,15 @@ def main(names: Sequence[str]) -> int:
     try:
         lessons = find_lessons(names, lessons_dir())
     except LessonError as error:
-        print(error, file=sys.stderr)
+        write_text(sys.stderr, f"{error}\n")
         return 2
     failed = 0
     for path in lessons:
         try:
             store(path)
-            print(f"stored {path}")
+            say(f"stored {path}")
         except LessonError as error:
-            print(error, file=sys.stderr)
+            write_text(sys.stderr, f"{error}\n")
             failed = 1
     return failed
 

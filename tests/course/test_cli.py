@@ -1,5 +1,6 @@
 """The command line: what it says, what it refuses, and its exit statuses."""
 
+import io
 import json
 import os
 import subprocess
@@ -12,6 +13,7 @@ from course_notebooks import write
 import nbkit
 from nbkit.course import cli
 from nbkit.course.cli import _newest_folder, main
+from nbkit.course.console import say
 from nbkit.course.copy import copy_lessons
 from nbkit.course.record import Record
 
@@ -182,12 +184,59 @@ def test_a_grid_over_jobs_and_what_is_left_of_it_again(course, tmp_path, capsys)
 
 def test_two_runs_in_one_second_get_two_folders(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    folders = set()
-    for _ in range(3):
-        folder = cli._new_folder()
-        folder.mkdir(parents=True)
-        folders.add(folder)
-    assert len(folders) == 3
+    with cli.new_folder() as first, cli.new_folder() as second:
+        assert first != second and first.is_dir() and second.is_dir()
+        (first / "kept").touch()
+    assert sorted(Path("runs").iterdir()) == [first]  # an empty one is not left behind
+
+
+def test_a_folder_that_cannot_be_made_is_said(course, tmp_path, capsys):
+    (tmp_path / "runs").write_text("a file")
+    assert main(["run", "1"]) == 2
+    assert "cannot be made: Not a directory. Name a folder with --out." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["1", "--out", "q" * 300], ["q" * 300], ["q" * 300 + ".ipynb"]])
+def test_a_name_that_no_disk_takes_is_bad_usage(course, capsys, words):
+    assert main(["run", *words]) == 2
+    assert capsys.readouterr().err.startswith("nbkit run: ")
+
+
+class Gone(io.StringIO):
+    """A reader that has gone: each write is refused."""
+
+    def write(self, text):
+        raise BrokenPipeError(32, "Broken pipe")
+
+
+@pytest.mark.parametrize("name", ["stdout", "stderr"])
+def test_a_reader_that_has_gone_ends_no_run(course, tmp_path, monkeypatch, name):
+    monkeypatch.setattr(sys, name, Gone())
+    assert main(["run", "1", "--out", "out"]) == 0
+    assert (tmp_path / "out" / "index.html").exists()
+
+
+def test_a_closed_stdout_is_no_error(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    say("nobody hears it")
+
+
+def test_what_an_encoding_lacks_is_escaped(monkeypatch):
+    data = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(data, encoding="cp1252"))
+    say("x → é")
+    assert data.getvalue().decode("cp1252").splitlines() == [r"x \u2192 é"]
+
+
+def test_a_full_disk_below_stdout_is_said_on_stderr(monkeypatch, capsys):
+    def refuse(text):
+        raise OSError(28, "No space left on device")
+
+    full = io.StringIO()
+    full.write = refuse
+    monkeypatch.setattr(sys, "stdout", full)
+    say("a table")
+    assert "cannot be written: [Errno 28] No space left on device" in capsys.readouterr().err
 
 
 @pytest.fixture

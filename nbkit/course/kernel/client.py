@@ -1,9 +1,9 @@
 """The client that runs a notebook's cells: it cannot stall, and stops at the first fault.
 
-papermill's own client waits for ever when a wake-up is lost. It also saves a notebook that looks
-successful after a killed kernel, a cell over its time, `sys.exit(0)`, `exit()` or an exception
-inside a widget. Here each of these is left as an error in the cell where it happened, so that
-papermill marks that cell, reports it and exits with an error.
+papermill's own waits for ever when a wake-up is lost, and saves a notebook that looks successful
+after a killed kernel, a cell over its time, `sys.exit(0)`, `exit()` or an exception inside a
+widget. Here each of these is left as an error in the cell where it happened, so that papermill
+marks that cell, reports it and exits with an error.
 """
 
 from __future__ import annotations

@@ -24,10 +24,13 @@ class NbkitEngine:
         Raises:
             KnobError: for a parameter that JSON cannot hold; nothing has run or been saved.
         """
-        from nbkit.course.kernel.client import ClientEngine
+        from nbformat import from_dict
+
+        from nbkit.course.client import ClientEngine
         from nbkit.course.record import list_nonfinite
         from nbkit.lab.knobs import KnobError
 
+        nb = from_dict(nb)  # of a notebook in format 3, papermill leaves plain dicts
         for name, value in nb.metadata.papermill.parameters.items():
             if list_nonfinite(value):  # papermill would write it into the notebook's metadata
                 raise KnobError(f"{name} must be finite, which JSON can hold, got {value!r}.")

@@ -100,9 +100,8 @@ def find_fault(nb: NotebookNode) -> tuple[str, int | None] | None:
 
 def save_notebook(nb: NotebookNode, path: Path) -> None:
     """Write a notebook that JupyterLab can open, whole or not at all."""
-    write_whole(
-        path, nbformat.writes(nbformat.from_dict(replace_nonfinite(nb))).rstrip("\n") + "\n"
-    )
+    text = nbformat.writes(nbformat.from_dict(replace_nonfinite(nb)))
+    write_whole(path, text.rstrip("\n") + "\n")
 
 
 def as_html(nb: NotebookNode) -> str:

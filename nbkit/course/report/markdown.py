@@ -54,7 +54,7 @@ def _runs(report: Report) -> str:
             [
                 f"**{plain(run.name)}**",
                 "; ".join(map(plain, run.machines)),
-                date(run.started),
+                plain(date(run.started)),
                 f"{run.ran} of {run.lessons} ran",
                 ", ".join(f"{n} {word}" for word, n in run.verdicts.items()),
                 duration(run.seconds),
@@ -110,7 +110,8 @@ def _times(report: Report) -> str:
         for run, side in zip(report.runs, lesson.sides, strict=True):
             if side:
                 slow = ", ".join(f"{c['cell']}: {duration(c['seconds'])}" for c in side.slowest)
-                row = [plain(lesson.title), duration(side.seconds), slow, memory(side.memory_mib)]
+                row = [plain(lesson.title), duration(side.seconds), plain(slow)]
+                row.append(memory(side.memory_mib))
                 rows.append([row[0], plain(run.name), *row[1:]])
     head = ["lesson", "machine", "time", "slowest cells", "memory"]
     return "## Times and memory\n\n" + grid(head, rows) if rows else ""

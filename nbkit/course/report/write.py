@@ -13,6 +13,7 @@ from pathlib import Path
 
 import nbkit
 from nbkit.base.whole_file import write_whole
+from nbkit.course.leftovers import holds_something
 from nbkit.course.lessons import LessonError
 from nbkit.course.record import Record, replace_nonfinite
 from nbkit.course.report.data import Report, build
@@ -61,17 +62,27 @@ def check_page(folder: Path) -> None:
     """
     if folder.exists() and not folder.is_dir():
         raise LessonError(f"{folder} is a file: choose a folder for the report.")
-    there = [file for name in (PAGE, MARKDOWN, OWN) if (file := folder / name).exists()]
-    if there and not _is_report(folder / OWN):
+    there = [file for name in (PAGE, MARKDOWN, OWN) if holds_something(file := folder / name)]
+    if there and not (_is_report(folder / OWN) or _is_page(folder)):
         raise LessonError(f"{there[0]} is not nbkit's and would be lost: choose another folder.")
 
 
 def _is_report(path: Path) -> bool:
     try:
         told = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     return isinstance(told, dict) and told.get("kind") == KIND
+
+
+def _is_page(folder: Path) -> bool:
+    """Whether the page is a report's, and what is beside it is a report's damaged JSON or none."""
+    try:
+        ours = "<title>nbkit: " in (folder / PAGE).read_text(encoding="utf-8")[:1000]
+        text = (folder / OWN).read_text(encoding="utf-8") if holds_something(folder / OWN) else ""
+    except (OSError, ValueError):
+        return False
+    return ours and (not text or text.startswith('{\n "kind": "nbkit report"'))
 
 
 def write_reports(records: Sequence[Record], folder: Path) -> Report:

@@ -9,9 +9,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from nbkit.course.kernel import fork_client as warm
-from nbkit.course.kernel.client import CELL_SECONDS
-from nbkit.course.kernel.headless import share_threads
+from nbkit.course import warm
+from nbkit.course.claim import hold_folder
+from nbkit.course.client import CELL_SECONDS
+from nbkit.course.console import say
+from nbkit.course.drive import drive
+from nbkit.course.executors import LOCAL, open_executor
+from nbkit.course.headless import share_threads
+from nbkit.course.interrupts import keep_handlers
 from nbkit.course.ledger import find_flips, keep, ledger_dir
 from nbkit.course.lessons import LessonError
 from nbkit.course.record import Record
@@ -70,20 +75,22 @@ def run(
     """
     if to_ledger and grid:
         raise LessonError("the ledger holds one run of a lesson: record without a grid.")
+    environment = share_threads(jobs) if executor == LOCAL else {}
     try:
-        environment = share_threads(jobs) if executor == LOCAL else {}
-    except ValueError as error:
-        raise LessonError(error) from error
-    tasks = plan(
-        *(lessons, out, with_profile(parameters, profile), grid, timeout),
-        environment=environment,
-        per_gpu=per_gpu,
-    )
-    check_page(out)
+        tasks = plan(
+            *(lessons, out, with_profile(parameters, profile), grid, timeout),
+            environment=environment,
+            per_gpu=per_gpu,
+        )
+        check_page(out)
+    except OSError as error:  # a name that is too long, a folder that nobody may look into
+        where = str(error.filename or out)
+        where = where if len(where) < 200 else f"{where[:200]}..."
+        raise LessonError(f"{where} cannot be used: {error.strerror}.") from error
     if executor == LOCAL:
         warm.start([task.path for task in tasks], environment)  # meanwhile the rest is got ready
     try:
-        with open_executor(executor, jobs) as pool, hold_folder(out) as token:
+        with open_executor(executor, jobs) as pool, hold_folder(out) as token, keep_handlers():
             tasks = [replace(task, token=token) for task in tasks]
             return _run(tasks, pool, out, jobs, resume, to_ledger)
     finally:
@@ -112,11 +119,11 @@ def _run(
             drive(_in_order(missing, expected, jobs), pool, progress, finished)
     finally:  # what has run is reported after Ctrl-C too
         if kept:
-            print(f"done before, and kept: {', '.join(kept)}")
+            say(f"done before, and kept: {', '.join(kept)}")
         records = [_stands(task) for task in tasks]
         _report(records, out)
         for problem in problems:
-            print(f"ledger: {problem}")
+            say(f"ledger: {problem}")
     if problems:
         raise LedgerError("; ".join(problems))
     return records
@@ -169,16 +176,15 @@ def _in_order(tasks: list[Task], expected: Mapping[str, Expected | None], jobs: 
 
 def _stands(task: Task) -> Record:
     """The record as it is on disk."""
-    return Record.find(task.record_path) or task.record(
-        status="failed", reason="its record is gone"
-    )
+    gone = "its record is gone, or is no record any more"
+    return Record.find(task.record_path) or task.record(status="failed", reason=gone)
 
 
 def _report(records: Sequence[Record], out: Path) -> None:
-    print(table(records))
+    """Write the page, then print the table: whoever reads that may be gone already."""
+    told = f"Everything on one page: {out / PAGE}"
     try:
         write_reports(records, out)
     except OSError as error:
-        print(f"\n{out / PAGE} cannot be written: {error.strerror}.")
-        return
-    print(f"\nEverything on one page: {out / PAGE}")
+        told = f"{out / PAGE} cannot be written: {error.strerror}."
+    say(f"{table(records)}\n\n{told}")

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from time import monotonic, sleep
 from typing import Any
 
+from nbkit.course.interrupts import ignore_interrupts
+from nbkit.course.lesson_run import STOPPED, run_task
+from nbkit.course.progress import Progress
 from nbkit.course.record import RUNNING, WAITING, Record
-from nbkit.course.run.one_lesson import STOPPED, run_task
-from nbkit.course.run.progress import Progress
-from nbkit.course.run.tasks import Task
+from nbkit.course.tasks import Task
+from nbkit.course.worker_watch import WorkerWatch
 
 TICK_SECONDS = 0.05
 STOP_SECONDS = 30  # for the lessons to note where they were stopped
@@ -32,7 +34,7 @@ def drive(
     Raises:
         KeyboardInterrupt: after Ctrl-C, when all that ran has stopped and all records say so.
     """
-    futures = {task.name: executor.submit(run_task, task) for task in tasks}
+    futures: dict[str, Any] = {}
     records: dict[str, Record] = {}
     by_name = {task.name: task for task in tasks}
 
@@ -40,29 +42,48 @@ def drive(
         for name, future in list(futures.items()):
             if future.done():
                 futures.pop(name)
-                records[name] = _result(by_name[name], future, reason)
-                progress.finish(records[name])
-                finished(records[name])
+                note(_result(by_name[name], future, reason))
 
+    def note(record: Record) -> None:
+        records[record.name] = record
+        progress.finish(record)
+        finished(record)
+
+    patience = max((task.timeout for task in tasks), default=0.0)
+    watch = WorkerWatch(executor, patience, progress.tell)
     try:
+        for task in tasks:
+            futures[task.name] = executor.submit(run_task, task)
         while futures:
             collect()
             progress.look([by_name[name] for name in futures])
+            if reason := watch.find_reason():
+                for name in list(futures):
+                    futures.pop(name).cancel()
+                    note(mark(by_name[name], reason))
             sleep(TICK_SECONDS)
     except KeyboardInterrupt:
-        for task in tasks[:1]:
-            if task.token is not None:
-                task.token[0].unlink(missing_ok=True)  # this is what stops them
-        for future in futures.values():
-            future.cancel()
-        end = monotonic() + STOP_SECONDS
-        while futures and monotonic() < end:
-            collect(STOPPED)
-            sleep(TICK_SECONDS)
-        for name in futures:
-            mark(by_name[name], f"{STOPPED}, and has not answered")
+        with contextlib.suppress(KeyboardInterrupt):  # a second Ctrl-C: wait no longer
+            _stop(tasks, futures, lambda: collect(STOPPED))
+        ignore_interrupts()  # what has happened is written down, however often it is pressed
+        for task in tasks:
+            late = task.name in futures and not futures[task.name].done()
+            mark(task, f"{STOPPED}, and has not answered" if late else STOPPED)
         raise
     return [records[task.name] for task in tasks]
+
+
+def _stop(tasks: Sequence[Task], futures: Mapping[str, Any], collect: Callable[[], None]) -> None:
+    """Stop what runs, drop what waits, and wait until all have said so, but not for ever."""
+    for task in tasks[:1]:
+        if task.token is not None:
+            task.token[0].unlink(missing_ok=True)  # this is what stops them
+    for future in futures.values():
+        future.cancel()
+    end = monotonic() + STOP_SECONDS
+    while futures and monotonic() < end:
+        collect()
+        sleep(TICK_SECONDS)
 
 
 def mark(task: Task, reason: str) -> Record:

@@ -81,5 +81,30 @@ def _dask(address: str) -> tuple[Any, Callable[[], object]]:
         client = Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
     except (OSError, ValueError) as error:
         raise LessonError(f"no dask scheduler answers at {address!r}: {error}") from error
-    # What runs is never taken for what has run: pure=True would hand out old results.
-    return client.get_executor(pure=False), client.close
+    return DaskPool(client, address), client.close
+
+
+class DaskPool:
+    """A dask cluster as an executor that knows whether it has workers."""
+
+    def __init__(self, client: Any, address: str) -> None:
+        # What runs is never taken for what has run: pure=True would hand out old results.
+        self._pool = client.get_executor(pure=False)
+        self._client, self._address = client, address
+
+    def submit(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Hand a call to the cluster; its future."""
+        return self._pool.submit(function, *arguments)
+
+    def find_lack(self) -> str | None:
+        """Say what the cluster lacks to run anything; None if it has a worker."""
+        try:
+            workers = self._client.scheduler_info()["workers"]
+        except (OSError, KeyError, ValueError, RuntimeError) as error:
+            return f"the dask scheduler at {self._address} does not answer any more ({error})"
+        if workers:
+            return None
+        return (
+            f"the dask scheduler at {self._address} has no workers "
+            f"(start one with: dask worker {self._address} --nthreads 1)"
+        )

@@ -17,15 +17,16 @@ from nbformat import NotebookNode
 
 import nbkit
 from nbkit.base.whole_file import write_whole
-from nbkit.course.kernel import fork_client as warm
-from nbkit.course.kernel.client import CELL_SECONDS, Stopped, runnable_cells
-from nbkit.course.kernel.execute import as_html, execute, find_fault, read_left, save_notebook
-from nbkit.course.kernel.headless import headless_environment
+from nbkit.course import warm
+from nbkit.course.client import CELL_SECONDS, Stopped, runnable_cells
+from nbkit.course.execute import as_html, execute, find_fault, read_left, save_notebook
+from nbkit.course.gpu import lease
+from nbkit.course.headless import headless_environment
+from nbkit.course.interrupts import ignore_interrupts, keep_handlers
 from nbkit.course.lessons import LessonError, check_parameters
 from nbkit.course.record import RUNNING, Record
-from nbkit.course.run.exclusive import company, needs_quiet
-from nbkit.course.run.gpu import lease
-from nbkit.course.run.tasks import Task, check_place
+from nbkit.course.record_shape import find_verdict_problem
+from nbkit.course.tasks import Task, check_place, shorten_name
 from nbkit.lab.knobs import KnobError
 from nbkit.lab.machine import machine
 from nbkit.lab.threads import read_thread_count
@@ -57,7 +58,8 @@ def run_lesson(
         LessonError: if a notebook that is of no run is in the way.
     """
     values = check_parameters(path, with_profile(parameters, profile))
-    task = Task(path.absolute(), out.absolute(), path.stem, values, timeout)
+    name = shorten_name(path.stem)
+    task = Task(path.absolute(), out.absolute(), name, values, timeout)
     check_place(task)
     return _run(task, progress or (lambda cell, cells: None))
 
@@ -141,9 +143,12 @@ def _run(task: Task, progress: Callable[[int, int], None]) -> Record:
         nb, fault, interrupt = read_left(task.part), (STOPPED, record.cell), error
     except Exception as error:  # whatever it is, the lessons after this one still run
         nb, fault = read_left(task.part), (f"{type(error).__name__}: {error}", record.cell)
-    _close(task, record, nb, fault)
-    record.seconds = round(monotonic() - began, 3)
-    _save(task, record)
+    with keep_handlers():
+        if interrupt is not None:
+            ignore_interrupts()  # a second Ctrl-C would leave the record open
+        _close(task, record, nb, fault)
+        record.seconds = round(monotonic() - began, 3)
+        _save(task, record)
     if interrupt is not None:
         raise interrupt
     return record
@@ -156,7 +161,12 @@ def _close(
     record.close(*fault or ())
     try:
         if nb is not None:
-            record.cells, record.verdicts = _cells(nb), _verdicts(nb)
+            record.cells, verdicts = _cells(nb), _verdicts(nb)
+            problems = [find_verdict_problem(verdict) for verdict in verdicts]
+            pairs = zip(verdicts, problems, strict=True)
+            record.verdicts = [verdict for verdict, problem in pairs if problem is None]
+            if record.ok and (odd := next(filter(None, problems), None)):
+                record.close(f"a verdict that the lesson has shown cannot be read: {odd}")
             record.peak_bytes = nb.metadata.papermill.pop("peak_bytes", None)
             save_notebook(nb, task.notebook)
             write_whole(task.page, as_html(nb))

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import TextIO
 
+from nbkit.course.console import write_text
 from nbkit.course.record import RUNNING, Record
-from nbkit.course.run.tasks import Task
-from nbkit.course.run.time_left import Expected, in_words, left_of_lesson, left_of_run
+from nbkit.course.remaining import Expected, in_words, left_of_lesson, left_of_run, left_of_whole
+from nbkit.course.tasks import Task
 
 
 @dataclass
@@ -52,7 +53,7 @@ class Progress:
         self.lessons, self.jobs = lessons, jobs
         self.stream = stream or sys.stderr
         self.expected = expected or {}
-        self.terminal = self.stream.isatty()
+        self.terminal = self.stream is not None and self.stream.isatty()
         self.places: dict[str, Place] = {}
         self.waiting: list[str] = []
         self.took: list[float] = []
@@ -95,6 +96,10 @@ class Progress:
             self._said = now
             self._write(self.line(), lasting=True)
 
+    def tell(self, sentence: str) -> None:
+        """Show a sentence that stays."""
+        self._write(sentence, lasting=True)
+
     def finish(self, record: Record) -> None:
         """A lesson has ended."""
         self.places.pop(record.name, None)
@@ -113,7 +118,12 @@ class Progress:
         waiting = [times.seconds if (times := self.expected.get(n)) else None for n in self.waiting]
         known = [*self.took, *(seconds for seconds in waiting if seconds is not None)]
         typical = sum(known) / len(known) if known else None
-        rest = left_of_run(left.values(), waiting, typical, self.jobs)
+        running = [left[name] for name in left]
+        if typical is not None:
+            elapsed = [now - place.began for place in self.places.values()]
+            guess = [left_of_whole(typical, seconds) for seconds in elapsed]
+            running = [g if r is None else r for r, g in zip(running, guess, strict=True)]
+        rest = left_of_run(running, waiting, typical, self.jobs)
         words = [f"{len(self.took)} of {self.lessons} done"]
         words[0] += f", {in_words(rest)}" if rest is not None else ""
         for name, place in self.places.items():
@@ -128,8 +138,7 @@ class Progress:
         if self.terminal:
             if not lasting:
                 text = text[: shutil.get_terminal_size().columns - 1]  # a second line would stay
-            self.stream.write("\r" + " " * self._shown + "\r")
+            write_text(self.stream, "\r" + " " * self._shown + "\r")
         if text:
-            self.stream.write(text + ("\n" if lasting else ""))
+            write_text(self.stream, text + ("\n" if lasting else ""))
         self._shown = 0 if lasting else len(text)
-        self.stream.flush()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,12 +14,22 @@ from pathlib import Path
 from urllib.parse import quote
 
 import nbkit
-from nbkit.course.kernel.client import CELL_SECONDS
-from nbkit.course.lessons import LessonError, check_parameters, read_notebook
+from nbkit.course.client import CELL_SECONDS
+from nbkit.course.companions import list_companions, read_bytes
+from nbkit.course.leftovers import (
+    DAMAGED,
+    FOREIGN,
+    OWN,
+    holds_something,
+    look_at_notebook,
+    look_at_record,
+)
+from nbkit.course.lessons import LessonError, check_parameters
 from nbkit.course.record import OK, WAITING, Record
-from nbkit.course.report.read import read_entry
-from nbkit.lab import shipped
+from nbkit.lab import data
 from nbkit.lab.knobs import KnobError, Value
+
+MAX_NAME_BYTES = 200  # a disk takes 255, and files add up to 12 to a name
 
 
 @dataclass(frozen=True)
@@ -89,7 +101,7 @@ class Task:
     def done(self) -> Record | None:
         """The record of an earlier run that did just this, and whose files are all there."""
         earlier = Record.find(self.record_path)
-        there = self.notebook.exists() and self.page.exists()
+        there = _is_json(self.notebook) and holds_something(self.page)
         if earlier is not None and earlier.status == OK and there and self._is_of(earlier):
             return earlier
         return None
@@ -103,6 +115,7 @@ class Task:
         """Whether a record is of this very task: parameters, lesson and nbkit are the same."""
         return (
             record.lesson == self.path.stem
+            and record.name == self.name
             and record.parameters == self.values
             and record.nbkit == nbkit.__version__
             and record.code_sha256 == code_sha256()
@@ -170,33 +183,24 @@ def check_place(task: Task) -> None:
     """Refuse to write over a file that no run has made: it is a lesson, or somebody's work.
 
     A run's notebook says that papermill made it, a record reads like one, and beside a run's page
-    there is at least one of the two.
+    there is at least one of the two. A file that a power cut has damaged may be written over where
+    the files beside it are a run's; an empty one always.
 
     Raises:
         LessonError: if there is such a file where one of the task's would go.
     """
-    executed, recorded = task.notebook.exists(), task.record_path.exists()
+    executed = look_at_notebook(task.notebook, task.path)
+    recorded = look_at_record(task.record_path)
+    page, trace = task.page.exists(), task.notebook.exists() or task.record_path.exists()
     lost = None
-    if executed and (
-        task.notebook.samefile(task.path)
-        or "papermill" not in read_notebook(task.notebook).metadata
-    ):
+    if executed is FOREIGN or (executed is DAMAGED and recorded is not OWN):
         lost = task.notebook
-    elif recorded and not _is_record(task.record_path):
+    elif recorded in (FOREIGN, DAMAGED) and not (executed is OWN and page):
         lost = task.record_path
-    elif task.page.exists() and not (executed or recorded):
+    elif page and not trace and holds_something(task.page):
         lost = task.page
     if lost:
         raise LessonError(f"{lost} is not a run's and would be lost: choose another folder.")
-
-
-def _is_record(path: Path) -> bool:
-    """Whether a file is a record, of this or another version of nbkit."""
-    try:
-        read_entry(path)
-    except (OSError, ValueError):
-        return False
-    return True
 
 
 def _points(
@@ -210,9 +214,29 @@ def _points(
     for values in itertools.product(*grid.values()):
         point = dict(zip(grid, values, strict=True))
         checked = check_parameters(path, {**given, **point})
-        words = [f"{name}={_file_word(checked[name])}" for name in point]
-        points["--".join([path.stem, *words])] = checked  # the same value twice is one point
+        words = [f"{knob}={_file_word(checked[knob])}" for knob in point]
+        points[shorten_name("--".join([path.stem, *words]))] = (
+            checked  # the same value twice is one point
+        )
     return list(points.items())
+
+
+def shorten_name(name: str) -> str:
+    """The name as it is, or where files of that name could not be, its beginning and a checksum."""
+    data = os.fsencode(name)
+    if len(data) <= MAX_NAME_BYTES:
+        return name
+    ending = f"--{hashlib.sha256(data).hexdigest()[:16]}"
+    return data[: MAX_NAME_BYTES - len(ending)].decode(errors="ignore") + ending
+
+
+def _is_json(path: Path) -> bool:
+    """Whether a file is whole, as far as its being JSON tells."""
+    try:
+        json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return True
 
 
 def _file_word(value: Value) -> str:
@@ -226,13 +250,14 @@ def _is_short(value: Value) -> bool:
 
 
 def lesson_sha256(path: Path) -> str:
-    """What a lesson is: its notebook, and the claims that it is judged by, `*.toml` beside it.
+    """What a lesson is: its notebook, and beside it the claims and the modules that it may import.
 
-    Without such a file it is the notebook's own checksum.
+    Without such files it is the notebook's own checksum.
     """
     digest = hashlib.sha256(path.read_bytes())
-    for file in sorted(path.parent.glob("*.toml")):
-        digest.update(f"{file.name}\0".encode() + file.read_bytes())
+    for file in list_companions(path):
+        name = file.relative_to(path.parent).as_posix()
+        digest.update(f"{name}\0".encode("utf-8", "surrogateescape") + read_bytes(file))
     return digest.hexdigest()
 
 

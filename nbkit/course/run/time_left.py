@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from glob import escape
 
 from nbkit.course.ledger import ledger_dir
 from nbkit.course.record import OK, Record
@@ -18,12 +19,27 @@ class Expected:
     cells: tuple[float, ...] = ()
 
     def left(self, cell: int, elapsed: float, in_cell: float) -> float:
-        """Seconds that are left in that cell, the cells after it, and what comes after them."""
+        """Seconds that are left in that cell, the cells after it, and what comes after them.
+
+        Where this run has been slower so far than the last one, the cells after this one will be.
+        """
         if not self.cells or cell > len(self.cells):
-            return max(self.seconds - elapsed, 0.0)
-        around = self.seconds - sum(self.cells)  # starting the kernel, writing the page
-        here = max(self.cells[cell - 1] - in_cell, 0.0)
-        return here + sum(self.cells[cell:]) + max(around / 2, 0.0)
+            return left_of_whole(self.seconds, elapsed)
+        around = max((self.seconds - sum(self.cells)) / 2, 0.0)  # starting the kernel, the page
+        here = self.cells[cell - 1]
+        due = around + sum(self.cells[: cell - 1]) + min(in_cell, here)
+        doubt = self.seconds / 2  # a few early seconds say little about the pace
+        pace = max((elapsed + doubt) / (due + doubt), 1.0) if self.seconds else 1.0
+        return left_of_whole(here, in_cell) + pace * (sum(self.cells[cell:]) + around)
+
+
+def left_of_whole(seconds: float, elapsed: float) -> float:
+    """Seconds left of something that took `seconds` the last time.
+
+    When it takes longer, as much is expected again as it is already late: the estimate grows with
+    the delay, and never stays at zero.
+    """
+    return abs(seconds - elapsed)
 
 
 def expect(task: Task) -> Expected | None:
@@ -31,14 +47,14 @@ def expect(task: Task) -> Expected | None:
 
     Looked for in this folder, the folders beside it, and the ledger; the newest counts.
     """
-    beside = task.out.parent.glob(f"*/{task.name}.json")
-    found = [task.record_path, *beside, *ledger_dir().glob(f"*/{task.path.stem}.json")]
+    beside = task.out.parent.glob(f"*/{escape(task.name)}.json")
+    found = [task.record_path, *beside, *ledger_dir().glob(f"*/{escape(task.path.stem)}.json")]
     records = [record for path in found if (record := Record.find(path))]
     fits = [r for r in records if r.status == OK and r.parameters == task.values]
     if not fits:
         return None
     best = max(fits, key=lambda record: (bool(record.cells), record.started))
-    return Expected(best.seconds, tuple(cell["seconds"] or 0.0 for cell in best.cells))
+    return Expected(best.seconds, tuple(cell.get("seconds") or 0.0 for cell in best.cells))
 
 
 def left_of_lesson(
@@ -49,7 +65,9 @@ def left_of_lesson(
         return expected.left(cell, elapsed, in_cell)
     if cell < 2:
         return None
-    return (elapsed - in_cell) / (cell - 1) * (cells - cell + 1)
+    typical = (elapsed - in_cell) / (cell - 1)  # of the cells before this one
+    here = max(typical, in_cell - typical)
+    return here + (cells - cell) * max(typical, elapsed / cell)
 
 
 def left_of_run(

@@ -1,6 +1,7 @@
 """The engine stops at the first fault, marks it in the saved notebook, and loses no wake-up."""
 
 import asyncio
+import json
 import os
 import subprocess
 import sys
@@ -29,6 +30,13 @@ FAULTS = {
     ),
     "exits": ("import os; os._exit(3)", "DeadKernelError", "the kernel died with exit status 3"),
     "leaves": ("import sys; sys.exit(0)", "EarlyExit", "the lesson was left here by sys.exit(0)"),
+    "calls exit": ("exit()\nprint(2)", "EarlyExit", "the lesson was left here by exit() or quit()"),
+    "keeps its kernel": (
+        "quit(keep_kernel=True)",
+        "EarlyExit",
+        "the lesson was left here by exit() or quit()",
+    ),
+    "raises the end": ("raise SystemExit", "EarlyExit", "the lesson was left here by sys.exit()"),
     "sleeps": (
         "import time; time.sleep(60)",
         "CellTimeoutError",
@@ -240,6 +248,16 @@ def test_widgets_and_skipped_cells_are_no_fault(tmp_path, engine):
     assert nb.metadata.papermill.exception is None
     assert "widgets" not in nb.metadata
     assert nb.metadata.language_info.name == "python"
+
+
+def test_a_notebook_in_format_3_runs(tmp_path, engine):
+    code = {"cell_type": "code", "collapsed": False, "input": "print(6 * 7)", "language": "python"}
+    sheet = {"cells": [{**code, "metadata": {}, "outputs": []}], "metadata": {}}
+    old = {"metadata": {"name": ""}, "nbformat": 3, "nbformat_minor": 0, "worksheets": [sheet]}
+    path = tmp_path / "lesson.ipynb"
+    path.write_text(json.dumps(old))
+    nb = execute(path, engine, kernel_name="python3", language="python")
+    assert nb.cells[0].outputs[0].text == "42\n"
 
 
 def test_progress_counts_the_cells_that_run(tmp_path, engine):

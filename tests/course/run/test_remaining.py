@@ -38,9 +38,26 @@ def test_the_last_run_of_the_same_counts(task, tmp_path):
 def test_with_an_earlier_run_each_cell_has_its_own_time():
     expected = Expected(20.0, (1.0, 10.0, 5.0))  # four seconds are not in a cell
     assert left_of_lesson(expected, 2, 3, elapsed=7.0, in_cell=4.0) == 6.0 + 5.0 + 2.0
-    assert left_of_lesson(expected, 2, 3, elapsed=90.0, in_cell=80.0) == 5.0 + 2.0
     assert left_of_lesson(Expected(20.0), 2, 3, elapsed=7.0, in_cell=4.0) == 13.0
-    assert left_of_lesson(Expected(20.0), 2, 3, elapsed=27.0, in_cell=4.0) == 0.0
+
+
+def test_a_cell_that_is_late_is_expected_to_be_as_late_again():
+    expected = Expected(20.0, (1.0, 10.0, 5.0))
+    pace = (90.0 + 10.0) / (3.0 + 10.0 + 10.0)  # half of the twenty seconds damps it
+    left = left_of_lesson(expected, 2, 3, elapsed=90.0, in_cell=80.0)
+    assert left == pytest.approx(70.0 + pace * (5.0 + 2.0))
+    assert left_of_lesson(Expected(20.0), 2, 3, elapsed=27.0, in_cell=4.0) == 7.0
+    assert left_of_lesson(None, 3, 5, elapsed=64.0, in_cell=60.0) == 58.0 + 2 * 64 / 3
+
+
+@pytest.mark.parametrize(
+    "expected", [None, Expected(12.0), Expected(12.0, (1.0, 9.0)), Expected(12.0, (0.0, 0.0))]
+)
+def test_about_0_s_left_is_not_said_for_long(expected):
+    seconds = range(1, 300)  # in the second and last cell, after a first one of no time
+    told = [in_words(left_of_lesson(expected, 2, 2, float(s), float(s))) for s in seconds]
+    assert told.count("about 0 s left") <= 2
+    assert told[-1].endswith("min left")
 
 
 def test_without_one_the_cells_so_far_tell():

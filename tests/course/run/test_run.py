@@ -315,10 +315,8 @@ def test_a_damaged_ledger_stops_no_lesson_and_is_recorded_anew(ledger, tmp_path,
 
 def test_two_runs_in_one_folder_are_refused(tmp_path):
     path = write(tmp_path / "01_a.ipynb", "1")
-    with (
-        hold_folder(tmp_path / "out"),
-        pytest.raises(LessonError, match="another run is at work in"),
-    ):
+    busy = pytest.raises(LessonError, match="another run is at work in")
+    with hold_folder(tmp_path / "out"), busy:
         run([path], tmp_path / "out")
     assert run([path], tmp_path / "out")[0].ok
 

@@ -123,6 +123,19 @@ def test_ctrl_c_marks_what_ran_and_what_waited(broken, number):
 
 
 @LINUX
+def test_a_second_ctrl_c_says_the_same(broken):
+    broken.send_signal(signal.SIGINT)
+    wait_for(lambda: not (broken.out / ".run").exists(), broken)  # it is being stopped
+    broken.send_signal(signal.SIGINT)
+    said, errors = broken.communicate(timeout=60)
+    assert broken.returncode == 130 and "Traceback" not in errors
+    assert "02_b failed in cell 2: stopped by Ctrl-C" in said and "UNFINISHED" not in said
+    assert [record.status for record in records(broken.out)] == ["ok", "failed", "failed"]
+    assert "UNFINISHED" not in (broken.out / "index.html").read_text()
+    all_gone(broken.pids)
+
+
+@LINUX
 def test_a_runner_that_is_killed_leaves_records_that_tell_and_no_process(broken):
     assert len(broken.pids) >= 4  # the runner, what kernels are forked from, a kernel, its child
     broken.kill()

@@ -4,6 +4,8 @@ import nbformat
 import pytest
 from course_notebooks import write
 
+from nbkit.course import leftovers, tasks
+from nbkit.course.companions import list_companions
 from nbkit.course.lessons import LessonError
 from nbkit.course.record import Record
 from nbkit.course.run import tasks
@@ -107,6 +109,28 @@ def other_claims_beside_it(task, monkeypatch):
     return task
 
 
+def other_module_beside_it(task, monkeypatch):
+    (task.path.parent / "helper.py").write_text("x = 2")
+    return task
+
+
+def other_module_in_a_folder_that_it_names(task, monkeypatch):
+    folder = task.path.parent / "profile" / "deep"  # a word of the parameters cell
+    folder.mkdir(parents=True)
+    (folder / "helper.py").write_text("x = 2")
+    return task
+
+
+def empty_notebook(task, monkeypatch):
+    task.notebook.write_bytes(bytes(100))
+    return task
+
+
+def empty_page(task, monkeypatch):
+    task.page.write_text("")
+    return task
+
+
 def other_version(task, monkeypatch):
     monkeypatch.setattr("nbkit.__version__", "99")
     return task
@@ -144,15 +168,85 @@ def failed(task, monkeypatch):
 
 @pytest.mark.parametrize(
     "change",
-    [other_parameters, other_lesson, other_claims_beside_it, other_version, other_code, no_page,
-     no_notebook, half_a_record, still_running, failed],
+    [other_parameters, other_lesson, other_claims_beside_it, other_module_beside_it,
+     other_module_in_a_folder_that_it_names, empty_notebook, empty_page, other_version, other_code,
+     no_page, no_notebook, half_a_record, still_running, failed],
 )  # fmt: skip
 def test_what_was_done_otherwise_is_not(lesson, tmp_path, monkeypatch, change):
     (task,) = plan([lesson], tmp_path / "out", {"lr": "1"})
     finished(task)
-    monkeypatch.setattr(tasks, "read_notebook", lambda path: pytest.fail("not needed"))
+    monkeypatch.setattr(leftovers, "read_notebook", lambda path: pytest.fail("not needed"))
     monkeypatch.setattr(tasks, "check_place", lambda task: None)
     assert change(task, monkeypatch).done() is None
+
+
+def test_modules_are_found_through_modules(tmp_path):
+    path = write(tmp_path / "01_a.ipynb", "import first")
+    (tmp_path / "first.py").write_text("from second.part import x")
+    for name in ("second", "unnamed"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "part.py").write_text("x = 1")
+    found = [str(file.relative_to(tmp_path)) for file in list_companions(path)]
+    assert found == ["first.py", "second/part.py"]
+
+
+def executed(task):
+    """The three files of a run, the notebook as papermill marks it."""
+    finished(task)
+    nb = nbformat.v4.new_notebook(metadata={"papermill": {}})
+    nbformat.write(nb, task.notebook)
+
+
+NOTHING, HALF, NO_JSON = b"", b'{\n "lesson": "01_', b"\x07\x80"
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"record_path": NOTHING},
+        {"record_path": bytes(9)},
+        {"record_path": HALF},
+        {"record_path": NO_JSON},
+        {"record_path": b"{}"},
+        {"notebook": HALF},
+        {"notebook": NOTHING, "record_path": NOTHING, "page": NOTHING},
+        {"notebook": NOTHING, "record_path": NOTHING},
+    ],
+)
+def test_what_a_power_cut_has_damaged_is_run_again(lesson, tmp_path, damage):
+    (task,) = plan([lesson], tmp_path / "out", {})
+    executed(task)
+    for name, data in damage.items():
+        getattr(task, name).write_bytes(data)
+    (again,) = plan([lesson], tmp_path / "out", {})
+    assert again.done() is None
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"record_path": b'{"name": "somebody"}', "page": None},
+        {"record_path": NO_JSON, "notebook": None},
+        {"notebook": NO_JSON, "record_path": NO_JSON},
+        {"notebook": b'{"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}'},
+        {"notebook": None, "record_path": None},
+    ],
+)
+def test_what_may_be_somebodys_is_refused(lesson, tmp_path, damage):
+    (task,) = plan([lesson], tmp_path / "out", {})
+    executed(task)
+    for name, data in damage.items():
+        getattr(task, name).unlink() if data is None else getattr(task, name).write_bytes(data)
+    with pytest.raises(LessonError, match="is not a run's and would be lost"):
+        plan([lesson], tmp_path / "out", {})
+
+
+def test_a_long_name_is_cut_and_stays_its_own():
+    long = ["q" * 300, "q" * 299 + "r", "ü" * 150]
+    short = [tasks.shorten_name(name) for name in long]
+    assert len(set(short)) == 3
+    assert all(len(name.encode()) <= 200 for name in short)
+    assert tasks.shorten_name("01_a--lr=1") == "01_a--lr=1"
 
 
 @pytest.mark.parametrize("name", ["claims.toml", "digits.npz"])
