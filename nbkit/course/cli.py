@@ -66,10 +66,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """Execute lessons headless."""
-    from nbkit.course.interrupts import keep_handlers
     from nbkit.course.lessons import LessonError, find_lessons
     from nbkit.course.run.course_run import LedgerError
     from nbkit.course.run.course_run import run as run_lessons
+    from nbkit.course.run.interrupts import keep_handlers
     from nbkit.course.run.tasks import read_grid
     from nbkit.lab.knobs import KnobError
     from nbkit.lab.shipped import lessons_dir

@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 from nbformat import NotebookNode
 
 from nbkit.course.console import say, write_text
-from nbkit.course.execute import execute, find_fault, save_notebook
+from nbkit.course.kernel.execute import execute, find_fault, save_notebook
 from nbkit.course.lessons import LessonError, find_lessons
 from nbkit.lab.shipped import lessons_dir
 

@@ -26,7 +26,7 @@ class NbkitEngine:
         """
         from nbformat import from_dict
 
-        from nbkit.course.client import ClientEngine
+        from nbkit.course.kernel.client import ClientEngine
         from nbkit.course.record import list_nonfinite
         from nbkit.lab.knobs import KnobError
 

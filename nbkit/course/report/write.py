@@ -13,7 +13,6 @@ from pathlib import Path
 
 import nbkit
 from nbkit.base.whole_file import write_whole
-from nbkit.course.leftovers import holds_something
 from nbkit.course.lessons import LessonError
 from nbkit.course.record import Record, replace_nonfinite
 from nbkit.course.report.data import Report, build
@@ -22,6 +21,7 @@ from nbkit.course.report.markdown import markdown
 from nbkit.course.report.pictures import pictures
 from nbkit.course.report.read import OWN, Damaged, Entry, entries, read_records, read_run
 from nbkit.course.report.words import name_of, summary, table
+from nbkit.course.run.leftovers import holds_something
 
 __all__ = ["report", "summary", "table", "write_reports"]
 PAGE, MARKDOWN = "index.html", "report.md"

@@ -9,14 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from nbkit.course import warm
-from nbkit.course.claim import hold_folder
-from nbkit.course.client import CELL_SECONDS
 from nbkit.course.console import say
-from nbkit.course.drive import drive
-from nbkit.course.executors import LOCAL, open_executor
-from nbkit.course.headless import share_threads
-from nbkit.course.interrupts import keep_handlers
+from nbkit.course.kernel import fork_client as warm
+from nbkit.course.kernel.client import CELL_SECONDS
+from nbkit.course.kernel.headless import share_threads
 from nbkit.course.ledger import find_flips, keep, ledger_dir
 from nbkit.course.lessons import LessonError
 from nbkit.course.record import Record
@@ -25,6 +21,7 @@ from nbkit.course.run.dispatch import drive
 from nbkit.course.run.exclusive import needs_quiet
 from nbkit.course.run.executors import LOCAL, open_executor
 from nbkit.course.run.folder_lock import hold_folder
+from nbkit.course.run.interrupts import keep_handlers
 from nbkit.course.run.one_lesson import run_lesson, with_profile
 from nbkit.course.run.progress import Progress
 from nbkit.course.run.tasks import Task, plan

@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from time import monotonic, sleep
 from typing import Any
 
-from nbkit.course.interrupts import ignore_interrupts
-from nbkit.course.lesson_run import STOPPED, run_task
-from nbkit.course.progress import Progress
 from nbkit.course.record import RUNNING, WAITING, Record
-from nbkit.course.tasks import Task
-from nbkit.course.worker_watch import WorkerWatch
+from nbkit.course.run.interrupts import ignore_interrupts
+from nbkit.course.run.one_lesson import STOPPED, run_task
+from nbkit.course.run.progress import Progress
+from nbkit.course.run.tasks import Task
+from nbkit.course.run.worker_watch import WorkerWatch
 
 TICK_SECONDS = 0.05
 STOP_SECONDS = 30  # for the lessons to note where they were stopped

@@ -17,16 +17,17 @@ from nbformat import NotebookNode
 
 import nbkit
 from nbkit.base.whole_file import write_whole
-from nbkit.course import warm
-from nbkit.course.client import CELL_SECONDS, Stopped, runnable_cells
-from nbkit.course.execute import as_html, execute, find_fault, read_left, save_notebook
-from nbkit.course.gpu import lease
-from nbkit.course.headless import headless_environment
-from nbkit.course.interrupts import ignore_interrupts, keep_handlers
+from nbkit.course.kernel import fork_client as warm
+from nbkit.course.kernel.client import CELL_SECONDS, Stopped, runnable_cells
+from nbkit.course.kernel.execute import as_html, execute, find_fault, read_left, save_notebook
+from nbkit.course.kernel.headless import headless_environment
 from nbkit.course.lessons import LessonError, check_parameters
 from nbkit.course.record import RUNNING, Record
 from nbkit.course.record_shape import find_verdict_problem
-from nbkit.course.tasks import Task, check_place, shorten_name
+from nbkit.course.run.exclusive import company, needs_quiet
+from nbkit.course.run.gpu import lease
+from nbkit.course.run.interrupts import ignore_interrupts, keep_handlers
+from nbkit.course.run.tasks import Task, check_place, shorten_name
 from nbkit.lab.knobs import KnobError
 from nbkit.lab.machine import machine
 from nbkit.lab.threads import read_thread_count

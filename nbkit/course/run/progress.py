@@ -11,8 +11,14 @@ from typing import TextIO
 
 from nbkit.course.console import write_text
 from nbkit.course.record import RUNNING, Record
-from nbkit.course.remaining import Expected, in_words, left_of_lesson, left_of_run, left_of_whole
-from nbkit.course.tasks import Task
+from nbkit.course.run.tasks import Task
+from nbkit.course.run.time_left import (
+    Expected,
+    in_words,
+    left_of_lesson,
+    left_of_run,
+    left_of_whole,
+)
 
 
 @dataclass

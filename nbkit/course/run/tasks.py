@@ -14,9 +14,11 @@ from pathlib import Path
 from urllib.parse import quote
 
 import nbkit
-from nbkit.course.client import CELL_SECONDS
 from nbkit.course.companions import list_companions, read_bytes
-from nbkit.course.leftovers import (
+from nbkit.course.kernel.client import CELL_SECONDS
+from nbkit.course.lessons import LessonError, check_parameters
+from nbkit.course.record import OK, WAITING, Record
+from nbkit.course.run.leftovers import (
     DAMAGED,
     FOREIGN,
     OWN,
@@ -24,9 +26,7 @@ from nbkit.course.leftovers import (
     look_at_notebook,
     look_at_record,
 )
-from nbkit.course.lessons import LessonError, check_parameters
-from nbkit.course.record import OK, WAITING, Record
-from nbkit.lab import data
+from nbkit.lab import shipped
 from nbkit.lab.knobs import KnobError, Value
 
 MAX_NAME_BYTES = 200  # a disk takes 255, and files add up to 12 to a name

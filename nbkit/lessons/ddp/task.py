@@ -21,8 +21,9 @@ from typing import Any
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from nbkit._ddp_worker import dumps
 from nbkit.accumulation import accumulate
+from nbkit.base.equivalence import EquivalenceReport, compare, gradients, taken
+from nbkit.base.pickling import dumps
 from nbkit.base.whole_file import write_whole
 from nbkit.ddp import launch, rank, shard
 from nbkit.lab.evidence.claims import NEEDS
@@ -78,10 +79,15 @@ class Ranks:
         folder, name = Path(self._folder.name), getattr(fn, "__name__", str(fn))
         values = [folder / f"value_{self._calls}_{number}" for number in (0, 1)]
         write_whole(folder / f"call_{self._calls}", dumps((fn, args, kwargs), name), durable=False)
-        while not all(value.exists() for value in values):
-            if not self._thread.is_alive():
-                raise self._error or RuntimeError("these two processes have been closed.")
-            time.sleep(0.01)
+        try:
+            while not all(value.exists() for value in values):
+                if not self._thread.is_alive():
+                    raise self._error or RuntimeError("these two processes have been closed.")
+                time.sleep(0.01)
+        except KeyboardInterrupt:
+            (folder / "stop").touch()  # the ranks would compute on
+            self._stopped = True
+            raise
         return [pickle.loads(value.read_bytes()) for value in values]
 
     def close(self) -> None:
@@ -110,6 +116,13 @@ def _wait_for_calls(name: str) -> None:
         fn, args, kwargs = pickle.loads(call.read_bytes())
         value = dumps(fn(*args, **kwargs), f"what {getattr(fn, '__name__', fn)} returned")
         write_whole(folder / f"value_{number}_{rank()}", value, durable=False)
+
+
+def _end_when_stopped(folder: Path) -> None:
+    """Kill this launch's processes, which are one group, once the caller has been interrupted."""
+    while not (folder / "stop").exists():
+        time.sleep(0.05)
+    os.killpg(0, signal.SIGKILL)
 
 
 # ---- ragged parts, a killed rank, several nodes ----

@@ -4,11 +4,10 @@ import nbformat
 import pytest
 from course_notebooks import write
 
-from nbkit.course import leftovers, tasks
 from nbkit.course.companions import list_companions
 from nbkit.course.lessons import LessonError
 from nbkit.course.record import Record
-from nbkit.course.run import tasks
+from nbkit.course.run import leftovers, tasks
 from nbkit.course.run.tasks import plan, read_grid
 from nbkit.lab.knobs import KnobError
 

@@ -6,11 +6,11 @@ from concurrent.futures import Future
 import pytest
 from course_notebooks import write
 
-from nbkit.course import worker_watch
-from nbkit.course.drive import drive
-from nbkit.course.progress import Progress
-from nbkit.course.tasks import plan
-from nbkit.course.worker_watch import WorkerWatch
+from nbkit.course.run import worker_watch
+from nbkit.course.run.dispatch import drive
+from nbkit.course.run.progress import Progress
+from nbkit.course.run.tasks import plan
+from nbkit.course.run.worker_watch import WorkerWatch
 
 
 class Pool:

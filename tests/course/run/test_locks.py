@@ -4,9 +4,9 @@ import os
 
 import pytest
 
-from nbkit.course.claim import hold_folder
 from nbkit.course.lessons import LessonError
-from nbkit.course.locks import lock_file
+from nbkit.course.run.folder_lock import hold_folder
+from nbkit.course.run.locks import lock_file
 
 
 @pytest.fixture

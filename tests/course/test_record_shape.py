@@ -8,7 +8,7 @@ from test_course_report import MACHINE, VERDICT, record
 
 from nbkit.course.ledger import find_flips
 from nbkit.course.record import Record
-from nbkit.course.report import report, table
+from nbkit.course.report.write import report, table
 
 WORDS = ["", " ", "<b>x</b>", "\ud800"]
 ODD = [None, True, 5, -1, 10**400, float("nan"), *WORDS, [], [1], {}, {"a": 1}]
