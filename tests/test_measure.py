@@ -205,7 +205,7 @@ def test_a_ratio_is_paired_by_round():
 
 def test_a_ratio_is_that_of_stats():
     a, b = [1.0, 1.2, 1.1, 1.3, 0.9, 1.0], [2.0, 2.1, 2.5, 2.0, 1.8, 2.2]
-    assert timing(a=a, b=b).ratio("a", "b") == paired_ratio(a, b, over="timings")
+    assert timing(a=a, b=b).ratio("a", "b") == paired_ratio(a, b, over="rounds")
 
 
 @pytest.mark.parametrize(
@@ -259,7 +259,7 @@ def test_the_table():
         f"6 rounds after 0 of warm-up, on {where}, torch {torch.__version__}",
         "arm  median  95% interval  spread  time relative to old",
         "old  2 ms    2 ms to 2 ms  0%      1",
-        "new  1 ms    1 ms to 1 ms  0%      0.5 [0.5, 0.5] (95% interval, n = 6 timings)",
+        "new  1 ms    1 ms to 1 ms  0%      0.5 [0.5, 0.5] (95% interval, n = 6 rounds)",
     ]
 
 
