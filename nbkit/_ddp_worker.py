@@ -7,8 +7,10 @@ leaves its value, or its error, in the job's folder.
 
 from __future__ import annotations
 
+import copyreg
 import datetime
 import faulthandler
+import importlib
 import json
 import linecache
 import logging
@@ -34,6 +36,11 @@ _kept: list[object] = []
 # The agent looks at its ranks every 0.1 s. A rank that fails stays this long, so that a rank which
 # only lost its peer never ends before the agent has seen the peer's end.
 LINGER_SECONDS = 0.5
+
+# cloudpickle sends a module's submodules along with a function that names both: one that uses torch
+# and a variable `classes` takes torch.classes with it, which pickles only as what to import.
+for _module in (torch.classes, torch.ops):
+    copyreg.pickle(type(_module), lambda module: (importlib.import_module, (module.__name__,)))
 
 
 def agent(folder: str) -> None:

@@ -107,7 +107,7 @@ def time_in_processes(
         _time_setups, n, dict(setups), options | {"clock": clock}, threads,
         budget_seconds=budget_seconds,
     )  # fmt: skip
-    return collect(run, list(setups))
+    return collect_timings(run, list(setups))
 
 
 def _time_setups(
@@ -129,7 +129,7 @@ def _time_setups(
     return timings
 
 
-def collect(run: FreshRun, names: list[str]) -> dict[str, ProcessTiming]:
+def collect_timings(run: FreshRun, names: list[str]) -> dict[str, ProcessTiming]:
     """Put together what the processes returned: for each name, the timings of its arms."""
     timings = {}
     for name in names:
