@@ -37,10 +37,15 @@ _kept: list[object] = []
 # only lost its peer never ends before the agent has seen the peer's end.
 LINGER_SECONDS = 0.5
 
+
 # cloudpickle sends a module's submodules along with a function that names both: one that uses torch
 # and a variable `classes` takes torch.classes with it, which pickles only as what to import.
+def _import_again(module: Any) -> Any:
+    return importlib.import_module, (module.__name__,)
+
+
 for _module in (torch.classes, torch.ops):
-    copyreg.pickle(type(_module), lambda module: (importlib.import_module, (module.__name__,)))
+    copyreg.pickle(type(_module), _import_again)
 
 
 def agent(folder: str) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import median
+from typing import Any, TypeVar
 
 from nbkit.lab.cost.processes import FreshRun, run_in_fresh_processes
 from nbkit.lab.machine import machine
@@ -16,7 +17,7 @@ from nbkit.lab.training import one_thread
 
 Arms = Mapping[str, Callable[[], object]]
 Setup = Callable[[], Arms]
-Seconds = dict[str, list[float]]  # of each arm, an entry a round
+Name = TypeVar("Name", bound=Hashable)
 
 
 @dataclass
@@ -67,7 +68,7 @@ class ProcessTiming(Timing):
 
 def time_in_processes(
     setups: Mapping[str, Setup],
-    n: int,
+    n: int | Mapping[str, int],
     *,
     repeats: int = 8,
     max_warmup: int = 6,
@@ -77,13 +78,13 @@ def time_in_processes(
 ) -> dict[str, ProcessTiming]:
     """Time the arms of each setup in n fresh processes, and compare them within each process.
 
-    Every process times all setups, one after the other, beginning with another one each time: so
-    the n values of a setup are spread over the whole measurement, and a slow change of the machine
-    (its clock, its neighbours) is part of what the interval sees.
+    Every process times all setups (that still need it), one after the other, beginning with another
+    one each time: so the n values of a setup are spread over the whole measurement, and a slow
+    change of the machine (its clock, its neighbours) is part of what the interval sees.
 
     Args:
         setups: name -> a function that builds the arms (name -> function), in the process itself.
-        n: how many processes.
+        n: how many processes; or for each setup, how many of them time it.
         repeats, max_warmup, clock: of `time_it`, in each process.
         budget_seconds: no further process is started later than that, and each has its share for
             its rounds; what was not done is in each result's `unfinished`.
@@ -100,21 +101,27 @@ def time_in_processes(
         raise ValueError(f"threads must be 1 or None, got {threads}.")
     if repeats < FEWEST:
         raise ValueError(f"repeats must be at least {FEWEST}, got {repeats}.")
+    counts = {name: n if isinstance(n, int) else n.get(name, 0) for name in setups}
+    if min(counts.values()) < 1:
+        raise ValueError(f"n must be at least 1 for every setup, got {counts}.")
 
-    share = budget_seconds / (max(1, n) * len(setups))
+    share = budget_seconds / sum(counts.values())
     options = {"repeats": repeats, "max_warmup": max_warmup, "budget_seconds": share}
-    run = run_in_fresh_processes(
-        _time_setups, n, dict(setups), options | {"clock": clock}, threads,
-        budget_seconds=budget_seconds,
-    )  # fmt: skip
+    told = (dict(setups), counts, options | {"clock": clock}, threads)
+    most = max(counts.values())
+    run = run_in_fresh_processes(_time_setups, most, *told, budget_seconds=budget_seconds)
     return collect_timings(run, list(setups))
 
 
 def _time_setups(
-    index: int, setups: dict[str, Setup], options: dict, threads: int | None
+    index: int,
+    setups: dict[str, Setup],
+    counts: dict[str, int],
+    options: dict[str, Any],
+    threads: int | None,
 ) -> dict[str, Timing]:
     """Time every setup in this process; the first of them and the first arm change with `index`."""
-    names, timings = list(setups), {}
+    names, timings = [name for name in setups if index < counts[name]], {}
     start = index % len(names)
     for name in names[start:] + names[:start]:
         arms = dict(setups[name]())
@@ -129,11 +136,11 @@ def _time_setups(
     return timings
 
 
-def collect_timings(run: FreshRun, names: list[str]) -> dict[str, ProcessTiming]:
+def collect_timings(run: FreshRun, names: Sequence[Name]) -> dict[Name, ProcessTiming]:
     """Put together what the processes returned: for each name, the timings of its arms."""
     timings = {}
     for name in names:
-        each: list[Timing] = [ranks[0][name] for ranks in run.values]
+        each: list[Timing] = [ranks[0][name] for ranks in run.values if name in ranks[0]]
         rounds = {arm: [timing.seconds[arm] for timing in each] for arm in each[0].seconds}
         seconds = {arm: [median(calls) for calls in rounds[arm]] for arm in rounds}
         cut = [timing.unfinished for timing in each if timing.unfinished]

@@ -12,12 +12,12 @@ from nbkit.lab.measure import BUDGET_SECONDS
 def time_fresh_steps(
     setups: Mapping[str, Setup],
     device: str,
-    n: int,
+    n: int | Mapping[str, int],
     *,
     repeats: int = 8,
     budget_seconds: float = BUDGET_SECONDS,
 ) -> dict[str, ProcessTiming]:
-    """Time training steps in n fresh processes: on a GPU by the wall clock, else on one thread.
+    """Time training steps in fresh processes: on a GPU by the wall clock, else on one thread.
 
     On a CPU it is the time of that thread, which leaves out what other programs take.
     """

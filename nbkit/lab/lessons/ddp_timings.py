@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from nbkit.ddp import rank
-from nbkit.lab.cost.process_timing import ProcessTiming, collect_timings
+from nbkit.lab.cost.process_timing import Name, ProcessTiming, collect_timings
 from nbkit.lab.cost.processes import run_in_fresh_processes
 from nbkit.lab.cost.rounds import Rounds, time_rounds
 from nbkit.lab.data import digits
@@ -101,13 +101,13 @@ def _any_rank(here: bool) -> bool:
 
 
 def time_pairs(
-    pairs: Mapping[str, Mapping[str, Case]],
+    pairs: Mapping[Name, Mapping[str, Case]],
     n: int,
     *,
     rounds: int = 6,
     warmup: int = 2,
     budget_seconds: float = 180.0,
-) -> dict[str, ProcessTiming]:
+) -> dict[Name, ProcessTiming]:
     """Time the cases of each pair in n times two fresh processes, and compare them within each.
 
     Args:
@@ -127,8 +127,8 @@ def time_pairs(
 
 
 def _time_pairs(
-    index: int, pairs: dict[str, dict[str, Case]], rounds: int, warmup: int, budget_seconds: float
-) -> dict[str, Timing]:
+    index: int, pairs: dict[Name, dict[str, Case]], rounds: int, warmup: int, budget_seconds: float
+) -> dict[Name, Timing]:
     """Time every pair on these two ranks; the first pair and arm change with `index`."""
     names, timings = list(pairs), {}
     start = index % len(names)
