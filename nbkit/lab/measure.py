@@ -30,7 +30,7 @@ from nbkit.report import Report
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["MemoryReport", "Timing", "flops", "memory_report", "time_it"]
+__all__ = ["MemoryReport", "Timing", "flops", "memory_report", "time_call", "time_it"]
 
 # With fewer, the smallest and the largest do not hold the median with 95 % confidence.
 FEWEST = 6
@@ -212,7 +212,7 @@ def time_it(
 
     before = read_cores()
     rounds = time_rounds(
-        {name: partial(_seconds, name, arm, clock) for name, arm in arms.items()},
+        {name: partial(time_call, name, arm, clock) for name, arm in arms.items()},
         repeats,
         max_warmup=max_warmup,
         fewest=FEWEST,
@@ -239,7 +239,8 @@ def _check(arms: Mapping[str, Callable[[], object]], repeats: int, max_warmup: i
         raise ValueError(f"max_warmup must be at least 0, got {max_warmup}.")
 
 
-def _seconds(name: str, arm: Callable[[], object], clock: Callable[[], float]) -> float:
+def time_call(name: str, arm: Callable[[], object], clock: Callable[[], float]) -> float:
+    """Seconds of one call, until the accelerator has done its work; garbage is collected before."""
     gc.collect(1)  # what the last call left; to look through all there is would empty the caches
     _wait()
     start = clock()
