@@ -213,3 +213,41 @@ def test_what_was_not_done_and_a_busy_machine_are_told():
 def test_wrong_arguments(options, words):
     with pytest.raises(ValueError, match=words):
         time_in_processes(**{"setups": {"a": make_arms}, "n": 2} | options)
+
+
+# The lessons' own
+
+
+def test_a_function_with_a_variable_called_classes_travels():
+    """cloudpickle would take torch.classes along, which does not pickle by itself."""
+    import pickle
+
+    from nbkit._ddp_worker import dumps
+
+    namespace = {}
+    exec("import torch\nclasses = ops = 3\ndef f(): return torch.zeros(classes) + ops", namespace)
+    namespace["f"].__module__ = "__main__"
+    assert pickle.loads(dumps(namespace["f"], "f"))().tolist() == [3.0, 3.0, 3.0]
+
+
+@pytest.mark.parametrize(("device", "threads"), [("cpu", 1), ("cuda", None)])
+def test_training_steps_are_timed_by_the_thread_and_on_a_gpu_by_the_wall(
+    monkeypatch, device, threads
+):
+    from nbkit.lab.lessons import amp_timings
+
+    seen = {}
+    monkeypatch.setattr(amp_timings, "time_in_processes", lambda *_, **options: seen | options)
+    told = amp_timings.time_fresh_steps({"a": make_arms}, device, 2)
+    assert told["threads"] is threads
+    assert told["clock"] is (time.process_time if device == "cpu" else time.perf_counter)
+
+
+def test_pairs_of_cases_are_timed_on_two_fresh_ranks():
+    from nbkit.lab.lessons.ddp_timings import Case, time_pairs
+
+    cases = {"last": Case(4, "last", micro_batches=2), "each": Case(4, micro_batches=2)}
+    found = time_pairs({"no_sync": cases}, 1, rounds=2, warmup=1)["no_sync"]
+    assert list(found.rounds) == ["last", "each"]
+    assert all(second > 0 for (rounds,) in found.rounds.values() for second in rounds)
+    assert found.ratio("last", to="each").n == 1
