@@ -1,8 +1,8 @@
 # Every target works first, from a clean clone, and again without reinstalling.
 PYTHON ?= python3
 BIN := .venv/bin
-# timing.py is what they share; stalls.py takes an hour and is run by hand.
-BENCHMARKS := $(filter-out %/timing.py %/stalls.py,$(wildcard benchmarks/*.py))
+# timing.py is what they share; stalls.py and verdicts.py take an hour and are run by hand.
+BENCHMARKS := $(filter-out %/timing.py %/stalls.py %/verdicts.py,$(wildcard benchmarks/*.py))
 
 # What `make docs` shows: the techniques, and the bench that lessons are written with.
 PUBLIC := nbkit $(addprefix nbkit.lab.,lesson knobs data models plots runs.training runs.seeds evidence.claims evidence.stats evidence.proportions cost.timing)

@@ -5,11 +5,14 @@ slows one slows the other. A line that `report` prints reads: name, median, spre
 over.
 """
 
-import gc
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+
+from nbkit.lab.cost.rounds import time_rounds
+from nbkit.lab.cost.timing import time_call
 
 
 @dataclass(frozen=True)
@@ -47,20 +50,13 @@ def interleaved(
     warmup: int = 1,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Timing:
-    """Call every arm once a round, `repeats` rounds, every other round in reverse order.
+    """Time every arm once a round by the kit's own timer, and compare them by their ratios.
 
     Where seconds are promised of one thread, `clock=time.process_time` leaves out the time that
-    other programs held the core. An arm that works on a GPU has to wait for it (`.item()`) before
-    it returns. Garbage is collected between the calls, not within.
+    other programs held the core.
     """
-    for _ in range(warmup):
-        for arm in arms.values():
-            arm()
-    seconds: dict[str, list[float]] = {name: [] for name in arms}
-    for turn in range(repeats):
-        for name in list(arms)[:: -1 if turn % 2 else 1]:
-            seconds[name].append(_seconds(arms[name], clock))
-    return Timing(seconds)
+    timers = {name: partial(time_call, name, arm, clock) for name, arm in arms.items()}
+    return Timing(time_rounds(timers, repeats, max_warmup=warmup).seconds)
 
 
 def report(name: str, measured: Spread, bound: float) -> bool:
@@ -70,13 +66,3 @@ def report(name: str, measured: Spread, bound: float) -> bool:
     verdict = "ok" if within else "over"
     print(f"{name:<60} {measured.median:7.3f} {spread:>17}  <= {bound:<5g} {verdict}")
     return within
-
-
-def _seconds(arm: Callable[[], object], clock: Callable[[], float]) -> float:
-    gc.collect()
-    gc.disable()
-    start = clock()
-    arm()
-    seconds = clock() - start
-    gc.enable()
-    return seconds

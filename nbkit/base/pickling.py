@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import pickle
 import types
 from collections import ChainMap
 from collections.abc import Callable
 from typing import Any, ClassVar
+
+import torch
 
 
 def dumps(value: object, what: str) -> bytes:
@@ -26,9 +29,13 @@ def dumps(value: object, what: str) -> bytes:
             f"cannot import it. Either pip install cloudpickle, or move it to a module."
         ) from None
     usual = cloudpickle.Pickler.dispatch_table
+    # cloudpickle sends a module's submodules along with a function that names both: one that uses
+    # torch and a variable `classes` takes torch.classes with it, which pickles only by its name.
+    by_name = {type(torch.classes): _reduce_module, type(torch.ops): _reduce_module}
+    own = {types.CodeType: _reduce_code, **by_name}
 
     class Pickler(cloudpickle.Pickler):
-        dispatch_table: ClassVar = ChainMap({types.CodeType: _reduce_code}, usual)
+        dispatch_table: ClassVar = ChainMap(own, usual)
 
     try:
         Pickler(file := io.BytesIO()).dump(value)
@@ -38,6 +45,10 @@ def dumps(value: object, what: str) -> bytes:
             f"{what} cannot be sent to another process: {error}. Send plain values, tensors or "
             f"modules, and make locks, files and generators inside the function."
         ) from error
+
+
+def _reduce_module(module: types.ModuleType) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    return importlib.import_module, (module.__name__,)
 
 
 def _reduce_code(code: types.CodeType) -> tuple[Callable[..., Any], tuple[Any, ...]]:

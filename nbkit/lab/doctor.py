@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from nbkit.base.report import Report
+from nbkit.lab.cost.busy import watch_others
 from nbkit.lab.evidence.claims import all_claims, without_lesson
 from nbkit.lab.machine import machine
 
@@ -71,6 +72,7 @@ def examine() -> Examination:
         _gpu(),
         _bf16(),
         _processes(),
+        _others(),
         _browser(),
         *_extras(),
     ]
@@ -149,6 +151,13 @@ def _processes() -> Finding:
         return Finding("processes", "one", advice)
     backends = [name for name in ("gloo", "nccl") if _has_backend(name)]
     return Finding("processes", f"several, by {' and '.join(backends)}")
+
+
+def _others() -> Finding:
+    """Whether the machine is quiet enough now for a timing to be judged."""
+    load = watch_others()
+    advice = "too busy now: claims over timings are skipped" if load.is_busy else ""
+    return Finding("other programs", str(load).removeprefix("other programs "), advice)
 
 
 def _has_backend(name: str) -> bool:

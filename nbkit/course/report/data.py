@@ -285,5 +285,7 @@ def _not_judged(entry: Entry) -> Iterator[tuple[str, str]]:
 
 def _general(reason: str) -> str:
     """The reason without its numbers: `3 of the 8 seeds it needs` is one of too few seeds."""
+    if reason.startswith("the machine was busy"):
+        return "the machine was busy"
     few = re.fullmatch(r"\d+ of the \d+ (.+) it needs", reason)
     return f"too few {few[1]}" if few else reason

@@ -1,1 +1,1 @@
-"""What a training step costs: seconds, memory, operations."""
+"""What a technique costs: timing, and whether the machine was quiet enough to time anything."""

@@ -10,9 +10,9 @@ import gc
 import inspect
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from statistics import median, quantiles
 from typing import TYPE_CHECKING
 
@@ -20,15 +20,18 @@ import torch
 
 from nbkit.base.report import Report, ensure_axes
 from nbkit.lab import plots
+from nbkit.lab.cost.busy import Load, load_since, read_cores
 from nbkit.lab.cost.flops import flops
 from nbkit.lab.cost.memory import MemoryReport, memory_report
-from nbkit.lab.evidence.stats import Interval, paired_ratio
+from nbkit.lab.cost.rounds import time_rounds
+from nbkit.lab.evidence.intervals import Interval
+from nbkit.lab.evidence.stats import paired_ratio
 from nbkit.lab.machine import machine
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["MemoryReport", "Timing", "flops", "memory_report", "time_it"]
+__all__ = ["MemoryReport", "Timing", "flops", "memory_report", "time_call", "time_it"]
 
 # With fewer, the smallest and the largest do not hold the median with 95 % confidence.
 FEWEST = 6
@@ -38,8 +41,7 @@ FEWEST = 6
 NOISY = 0.25
 # Reading the clock takes a microsecond or so: that must not be a tenth of a call.
 BRIEF = 1e-5
-# Steady: two windows of that many calls overlap, or their medians lie within that share.
-WINDOW, CLOSE = 3, 0.02
+BUDGET_SECONDS = 120.0
 
 
 @dataclass
@@ -51,12 +53,16 @@ class Timing(Report):
         warmup: the same for the rounds before, which count nowhere.
         steady: whether the arms had come to a steady pace when the warm-up ended.
         machine: the hardware and the versions (`nbkit.lab.machine`).
+        unfinished: what the time budget did not allow; empty if everything was done.
+        load: what other programs used of the cores meanwhile.
     """
 
     seconds: dict[str, list[float]]
     warmup: dict[str, list[float]] = field(default_factory=dict)
     steady: bool = False
     machine: dict[str, object] = field(default_factory=dict)
+    unfinished: str = ""
+    load: Load | None = None
 
     def median(self, arm: str) -> Interval:
         """The median seconds of a call, with its 95 % interval, which assumes no distribution.
@@ -67,16 +73,20 @@ class Timing(Report):
 
         seconds = self._of(arm)
         low, high = quantile_test(seconds, p=0.5).confidence_interval(0.95)
-        return Interval(median(seconds), float(low), float(high), len(seconds), over="timings")
+        return Interval(median(seconds), float(low), float(high), len(seconds), over="rounds")
 
     def ratio(self, arm: str, to: str) -> Interval:
-        """Seconds of `arm` over those of `to`, paired by round: below 1 is faster."""
-        return paired_ratio(self._of(arm), self._of(to), over="timings")
+        """Seconds of `arm` over those of `to`, paired by round: below 1 is faster.
+
+        The rounds of one process share its memory layout, which may change a ratio by a fifth and
+        more. So this decides no claim over timings: `time_in_processes` measures for that.
+        """
+        ratio = paired_ratio(self._of(arm), self._of(to), over="rounds")
+        return replace(ratio, load=self.load)
 
     def spread(self, arm: str) -> float:
         """From the first to the ninth decile of an arm's seconds, as a share of their median."""
-        deciles = quantiles(self._of(arm), n=10, method="inclusive")
-        return (deciles[-1] - deciles[0]) / median(self._of(arm))
+        return spread_of(self._of(arm))
 
     @property
     def noisy(self) -> list[str]:
@@ -124,13 +134,20 @@ class Timing(Report):
             raise KeyError(f"no arm {arm!r} was timed; there are {', '.join(self.seconds)}.")
         return self.seconds[arm]
 
-    def _summary(self) -> str:
-        """How it was measured, where, and what speaks against the numbers."""
+    def _made(self) -> str:
         rounds = len(next(iter(self.seconds.values())))
         warm = len(next(iter(self.warmup.values()), []))
+        return f"{rounds} rounds after {warm} of warm-up"
+
+    def _summary(self) -> str:
+        """How it was measured, where, and what speaks against the numbers."""
         facts = self.machine
         where = f"{facts.get('gpu') or facts.get('processor')}, threads: {facts.get('threads')}"
-        told = f"{rounds} rounds after {warm} of warm-up, on {where}, torch {facts.get('torch')}"
+        told = f"{self._made()}, on {where}, torch {facts.get('torch')}"
+        if self.unfinished:
+            told += f"; UNFINISHED: {self.unfinished}"
+        if self.load and self.load.reason:
+            told += f"; BUSY: {self.load}"
         if not self.steady:
             told += "; NOT STEADY when the warm-up ended: the first rounds may be slow ones"
         brief = [arm for arm in self.seconds if median(self._of(arm)) < BRIEF]
@@ -151,6 +168,7 @@ def time_it(
     repeats: int = 20,
     *,
     max_warmup: int = 20,
+    budget_seconds: float = BUDGET_SECONDS,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Timing:
     """Time each arm in turn, round by round, and compare them by their ratios.
@@ -166,6 +184,10 @@ def time_it(
         max_warmup: rounds at most before that. The warm-up ends earlier, once for every arm the
             last three calls and the three before overlap in time or have medians within 2 %. Where
             that never happens, `Timing.steady` is False and the table says so.
+        budget_seconds: no round begins later than that, by the wall clock or by what the calls took
+            together, except for the first six measured ones,
+            without which there is no interval; the warm-up gets half of it. What was not done is in
+            `Timing.unfinished` and in the table.
         clock: gives seconds. `time.process_time` leaves out the time that other programs held a
             core, for arms on one thread and no accelerator.
     Returns:
@@ -174,25 +196,28 @@ def time_it(
         TypeError: if an arm is no function, or returns a generator, which has not run yet.
         ValueError: if there is no arm, a number is too small, or an arm takes no time at all.
 
-    The interval of a ratio takes the rounds as independent; on a machine whose pace drifts, they
-    are not quite. Known limit: of several CUDA devices, the current one is waited for.
+    The interval of a ratio takes the rounds as independent, which they are within this process
+    only: a claim over timings needs `nbkit.lab.cost.process_timing.time_in_processes`. Known
+    limit: of several CUDA devices, the current one is waited for.
 
     >>> timing = time_it({"sum": lambda: sum(range(9999)), "half": lambda: sum(range(4999))})
     >>> timing.ratio("half", to="sum").estimate < 1
     True
     """
     _check(arms, repeats, max_warmup)
+    if not budget_seconds > 0:
+        raise ValueError(f"budget_seconds must be above 0, got {budget_seconds}.")
 
-    warmup: dict[str, list[float]] = {name: [] for name in arms}
-    seconds: dict[str, list[float]] = {name: [] for name in arms}
-    steady = False
-    with _no_garbage_collection():
-        while not steady and len(next(iter(warmup.values()))) < max_warmup:
-            _round(arms, warmup, clock)
-            steady = all(_is_steady(calls) for calls in warmup.values())
-        for _ in range(repeats):
-            _round(arms, seconds, clock)
-    return Timing(seconds, warmup, steady, machine())
+    before = read_cores()
+    rounds = time_rounds(
+        {name: partial(time_call, name, arm, clock) for name, arm in arms.items()},
+        repeats,
+        max_warmup=max_warmup,
+        fewest=FEWEST,
+        budget_seconds=budget_seconds,
+    )
+    load = load_since(before)
+    return Timing(rounds.seconds, rounds.warmup, rounds.steady, machine(), rounds.unfinished, load)
 
 
 def _check(arms: Mapping[str, Callable[[], object]], repeats: int, max_warmup: int) -> None:
@@ -212,27 +237,8 @@ def _check(arms: Mapping[str, Callable[[], object]], repeats: int, max_warmup: i
         raise ValueError(f"max_warmup must be at least 0, got {max_warmup}.")
 
 
-def _round(
-    arms: Mapping[str, Callable[[], object]],
-    seconds: Mapping[str, list[float]],
-    clock: Callable[[], float],
-) -> None:
-    """Call each arm once and add what it took."""
-    for name in _order(list(arms), turn=len(next(iter(seconds.values())))):
-        seconds[name].append(_seconds(name, arms[name], clock))
-
-
-def _order(names: list[str], turn: int) -> list[str]:
-    """There and back, starting one further each time: in 2n rounds each is twice in each place.
-
-    >>> ["".join(_order(list("ABC"), turn)) for turn in range(6)]
-    ['ABC', 'CBA', 'BCA', 'ACB', 'CAB', 'BAC']
-    """
-    start = turn // 2 % len(names)
-    return (names[start:] + names[:start])[:: -1 if turn % 2 else 1]
-
-
-def _seconds(name: str, arm: Callable[[], object], clock: Callable[[], float]) -> float:
+def time_call(name: str, arm: Callable[[], object], clock: Callable[[], float]) -> float:
+    """Seconds of one call, until the accelerator has done its work; garbage is collected before."""
     gc.collect(1)  # what the last call left; to look through all there is would empty the caches
     _wait()
     start = clock()
@@ -261,25 +267,10 @@ def _wait() -> None:
         torch.mps.synchronize()
 
 
-def _is_steady(seconds: list[float]) -> bool:
-    """Whether the last calls and those before cannot be told apart, by order or by size."""
-    if len(seconds) < 2 * WINDOW:
-        return False
-    before, last = seconds[-2 * WINDOW : -WINDOW], seconds[-WINDOW:]
-    overlap = min(last) <= max(before) and min(before) <= max(last)
-    return overlap or abs(median(last) / median(before) - 1) <= CLOSE
-
-
-@contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    """No collection of its own accord, and the setting given back on every way out."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
+def spread_of(seconds: Sequence[float]) -> float:
+    """From the first to the ninth decile, as a share of the median."""
+    deciles = quantiles(seconds, n=10, method="inclusive")
+    return (deciles[-1] - deciles[0]) / median(seconds)
 
 
 def _unit(seconds: float) -> tuple[float, str]:

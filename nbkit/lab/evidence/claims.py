@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -25,6 +25,11 @@ from nbkit.lab.machine import machine
 
 SUPPORTED, REFUTED, INCONCLUSIVE, SKIPPED = "SUPPORTED", "REFUTED", "INCONCLUSIVE", "SKIPPED"
 ROUNDING = 1e-9  # of the margin, where that is above 1: a bound as near as this lies on it
+DECIDING = tuple(noise for noise in NOISE if noise != "rounds")  # these are one timing
+ADVICE = {
+    "rounds": " The rounds of one process are one timing: measure in fresh processes, by "
+    "time_in_processes from nbkit.lab.cost.process_timing."
+}
 NO_LESSON = "NO LESSON YET"  # what a report says of a claim that no lesson measures
 
 # What is measured, and between which bounds its margin must lie.
@@ -49,14 +54,14 @@ NEEDS: dict[str, Callable[[], bool]] = {
 class Claim:
     """One entry of `data/claims.toml`.
 
-    `measure` is what is measured: "ratio", "difference", "proportion", "proportion_difference", or
-    "equality": of each pair, whether both are equal bit for bit. `side` is where the claim puts it:
-    "below" or "above" the `margin`, or, of a difference, "within" -margin and margin. An equality
-    has neither side nor margin.
-    `n` is the number of `over` (seeds, test examples, timings) that the claim needs to be judged;
-    it is sized for a `spread`: the standard deviation, from one of them to the next, of the
-    difference or of the ratio's logarithm. `needs` are names of NEEDS. `deterministic`: what is
-    measured is counted and has no noise of its own, as bytes; equal values are then its result.
+    `kind` is what is measured and on which side of `margin` the claim puts it: "ratio_below",
+    "ratio_above", the same of "difference", "proportion" and "proportion_difference"; "equivalent"
+    (the difference lies within -margin and margin) or "exact" (every pair is equal, bit for bit).
+    `n` is the number of `over` (seeds, test examples, timings) that the claim needs to be judged:
+    a timing is a fresh process, however many rounds it makes. `n` is sized for a `spread`: the
+    standard deviation, from one of them to the next, of the difference or of the ratio's logarithm.
+    `needs` are names of NEEDS. `deterministic`: what is measured is counted and has no noise of its
+    own, as bytes; equal values are then its result.
     """
 
     id: str
@@ -82,7 +87,7 @@ class Claim:
 
     def _problem(self) -> str | None:
         """What keeps this claim from being judged."""
-        named = [("measure", self.measure, [*MEASURES, EQUALITY]), ("over", self.over, NOISE)]
+        named = [("measure", self.measure, [*MEASURES, EQUALITY]), ("over", self.over, DECIDING)]
         for field, value, known in [*named, *(("needs", need, NEEDS) for need in self.needs)]:
             if value not in known:
                 return f"{field} must be among {', '.join(known)}, got {value!r}."
@@ -230,6 +235,8 @@ class Verdict:
             "p_value": self.p_value,
             "n": effect.n if effect else 0,
             "over": self.claim.over,
+            "values": [_finite(value) for value in effect.values] if effect else [],
+            "load": effect.load.to_dict() if effect and effect.load else None,
             "hardware": here["hardware"],
             "versions": {"nbkit": nbkit.__version__, "torch": here["torch"], **others},
             "machine": here,
@@ -292,11 +299,14 @@ def judge(claim: Claim, measured: Interval | Sequence[bool] | None = None) -> Ve
             than the claim states, or not at all although nothing is missing.
 
     SUPPORTED, REFUTED or INCONCLUSIVE by `Claim.decide`; SKIPPED when the machine lacks what the
-    claim needs, or when there are fewer seeds than it states.
+    claim needs, when other programs kept it busy while it was timed (the numbers are kept), or when
+    there are fewer seeds than it states.
     """
     if missing := claim.missing():
         return Verdict(claim, SKIPPED, f"needs {' and '.join(missing)}")
     effect = _effect(claim, measured)
+    if effect.load and effect.load.is_busy:
+        return Verdict(claim, SKIPPED, effect.load.reason, effect)
     if effect.n < claim.n:
         reason = f"{effect.n} of the {claim.n} {claim.over} it needs"
         return Verdict(claim, SKIPPED, reason, effect)
@@ -327,9 +337,10 @@ def _effect(claim: Claim, measured: Interval | Sequence[bool] | None) -> Interva
     if measured.over != claim.over:
         raise ValueError(
             f"{claim.id} is a claim over {claim.over}, and this interval was taken over "
-            f"{measured.over}: that is other noise."
+            f"{measured.over}: that is other noise.{ADVICE.get(measured.over, '')}"
         )
     effect = measured if measured.at is None else measured.at(claim.confidence)
+    effect = replace(effect, values=measured.values, load=measured.load)
     if effect.confidence < claim.confidence:
         wanted = f"{claim.id} needs a {claim.confidence:.0%} interval"
         raise ValueError(f"{wanted}, got {effect.confidence:.0%}.")

@@ -1,8 +1,8 @@
 """An effect and how sure we are of it: one interval for every kind of measurement.
 
-Three kinds of noise are kept apart: an `Interval` says what it was taken over ("seeds", "test
-examples", "timings"). Repeating a timing says nothing about another seed, and eight seeds that
-share 300 test digits say nothing about other digits.
+Four kinds of noise are kept apart: an `Interval` says what it was taken over ("seeds", "test
+examples", "timings" in fresh processes, "rounds" of one process). Repeating a timing says nothing
+about another seed, and eight seeds that share 300 test digits say nothing about other digits.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-NOISE = ("seeds", "test examples", "timings")
+from nbkit.lab.cost.busy import Load
+
+NOISE = ("seeds", "test examples", "timings", "rounds")
 Bounds = Callable[[float], tuple[float, float]]  # of a confidence
 
 
@@ -20,7 +22,9 @@ class Interval:
 
     `low` and `high` may be infinite: a run that diverged has no finite loss, and the interval says
     so. `over` names what was repeated `n` times. `at(confidence)` is the same measurement's
-    interval at another confidence; None for an interval that was written down by hand.
+    interval at another confidence; None for an interval that was written down by hand. Of a timing,
+    `values` are the numbers that it was taken over and `load` is what else the machine did: on a
+    busy one it decides nothing.
     """
 
     estimate: float
@@ -30,6 +34,8 @@ class Interval:
     confidence: float = 0.95
     over: str = "seeds"
     at: Callable[[float], Interval] | None = field(default=None, repr=False, compare=False)
+    values: tuple[float, ...] = field(default=(), repr=False, compare=False)
+    load: Load | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.over not in NOISE:

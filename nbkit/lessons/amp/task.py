@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from nbkit.amp import Amp, StepReport
 from nbkit.base.dtypes import DTYPES
 from nbkit.lab import plots, shipped
-from nbkit.lab.cost.timing import Timing, memory_report, time_it
+from nbkit.lab.cost.timing import BUDGET_SECONDS, Timing, memory_report, time_it
 from nbkit.lab.data import Data
 from nbkit.lab.evidence.intervals import Interval
 from nbkit.lab.markdown import escape_markdown
@@ -72,16 +73,22 @@ class Mixed(nn.Module):
 
 
 def time_steps(
-    arms: Mapping[str, Callable[[], object]], device: str, *, repeats: int, max_warmup: int = 20
+    arms: Mapping[str, Callable[[], object]],
+    device: str,
+    *,
+    repeats: int,
+    max_warmup: int = 20,
+    budget_seconds: float = BUDGET_SECONDS,
 ) -> Timing:
     """`time_it` for training steps: on a GPU by the wall clock, else on one thread, by its time.
 
     The time of the thread leaves out what other programs on the machine take.
     """
+    timed = partial(time_it, arms, repeats, max_warmup=max_warmup, budget_seconds=budget_seconds)
     if device != "cpu":
-        return time_it(arms, repeats, max_warmup=max_warmup)
+        return timed()
     with one_thread():
-        return time_it(arms, repeats, max_warmup=max_warmup, clock=time.process_time)
+        return timed(clock=time.process_time)
 
 
 def step_bytes(precision: str, width: int, size: int, device: str, seed: int = 0) -> int:

@@ -15,12 +15,18 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from nbkit.ddp import rank
+from nbkit.lab.cost.process_timing import Name, ProcessTiming, collect_timings
+from nbkit.lab.cost.processes import run_in_fresh_processes
+from nbkit.lab.cost.rounds import Rounds, time_rounds
+from nbkit.lab.cost.timing import Timing
 from nbkit.lab.data import digits
 from nbkit.lab.models import mlp
 from nbkit.lab.runs.seeds import train_runs
+from nbkit.lab.runs.training import one_thread
 
 WAYS = ("alone", "every", "last", "never", "update")
 Seconds = list[float]
+Nets = dict[tuple[object, ...], tuple[nn.Module, torch.optim.Optimizer]]
 
 
 @dataclass(frozen=True)
@@ -55,31 +61,86 @@ class Case:
         return max(1, min(16, work) // self.micro_batches)
 
 
-def time_cases(cases: Sequence[Case], rounds: int, warmup: int = 1) -> dict[Case, Seconds]:
+def time_cases(
+    cases: Sequence[Case], rounds: int, warmup: int = 1, budget_seconds: float = float("inf")
+) -> dict[Case, Seconds]:
     """Seconds of one window of each case, round by round; every rank of a group has to call it.
 
-    Cases of one round are neighbours in time, in turn forwards and backwards. A window has taken as
-    long as its slower rank. Each process computes on one thread.
+    Cases of one round are neighbours in time, in an order that changes from round to round. A
+    window has taken as long as its slower rank. Each process computes on one thread. No round but
+    the first begins after `budget_seconds`.
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    return _time_on_ranks(cases, rounds, warmup, budget_seconds).seconds
+
+
+def _time_on_ranks(
+    cases: Sequence[Case], rounds: int, warmup: int, budget_seconds: float
+) -> Rounds[Case]:
+    nets: Nets = {}
     torch.manual_seed(0)
-    nets: dict[tuple[object, ...], tuple[nn.Module, torch.optim.Optimizer]] = {}
-    seconds = torch.zeros(len(cases), warmup + rounds, dtype=torch.float64)
     gc.collect()
-    gc.disable()
-    try:
-        for turn in range(warmup + rounds):
-            for k in range(len(cases))[:: -1 if turn % 2 else 1]:
-                seconds[k, turn] = _time(cases[k], *_net(nets, cases[k]))
-    finally:
-        gc.enable()
-        torch.set_num_threads(threads)
+    with one_thread():
+        timed = time_rounds(
+            {case: partial(_time_case, nets, case) for case in cases},
+            rounds,
+            max_warmup=warmup,
+            budget_seconds=budget_seconds,
+            any_rank=_any_rank,
+        )
+    seconds = torch.tensor(list(timed.seconds.values()), dtype=torch.float64)
     dist.all_reduce(seconds, dist.ReduceOp.MAX)
-    return {case: seconds[k, warmup:].tolist() for k, case in enumerate(cases)}
+    timed.seconds = dict(zip(timed.seconds, seconds.tolist(), strict=True))
+    return timed
 
 
-def _net(nets: dict, case: Case) -> tuple[nn.Module, torch.optim.Optimizer]:
+def _any_rank(here: bool) -> bool:
+    """Whether it is so on any rank: all have to make the same number of rounds."""
+    anywhere = torch.tensor(int(here))
+    dist.all_reduce(anywhere, dist.ReduceOp.MAX)
+    return bool(anywhere)
+
+
+def time_pairs(
+    pairs: Mapping[Name, Mapping[str, Case]],
+    n: int,
+    *,
+    rounds: int = 6,
+    warmup: int = 2,
+    budget_seconds: float = 180.0,
+) -> dict[Name, ProcessTiming]:
+    """Time the cases of each pair in n times two fresh processes, and compare them within each.
+
+    Args:
+        pairs: name -> the cases to compare, by the names of the arms.
+        n: how many times two processes start; each time they measure all pairs.
+        rounds, warmup: of each pair, in each of them.
+        budget_seconds: no further processes are started later than that.
+    Returns:
+        for each pair, a ProcessTiming: `.ratio(arm, to)` is an interval over the n starts.
+    """
+    plain = {name: dict(cases) for name, cases in pairs.items()}
+    share = budget_seconds / (max(1, n) * max(1, len(plain)))
+    run = run_in_fresh_processes(
+        _time_pairs, n, plain, rounds, warmup, share, ranks=2, budget_seconds=budget_seconds
+    )
+    return collect_timings(run, list(plain))
+
+
+def _time_pairs(
+    index: int, pairs: dict[Name, dict[str, Case]], rounds: int, warmup: int, budget_seconds: float
+) -> dict[Name, Timing]:
+    """Time every pair on these two ranks; the first pair and arm change with `index`."""
+    names, timings = list(pairs), {}
+    start = index % len(names)
+    for name in names[start:] + names[:start]:
+        cases = list(pairs[name].values())[:: -1 if index % 2 else 1]
+        timed = _time_on_ranks(cases, rounds, warmup, budget_seconds)
+        seconds = {arm: timed.seconds[case] for arm, case in pairs[name].items()}
+        timings[name] = Timing(seconds, steady=timed.steady, unfinished=timed.unfinished)
+    return timings
+
+
+def _net(nets: Nets, case: Case) -> tuple[nn.Module, torch.optim.Optimizer]:
     """One network for all cases that can share it."""
     ddp = case.way not in ("alone", "update")
     key = (case.width, case.depth, case.bucket_kb if ddp else None)
@@ -91,7 +152,8 @@ def _net(nets: dict, case: Case) -> tuple[nn.Module, torch.optim.Optimizer]:
     return nets[key]
 
 
-def _time(case: Case, model: nn.Module, optimizer: torch.optim.Optimizer) -> float:
+def _time_case(nets: Nets, case: Case) -> float:
+    model, optimizer = _net(nets, case)
     rows = case.rows * (2 if case.way == "alone" else 1)
     x, y = torch.randn(rows, 64), torch.randint(10, (rows,))
     if case.way == "update":

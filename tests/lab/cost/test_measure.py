@@ -123,6 +123,70 @@ def test_without_warm_up_nothing_is_known_to_be_steady(clock):
     assert not result.steady and result.warmup == {"a": []}
 
 
+# The time budget
+
+
+def test_a_warm_up_that_never_gets_steady_ends_with_half_the_budget(clock):
+    rising = [1.1**i for i in range(99)]
+    result = time_it({"a": clock.arm("a", *rising)}, 6, budget_seconds=12, clock=clock)
+    assert result.warmup["a"] == pytest.approx(rising[:5])  # 1 + 1.1 + ... = 6.1 s, half of 12
+    assert len(result.seconds["a"]) == 6 and not result.steady
+    assert result.unfinished == "the budget of 12 s ended the warm-up after 5 of at most 20 rounds"
+    assert "UNFINISHED: the budget of 12 s" in str(result)
+
+
+def test_the_rounds_end_with_the_budget_but_six_are_made(clock):
+    arms = {"a": clock.arm("a", 1.0)}
+    result = time_it(arms, 30, max_warmup=0, budget_seconds=9, clock=clock)
+    assert len(result.seconds["a"]) == 9
+    assert result.unfinished == "the budget of 9 s ended after 9 of 30 rounds"
+    short = time_it(arms, 30, max_warmup=0, budget_seconds=2, clock=clock)
+    assert len(short.seconds["a"]) == 6 and "after 6 of 30 rounds" in short.unfinished
+
+
+def test_the_budget_is_of_the_wall_also_where_the_clock_counts_less(monkeypatch):
+    from nbkit.lab.cost import rounds
+
+    wall = Clock()
+    timers = {"a": lambda: (setattr(wall, "now", wall.now + 1.0), 0.001)[1]}
+    found = rounds.time_rounds(timers, 30, budget_seconds=4, clock=wall)
+    assert found.seconds == {"a": [0.001] * 4}
+
+
+def test_ranks_make_the_same_number_of_rounds(clock):
+    """Another rank's budget is spent first: this one stops with it."""
+    from nbkit.lab.cost.rounds import time_rounds
+
+    asked = []
+
+    def any_rank(here):
+        asked.append(here)
+        return len(asked) > 3
+
+    found = time_rounds({"a": lambda: 1.0}, 30, fewest=0, any_rank=any_rank, clock=clock)
+    assert len(found.seconds["a"]) == 3 and asked == [False] * 4
+
+
+def test_nothing_is_unfinished_where_there_was_time(clock):
+    result = time_it({"a": clock.arm("a", 1.0)}, 6, clock=clock)
+    assert result.unfinished == "" and "UNFINISHED" not in str(result)
+
+
+def test_a_budget_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="budget_seconds must be above 0, got 0"):
+        time_it({"a": time.time}, budget_seconds=0)
+
+
+def test_a_ratio_carries_what_else_the_machine_did(monkeypatch, clock):
+    from nbkit.lab.cost.busy import Load
+
+    monkeypatch.setattr(measure, "load_since", lambda before: Load(0.71))
+    arms = {name: clock.arm(name, 1.0) for name in "ab"}
+    result = time_it(arms, 6, clock=clock)
+    assert result.ratio("a", to="b").load.others == 0.71
+    assert "BUSY: other programs used 71 % of the cores" in str(result)
+
+
 # What is waited for, and what is kept out
 
 
@@ -206,7 +270,7 @@ def test_a_ratio_is_paired_by_round():
 
 def test_a_ratio_is_that_of_stats():
     a, b = [1.0, 1.2, 1.1, 1.3, 0.9, 1.0], [2.0, 2.1, 2.5, 2.0, 1.8, 2.2]
-    assert timing(a=a, b=b).ratio("a", "b") == paired_ratio(a, b, over="timings")
+    assert timing(a=a, b=b).ratio("a", "b") == paired_ratio(a, b, over="rounds")
 
 
 @pytest.mark.parametrize(
@@ -260,7 +324,7 @@ def test_the_table():
         f"6 rounds after 0 of warm-up, on {where}, torch {torch.__version__}",
         "arm  median  95% interval  spread  time relative to old",
         "old  2 ms    2 ms to 2 ms  0%      1",
-        "new  1 ms    1 ms to 1 ms  0%      0.5 [0.5, 0.5] (95% interval, n = 6 timings)",
+        "new  1 ms    1 ms to 1 ms  0%      0.5 [0.5, 0.5] (95% interval, n = 6 rounds)",
     ]
 
 
