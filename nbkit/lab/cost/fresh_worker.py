@@ -21,13 +21,14 @@ import torch
 import torch._dynamo  # the first optimizer would import it, which takes a second
 import torch.distributed as dist
 
-from nbkit.ddp.worker import dumps, write
+from nbkit.base.pickling import dumps
+from nbkit.base.whole_file import write_whole
 
 
 def main(folder: str, group: str, rank: str) -> None:
     """Wait for the signal, run the function and leave its value or its error in the folder."""
     job, name = Path(folder), f"{group}_{rank}"
-    write(job / f"ready_{name}", b"")
+    write_whole(job / f"ready_{name}", b"", durable=False)
     if not os.read(0, 1):
         os._exit(1)
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -45,9 +46,9 @@ def main(folder: str, group: str, rank: str) -> None:
         data = dumps(value, f"what {getattr(fn, '__name__', fn)} returned")
     except BaseException as error:  # also SystemExit: a process that leaves early has failed
         told = (type(error).__name__, str(error), traceback.format_exc())
-        write(job / f"error_{name}", pickle.dumps(told))
+        write_whole(job / f"error_{name}", pickle.dumps(told), durable=False)
         os._exit(1)
-    write(job / f"value_{name}", data)
+    write_whole(job / f"value_{name}", data, durable=False)
     os._exit(0)  # the interpreter's regular end takes long, and gloo's threads may abort it
 
 

@@ -22,7 +22,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nbkit.ddp.worker import dumps, write
+from nbkit.base.pickling import dumps
+from nbkit.base.whole_file import write_whole
 from nbkit.lab.cost.busy import Load, load_since, read_cores
 
 TIMEOUT = 600.0  # seconds that a single process may take
@@ -135,7 +136,8 @@ def _write_call(
         for file, entry in list(linecache.cache.items())
         if len(entry) == 4 and entry[1] is None and file.encode() in data
     }
-    write(folder / "call", pickle.dumps({"fn": data, "ranks": ranks, "sources": sources}))
+    call = pickle.dumps({"fn": data, "ranks": ranks, "sources": sources})
+    write_whole(folder / "call", call, durable=False)
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -54,9 +54,10 @@ NEEDS: dict[str, Callable[[], bool]] = {
 class Claim:
     """One entry of `data/claims.toml`.
 
-    `kind` is what is measured and on which side of `margin` the claim puts it: "ratio_below",
-    "ratio_above", the same of "difference", "proportion" and "proportion_difference"; "equivalent"
-    (the difference lies within -margin and margin) or "exact" (every pair is equal, bit for bit).
+    `measure` is what is measured: "ratio", "difference", "proportion", "proportion_difference", or
+    "equality": of each pair, whether both are equal bit for bit. `side` is where the claim puts it:
+    "below" or "above" the `margin`, or, of a difference, "within" -margin and margin. An equality
+    has neither side nor margin.
     `n` is the number of `over` (seeds, test examples, timings) that the claim needs to be judged:
     a timing is a fresh process, however many rounds it makes. `n` is sized for a `spread`: the
     standard deviation, from one of them to the next, of the difference or of the ratio's logarithm.

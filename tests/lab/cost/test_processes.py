@@ -222,7 +222,7 @@ def test_a_function_with_a_variable_called_classes_travels():
     """cloudpickle would take torch.classes along, which does not pickle by itself."""
     import pickle
 
-    from nbkit.ddp.worker import dumps
+    from nbkit.base.pickling import dumps
 
     namespace = {}
     exec("import torch\nclasses = ops = 3\ndef f(): return torch.zeros(classes) + ops", namespace)
