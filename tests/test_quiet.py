@@ -113,7 +113,8 @@ def test_lessons_that_run_alone_go_first_and_then_the_longest():
     tasks = [Task(Path(f"{name}.ipynb"), Path(), name) for name in names]
     expected = dict.fromkeys(names)
     assert [task.name for task in _in_order(tasks, expected, jobs=1)] == names
-    assert [task.name for task in _in_order(tasks, expected, jobs=2)] == ["05_amp", "07_ddp", "06_accumulation"]
+    by_two = [task.name for task in _in_order(tasks, expected, jobs=2)]
+    assert by_two == ["05_amp", "07_ddp", "06_accumulation"]
 
 
 MEET = """\
