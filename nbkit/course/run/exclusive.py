@@ -1,6 +1,7 @@
-"""A quiet machine for the lessons that need one: what times several processes runs beside nothing.
+"""A quiet machine for the lessons that need one: a lesson with timings runs beside no other.
 
-Two processes on two cores, and another lesson on one of them: the timings would be of the company.
+Two processes on two cores, and another lesson on one of them: the machine would be found busy, and
+no timing would be judged.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ from nbkit.lab.evidence.claims import all_claims
 
 
 def needs_quiet(lesson: str) -> bool:
-    """Whether a lesson has a claim on the time that several processes take side by side."""
+    """Whether a lesson has a claim over timings: beside another lesson it would be skipped."""
     claims = all_claims().values()
-    return any(claim.lesson == lesson and "two cores" in claim.needs for claim in claims)
+    return any(claim.lesson == lesson and claim.over == "timings" for claim in claims)
 
 
 @contextlib.contextmanager

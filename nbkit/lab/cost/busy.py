@@ -174,8 +174,9 @@ def _allowed_cores() -> set[int]:
 
 def _read_cores(stat: Path, allowed: set[int]) -> tuple[float, float, int]:
     """CPU seconds and stolen seconds, summed over the allowed cores, and how many these are."""
+    lines = stat.read_text().splitlines()
     tick, busy, stolen, counted = _tick(), 0.0, 0.0, 0
-    for line in stat.read_text().splitlines():
+    for line in lines:
         name, *columns = line.split()
         if not name.startswith("cpu") or name == "cpu" or int(name[3:]) not in allowed:
             continue
