@@ -31,8 +31,11 @@ def dumps(value: object, what: str) -> bytes:
     usual = cloudpickle.Pickler.dispatch_table
     # cloudpickle sends a module's submodules along with a function that names both: one that uses
     # torch and a variable `classes` takes torch.classes with it, which pickles only by its name.
-    by_name = {type(torch.classes): _reduce_module, type(torch.ops): _reduce_module}
-    own = {types.CodeType: _reduce_code, **by_name}
+    own: dict[type, Callable[..., Any]] = {
+        types.CodeType: _reduce_code,
+        type(torch.classes): _reduce_module,
+        type(torch.ops): _reduce_module,
+    }
 
     class Pickler(cloudpickle.Pickler):
         dispatch_table: ClassVar = ChainMap(own, usual)

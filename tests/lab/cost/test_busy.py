@@ -171,7 +171,9 @@ def timed(load, n=10):
 
 
 def claim(**more):
-    return Claim("id", "l", "s.", "w", "m", "ratio", 10, side="above", margin=1.1, over="timings", **more)
+    return Claim(
+        "id", "l", "s.", "w", "m", "ratio", "above", 10, margin=1.1, over="timings", **more
+    )
 
 
 def test_on_a_busy_machine_nothing_is_judged_and_the_numbers_are_kept():
