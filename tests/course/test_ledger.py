@@ -163,6 +163,6 @@ def test_a_run_is_recorded_on_purpose_only_and_a_flip_exits_with_3(tmp_path, mon
 
 def ledger_file():
     """Where a lesson called 01_a is recorded on this machine."""
-    from nbkit.lab.machine import hardware
+    from nbkit.lab.machine import name_hardware
 
-    return ledger._path(record(hardware=hardware()), ledger_dir()).relative_to(ledger_dir())
+    return ledger._path(record(hardware=name_hardware()), ledger_dir()).relative_to(ledger_dir())
