@@ -164,9 +164,7 @@ def test_a_run_is_recorded_on_purpose_only_and_a_flip_exits_with_3(tmp_path, mon
 
 
 def ledger_file():
-    """Where a lesson called a is recorded on this machine."""
-    from nbkit.lab.machine import hardware
+    from nbkit.lab.machine import name_hardware
 
-    return ledger._path(replace(record(hardware=hardware()), lesson="a"), ledger_dir()).relative_to(
-        ledger_dir()
-    )
+    one = replace(record(hardware=name_hardware()), lesson="a")
+    return ledger._path(one, ledger_dir()).relative_to(ledger_dir())

@@ -29,7 +29,7 @@ from nbkit.course.run.gpu import lease
 from nbkit.course.run.interrupts import ignore_interrupts, keep_handlers
 from nbkit.course.run.tasks import Task, check_place, shorten_name
 from nbkit.lab.knobs import KnobError
-from nbkit.lab.machine import machine
+from nbkit.lab.machine import read_machine
 from nbkit.lab.threads import read_thread_count
 
 STOPPED = "stopped by Ctrl-C"
@@ -195,7 +195,7 @@ def _open_record(task: Task) -> Record:
     return task.record(
         status=RUNNING,
         started=datetime.now(UTC).isoformat(timespec="seconds"),
-        machine=machine() | {"threads": threads},  # the kernel's, not this process's
+        machine=read_machine() | {"threads": threads},  # the kernel's, not this process's
         worker={"host": platform.node(), "pid": os.getpid()},
     )
 

@@ -22,7 +22,7 @@ from nbkit.lab.curriculum import read_course, word_of
 from nbkit.lab.evidence.claims_file import read_entries
 from nbkit.lab.evidence.intervals import NOISE, Interval
 from nbkit.lab.evidence.proportions import exact_p
-from nbkit.lab.machine import machine
+from nbkit.lab.machine import read_machine
 
 SUPPORTED, REFUTED, INCONCLUSIVE, SKIPPED = "SUPPORTED", "REFUTED", "INCONCLUSIVE", "SKIPPED"
 ROUNDING = 1e-9  # of the margin, where that is above 1: a bound as near as this lies on it
@@ -220,7 +220,7 @@ class Verdict:
 
     def to_dict(self) -> dict[str, object]:
         """The whole verdict for JSON: infinite bounds are None there."""
-        effect, here = self.effect, machine()
+        effect, here = self.effect, read_machine()
         others = {name: version(name) for name in ("numpy", "scipy")}
         return {
             "kind": "verdict",
