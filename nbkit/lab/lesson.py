@@ -83,8 +83,8 @@ class Lesson:
                 )
             if name not in values or name not in types:
                 raise KnobError(f"the parameters cell must declare `{name}: type = default`.")
-            knobs[name] = range_.named(name, _type_of(types[name]))
-        read = {name: knob.read(values[name]) for name, knob in knobs.items()}
+            knobs[name] = range_.with_name(name, _type_of(types[name]))
+        read = {name: knob.read_value(values[name]) for name, knob in knobs.items()}
 
         self.declared = knobs
         values.update(read)
