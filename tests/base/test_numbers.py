@@ -9,7 +9,7 @@ from torch import nn
 
 from nbkit import Amp, accumulate, check_accumulation, launch, rescale_bn_momentum_
 from nbkit.base.numbers import read_integer, read_real
-from nbkit.base.report import jsonable
+from nbkit.base.report import convert_to_json
 from nbkit.lab.evidence.proportions import accuracy_interval, barnard_p_value
 from nbkit.lab.knobs import between, check_values
 from nbkit.lab.runs.arms import read_arms
@@ -77,7 +77,7 @@ def test_an_arm_takes_them_and_keeps_python_numbers():
 
 def test_reports_write_them_as_numbers():
     values = {"count": np.int64(3), "share": np.float32(0.5), "bad": np.float64("nan")}
-    assert jsonable(values | {"all": np.arange(2), "yes": np.bool_(True)}) == {
+    assert convert_to_json(values | {"all": np.arange(2), "yes": np.bool_(True)}) == {
         "count": 3,
         "share": 0.5,
         "bad": None,

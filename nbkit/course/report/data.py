@@ -22,6 +22,7 @@ from nbkit.course.report.words import (
     state,
     summary,
 )
+from nbkit.lab.curriculum import word_of
 from nbkit.lab.evidence.claims import SKIPPED, all_claims, without_lesson
 from nbkit.lab.evidence.multiple_tests import adjust_verdicts
 
@@ -167,7 +168,7 @@ def _weakened(
     for name, run, judged in zip(names, runs, verdicts, strict=True):
         for entry in run:
             where = [name] if len(runs) > 1 else []
-            where += [entry.name] if entry.name != entry.record.lesson else []
+            where += [entry.name] if word_of(entry.name) != entry.record.lesson else []
             after = f" ({', '.join(where)})" if where else ""
             changed = (v for v in judged[entry.name] if v["verdict_holm"] != v["verdict"])
             told += [f"{v['claim']}{after}" for v in changed]

@@ -123,7 +123,7 @@ def _run(task: Task, progress: Callable[[int, int], None]) -> Record:
     interrupt = None
     nb, fault = None, None
     try:
-        alone = needs_quiet(task.path.stem)
+        alone = needs_quiet(task.lesson)
         with company(alone, task.stopped), lease(task.per_gpu, task.stopped) as gpu:
             record, began = _open_record(task), monotonic()  # waiting is not running
             record.save(task.record_path)
