@@ -25,7 +25,7 @@ def ledger_dir() -> Path:
     return shipped.data_dir() / "ledger"
 
 
-def keep(record: Record, ledger: Path) -> Path:
+def keep_record(record: Record, ledger: Path) -> Path:
     """Write a run's record into the ledger, in place of what stood there; returns the file.
 
     Raises:

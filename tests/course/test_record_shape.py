@@ -8,7 +8,7 @@ from test_course_report import MACHINE, VERDICT, record
 
 from nbkit.course.ledger import find_flips
 from nbkit.course.record import Record
-from nbkit.course.report.write import report, table
+from nbkit.course.report.write import format_table, write_report
 
 WORDS = ["", " ", "<b>x</b>", "\ud800"]
 ODD = [None, True, 5, -1, 10**400, float("nan"), *WORDS, [], [1], {}, {"a": 1}]
@@ -55,13 +55,13 @@ def test_no_change_of_a_record_ends_the_report(tmp_path, change):
         if path or change is not KeyError:
             text = json.dumps(changed(whole(), path, change))
             (sound / f"odd{number}.json").write_text(text)
-    told = report([sound], tmp_path / "out")
+    told = write_report([sound], tmp_path / "out")
     ours = [lesson.title for lesson in told.lessons if lesson.title == "02_b"]
     assert ours == ["02_b"]
     assert "<b>x</b>" not in (tmp_path / "out" / "report.md").read_text()
     assert "<b>x</b>" not in (tmp_path / "out" / "index.html").read_text()
     found = [one for path in sorted(sound.glob("*.json")) if (one := Record.find(path))]
-    assert table(found)
+    assert format_table(found)
 
 
 @pytest.mark.parametrize(

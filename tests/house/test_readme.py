@@ -12,7 +12,8 @@ import nbformat
 import pytest
 from course_notebooks import write
 
-from nbkit.course.cli import _parser, main
+from nbkit.course.arguments import build_parser
+from nbkit.course.cli import main
 from nbkit.lab.evidence.claims import load_claims
 
 ROOT = Path(__file__).parents[2]
@@ -87,10 +88,10 @@ COMMANDS += re.findall(r"`nbkit ([a-z]+[^`]*)`", README)
 
 @pytest.mark.parametrize("words", [w for w in COMMANDS if "..." not in w])
 def test_each_command_can_be_read(words):
-    if words.split()[0] not in ("report", "run", "copy", "lab", "doctor"):
+    if words.split()[0] not in ("report", "run", "copy", "lab", "doctor", "new"):
         pytest.fail(f"nbkit has no command {words.split()[0]}")
     if len(words.split()) > 1 or words not in ("report", "copy"):  # these two are also named alone
-        _parser().parse_args(shlex.split(words.replace('"', "")))
+        build_parser().parse_args(shlex.split(words.replace('"', "")))
 
 
 def test_there_are_commands():
