@@ -16,7 +16,7 @@ import torch
 from nbkit.base.report import Report
 from nbkit.lab.cost.busy import watch_others
 from nbkit.lab.evidence.claims import all_claims, without_lesson
-from nbkit.lab.machine import machine
+from nbkit.lab.machine import read_machine
 
 LESSON_GIB = 3  # what a lesson may need
 ROOM = 26  # letters for the names of packages: a row has to fit on a screen of 80
@@ -86,7 +86,7 @@ def examine() -> Examination:
 
 
 def _versions() -> list[Finding]:
-    here = machine()
+    here = read_machine()
     return [
         Finding("versions", f"nbkit {metadata.version('nbkit')}, torch {here['torch']}"),
         Finding("python", f"{here['python']} on {here['system']}"),
@@ -97,7 +97,7 @@ def _processor() -> Finding:
     cores = os.cpu_count() or 1
     advice = "" if cores > 1 else "one core: claims about two processes are skipped"
     plural = "s" if cores > 1 else ""
-    return Finding("processor", f"{machine()['processor']}, {cores} core{plural}", advice)
+    return Finding("processor", f"{read_machine()['processor']}, {cores} core{plural}", advice)
 
 
 def _memory() -> Finding:
@@ -122,7 +122,7 @@ def _total_memory() -> int | None:
 
 def _gpu() -> Finding:
     if torch.cuda.is_available():
-        here, gib = machine(), torch.cuda.get_device_properties(0).total_memory / 2**30
+        here, gib = read_machine(), torch.cuda.get_device_properties(0).total_memory / 2**30
         count = torch.cuda.device_count()
         found = f"{count} x {here['gpu']}, {gib:.0f} GiB, driver {here['driver']}"
         return Finding("GPU", found)

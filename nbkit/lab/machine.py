@@ -13,10 +13,10 @@ from pathlib import Path
 import torch
 
 
-def machine() -> dict[str, object]:
+def read_machine() -> dict[str, object]:
     """The hardware and the versions that a measurement depends on, ready for JSON."""
     return {
-        "hardware": hardware(),
+        "hardware": name_hardware(),
         "processor": _processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
@@ -28,16 +28,16 @@ def machine() -> dict[str, object]:
     }
 
 
-def hardware() -> str:
+def name_hardware() -> str:
     """The class of hardware, as the ledger's folders are named: `cpu`, `nvidia-h200`, ..."""
     if not torch.cuda.is_available():
         return "cpu"
     return re.sub(r"[^a-z0-9]+", "-", torch.cuda.get_device_name().lower()).strip("-")
 
 
-def describe() -> str:
+def describe_machine() -> str:
     """One line for a caption: `AMD EPYC 7B13, 1 thread, torch 2.13.0`."""
-    facts = machine()
+    facts = read_machine()
     threads = f"{facts['threads']} thread{'s' if facts['threads'] != 1 else ''}"
     return f"{facts['gpu'] or facts['processor']}, {threads}, torch {facts['torch']}"
 

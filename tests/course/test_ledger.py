@@ -1,5 +1,7 @@
 """The ledger: what is recorded on purpose, and which later run has flipped a verdict of it."""
 
+from dataclasses import replace
+
 import pytest
 from course_notebooks import write
 from course_pages import page
@@ -35,8 +37,8 @@ def record(*verdicts, hardware="cpu", status="ok", **parameters):
     )
 
 
-def test_the_ledger_stands_beside_the_claims():
-    assert (ledger_dir().parent / "claims.toml").exists()
+def test_the_ledger_stands_beside_the_data():
+    assert (ledger_dir().parent / "digits.npz").exists()
 
 
 def test_a_kept_record_says_what_it_takes_to_repeat_it(tmp_path):
@@ -162,7 +164,7 @@ def test_a_run_is_recorded_on_purpose_only_and_a_flip_exits_with_3(tmp_path, mon
 
 
 def ledger_file():
-    """Where a lesson called 01_a is recorded on this machine."""
-    from nbkit.lab.machine import hardware
+    from nbkit.lab.machine import name_hardware
 
-    return ledger._path(record(hardware=hardware()), ledger_dir()).relative_to(ledger_dir())
+    one = replace(record(hardware=name_hardware()), lesson="a")
+    return ledger._path(one, ledger_dir()).relative_to(ledger_dir())

@@ -146,6 +146,6 @@ def test_a_row_of_help_says_it_all():
 
 
 def test_a_knob_is_not_changed_by_reading():
-    knob = flag().named("cold", bool)
-    knob.read("true")
+    knob = flag().with_name("cold", bool)
+    knob.read_value("true")
     assert knob == Knob("cold", bool, options=(True, False), stops=(False, True))

@@ -167,7 +167,7 @@ def _in_order(tasks: list[Task], expected: Mapping[str, Expected | None], jobs: 
     if jobs == 1:
         return tasks
     seconds = {name: times.seconds if times else float("inf") for name, times in expected.items()}
-    shared = {task.name: not needs_quiet(task.path.stem) for task in tasks}
+    shared = {task.name: not needs_quiet(task.lesson) for task in tasks}
     return sorted(tasks, key=lambda task: (shared[task.name], -seconds[task.name]))
 
 

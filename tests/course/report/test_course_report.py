@@ -10,6 +10,7 @@ from course_pages import page
 from nbkit.course.record import Record
 from nbkit.course.report.words import duration, effect, failure, memory
 from nbkit.course.report.write import format_table, summarize_records, write_report, write_reports
+from nbkit.lab.curriculum import word_of
 from nbkit.lab.evidence.claims import without_lesson
 
 VERDICT = {
@@ -40,7 +41,16 @@ MACHINE = {
 
 def record(lesson, **values):
     facts = {"parameters": {}, "nbkit": "0.1", "notebook_sha256": "ab", "started": "2026-01-01"}
-    return Record(**{"lesson": lesson, "machine": MACHINE, "seconds": 12.34, **facts, **values})
+    return Record(
+        **{
+            "lesson": word_of(lesson),
+            "name": lesson,
+            "machine": MACHINE,
+            "seconds": 12.34,
+            **facts,
+            **values,
+        }
+    )
 
 
 @pytest.fixture

@@ -50,7 +50,7 @@ def notebook(*cells):
 def save(folder, *records, **texts):
     folder.mkdir(parents=True, exist_ok=True)
     for one in records:
-        one.save(folder / f"{one.lesson}.json")
+        one.save(folder / f"{one.name}.json")
     for name, text in texts.items():
         (folder / f"{name}.ipynb").write_text(text)
         (folder / f"{name}.html").write_text("a page")
@@ -258,7 +258,7 @@ def test_a_claim_that_is_judged_twice_is_shown_twice(tmp_path):
 
 
 def test_what_a_lesson_that_failed_has_not_judged_is_counted(tmp_path):
-    claims = [claim for claim in all_claims().values() if claim.lesson == "01_lr_finder"]
+    claims = [claim for claim in all_claims().values() if claim.lesson == "lr_finder"]
     first = {**VERDICT, "claim": claims[0].id}
     told = write_reports([record("01_lr_finder", verdicts=[first, FEW, FEW])], tmp_path)
     ended, few = sorted(told.skips, key=lambda skip: skip.reason)
