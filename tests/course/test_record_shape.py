@@ -94,9 +94,9 @@ def test_json_that_is_nested_too_deep_is_no_record(tmp_path):
 def test_a_ledger_whose_verdict_has_no_claim_is_named(tmp_path):
     (tmp_path / "cpu").mkdir()
     told = whole() | {"verdicts": [{"verdict": "SUPPORTED"}], "flips": []}
-    (tmp_path / "cpu" / "01_a.json").write_text(json.dumps(told))
+    (tmp_path / "cpu" / "a.json").write_text(json.dumps(told))
     with pytest.raises(ValueError, match="is not a record: take it back from git"):
         find_flips(Record(**whole()), tmp_path)
     nowhere = Record(**(whole() | {"machine": {"processor": "a chip"}}))
-    with pytest.raises(ValueError, match="01_a: its record names no hardware"):
+    with pytest.raises(ValueError, match="a: its record names no hardware"):
         find_flips(nowhere, tmp_path)
