@@ -29,8 +29,8 @@ class Lesson:
     """One lesson, from its opening to its takeaways.
 
     Args:
-        name: the notebook's name without its ending, `01_lr_finder`.
-        claims: for a lesson of your own, the file with its claims; written as `data/claims.toml`.
+        name: the lesson's word, `lr_finder`; of a lesson of your own, any name.
+        claims: for a lesson of your own, the file with its claims, as CONTRIBUTING.md explains.
         namespace: the notebook's variables; taken from IPython where there is one.
     Raises:
         ValueError: if the file has no claim of that lesson, or an entry that is wrong.

@@ -123,7 +123,7 @@ def _run(task: Task, progress: Callable[[int, int], None]) -> Record:
     interrupt = None
     nb, fault = None, None
     try:
-        alone = needs_quiet(task.path.stem)
+        alone = needs_quiet(task.lesson)
         with company(alone, task.stopped), lease(task.per_gpu, task.stopped) as gpu:
             record, began = _open_record(task), monotonic()  # waiting is not running
             record.save(task.record_path)
@@ -195,7 +195,7 @@ def _open_record(task: Task) -> Record:
     return task.record(
         status=RUNNING,
         started=datetime.now(UTC).isoformat(timespec="seconds"),
-        machine=read_machine() | {"threads": threads},  # the kernel's, not this process's
+        machine=read_machine().to_dict() | {"threads": threads},  # the kernel's, not this process's
         worker={"host": platform.node(), "pid": os.getpid()},
     )
 

@@ -1,4 +1,4 @@
-"""What 07_ddp needs of its own: two processes that wait, a rank that dies, two nodes in one."""
+"""What ddp needs of its own: two processes that wait, a rank that dies, two nodes in one."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ def read_diary(folder: str) -> list[tuple[list[int], Seconds]]:
 
 
 def as_script(*functions: Callable, last: str) -> str:
-    """A script of functions from a notebook's cells, with the imports of 07_ddp."""
+    """A script of functions from a notebook's cells, with the imports of ddp."""
     return "\n\n".join([IMPORTS, *map(inspect.getsource, functions), last, ""])
 
 
