@@ -49,7 +49,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from nbkit.base.batches import rows, split
+from nbkit.base.batches import count_rows, split_rows
 from nbkit.base.equivalence import (
     EquivalenceReport,
     apply_model,
@@ -65,7 +65,7 @@ from nbkit.base.equivalence import (
     taken,
     without,
 )
-from nbkit.base.model_call import own
+from nbkit.base.model_call import copy_batch
 from nbkit.base.numbers import read_integer
 from nbkit.base.state import preserve_state
 
@@ -192,7 +192,7 @@ def accumulate(
         )
     _check_options(weight, model)
 
-    return _windows(iter(batches), steps, weight or rows, model, last)
+    return _windows(iter(batches), steps, weight or count_rows, model, last)
 
 
 def _check_options(weight: object, model: object) -> None:
@@ -252,7 +252,7 @@ def _terms(weight: Callable[[Any], Any], group: list[Any]) -> list[float]:
     try:
         terms = [float(weight(batch)) for batch in group]
     except ValueError as error:
-        if weight is not rows:
+        if weight is not count_rows:
             raise
         raise ValueError(
             f"cannot count the loss terms of a batch: {error} Say how many there are with weight=, "
@@ -316,19 +316,19 @@ def check_accumulation(
     """
     check_batch(model, batch)
     count = read_integer(steps)
-    if count is None or not 1 <= count <= rows(batch):
+    if count is None or not 1 <= count <= count_rows(batch):
         raise ValueError(
-            f"steps must be from 1 to the batch's number of rows, {rows(batch)}, got {steps}."
+            f"steps must be from 1 to the batch's number of rows, {count_rows(batch)}, got {steps}."
         )
 
-    parts = split(batch, count)
+    parts = split_rows(batch, count)
     kept = [model, loss_fn] if isinstance(loss_fn, nn.Module) else [model]
     with preserve_state(*kept):
         return explained(
             suspects(model),
             partial(_compare_parts, model, loss_fn, batch, parts, weight),
             partial(reason, model, loss_fn, batch, parts, _wrong_weights),
-            starved_layers(model, min(parts, key=rows)),
+            starved_layers(model, min(parts, key=count_rows)),
         )
 
 
@@ -338,7 +338,7 @@ def _compare_parts(model, loss_fn, batch, parts, weight, off: frozenset[str]) ->
         torch.manual_seed(1)  # one stream of masks, cut into parts, would hide the dropout
         model.zero_grad(set_to_none=True)
         term = 0.0
-        for window in accumulate(own(parts), len(parts), weight=weight, model=model):
+        for window in accumulate(copy_batch(parts), len(parts), weight=weight, model=model):
             for micro in window:
                 x, y = read_pair(micro.batch)
                 with micro.sync():

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nbkit.base.model_call import bare
+from nbkit.base.model_call import unwrap_model
 from nbkit.base.numbers import read_integer
 from nbkit.base.report import Report
 from nbkit.batchnorm.moments import batch_norms, stay_in_eval
@@ -93,7 +93,7 @@ def freeze_bn_(model: nn.Module, *, affine: bool = True) -> Undo:
     [True, True]
     """
     undo = Undo("frozen")
-    model = bare(model)
+    model = unwrap_model(model)
     for name, layer in _with_shape(batch_norms(model)).items():
         if layer.running_mean is None:
             undo.left[name] = "it has no running statistics (track_running_stats=False)"
@@ -163,7 +163,7 @@ class BNGuard:
     """Running statistics as they were before a step, to go back to."""
 
     def __init__(self, model: nn.Module) -> None:
-        layers = _with_shape(batch_norms(bare(model))).values()
+        layers = _with_shape(batch_norms(unwrap_model(model))).values()
         self._kept = [(t, t.clone()) for layer in layers for t in layer.buffers(recurse=False)]
         self._sound: Tensor | None = None
 
@@ -267,7 +267,7 @@ def rescale_bn_momentum_(model: nn.Module, accumulation_steps: int) -> Undo:
             f"accumulation_steps must be an int of at least 1, the micro-batches to an optimizer "
             f"step, got {accumulation_steps!r}."
         )
-    layers = batch_norms(bare(model))
+    layers = batch_norms(unwrap_model(model))
     for name, layer in layers.items():
         if layer.momentum is not None and not 0 <= layer.momentum <= 1:
             raise ValueError(

@@ -13,8 +13,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from nbkit.base.batches import join_rows, rows
-from nbkit.base.model_call import own
+from nbkit.base.batches import count_rows, join_rows
+from nbkit.base.model_call import copy_batch
 
 _FOLD = 64  # batches whose sums wait on the device before they are merged on the CPU
 SOME = 16  # values whose variance is worth dividing by
@@ -121,8 +121,8 @@ class Moments:
 
 def running(layer: _BatchNorm) -> Tensor:
     """The running mean and the running variance as two rows, in float64 on the CPU."""
-    rows = (layer.running_mean, layer.running_var)
-    return torch.stack(rows).cpu().double()  # type: ignore[arg-type]
+    moments = (layer.running_mean, layer.running_var)
+    return torch.stack(moments).cpu().double()  # type: ignore[arg-type]
 
 
 def values_per_channel(x: Tensor) -> int:
@@ -246,7 +246,7 @@ def group_singles(batches: Iterable[Any], starves: Callable[[Any], bool]) -> Ite
             passed = True
             yield batch
             continue
-        waiting.append(own(inputs))  # the loader may write its next sample over it
+        waiting.append(copy_batch(inputs))  # the loader may write its next sample over it
         if len(waiting) == 2 * SOME:
             passed = True
             yield from _joined(waiting[:SOME])
@@ -262,6 +262,6 @@ def _joined(samples: list[Any]) -> list[tuple[Any]]:
 
 def _is_single(inputs: Any) -> bool:
     try:
-        return rows(inputs) == 1
+        return count_rows(inputs) == 1
     except ValueError:
         return False

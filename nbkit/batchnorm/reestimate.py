@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from nbkit.base.model_call import bare, call, eagerly, own, written
+from nbkit.base.model_call import call_model, copy_batch, run_eagerly, unwrap_model, was_written
 from nbkit.base.report import Report
 from nbkit.base.state import preserve_state
 from nbkit.batchnorm.gap import NO_STATISTICS, BNVerdict, difference, gaps, judge, noise
@@ -112,7 +112,7 @@ def reestimate_bn_(
     >>> bn.running_mean, bn.running_var
     (tensor([4.]), tensor([18.6667]))
     """
-    model = bare(model)
+    model = unwrap_model(model)
     layers = batch_norms(model)
     seen = {
         name: Moments(layer)
@@ -137,20 +137,20 @@ def _pass_data(model, seen: dict[str, Moments], batches: Iterable, device) -> in
             count += 1
             yield batch
 
-    with preserve_state(model), eagerly(), normalising_by_batch(model, seen):
+    with preserve_state(model), run_eagerly(), normalising_by_batch(model, seen):
         starves = partial(_starves, model, seen, device)
         for batch in group_singles(counted(), starves):
             # Copies only for a model that writes into its inputs, which a copy of the first tells.
-            given = own(batch) if in_place else batch
-            call(model, given, device)
-            in_place = in_place and written(given)
+            given = copy_batch(batch) if in_place else batch
+            call_model(model, given, device)
+            in_place = in_place and was_written(given)
     return count
 
 
 def _starves(model, seen: dict[str, Moments], device, batch: Any) -> bool:
     """Whether a batch of one sample gives some layer a single value; nothing is noted of it."""
     kept = {name: moments.save() for name, moments in seen.items()}
-    call(model, own(batch), device)
+    call_model(model, copy_batch(batch), device)
     starves = any(moments.lent for moments in seen.values())
     for name, moments in seen.items():
         moments.load(kept[name])
@@ -239,21 +239,21 @@ def bn_gap(model: nn.Module, batch: object) -> BNReport:
     >>> bn_gap(nn.BatchNorm1d(4), batch).layers[0].verdict
     'fresh'
     """
-    model = bare(model)
+    model = unwrap_model(model)
     seen = {name: Moments(layer) for name, layer in batch_norms(model).items()}
     if not seen:
         return BNReport([])
     frozen = {name for name, moments in seen.items() if is_frozen(moments.layer, model)}
     noises: dict[str, list[Tensor]] = {name: [] for name in seen}
 
-    with preserve_state(model), eagerly():
+    with preserve_state(model), run_eagerly():
         with normalising_by_batch(model, seen, frozen), ExitStack() as hooks:
             for name, moments in seen.items():
                 note = partial(_note_noise, noises[name], moments.layer.eps)
                 hooks.enter_context(watching(moments.layer, note))
-            in_train = call(model, own(batch))
+            in_train = call_model(model, copy_batch(batch))
         model.eval()
-        in_eval = call(model, own(batch))
+        in_eval = call_model(model, copy_batch(batch))
     rows = [BNLayer(name, *judge(seen[name], noises[name], name in frozen)) for name in seen]
     return BNReport(rows, difference(in_train, in_eval))
 

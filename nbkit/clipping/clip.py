@@ -30,7 +30,7 @@ import torch
 from torch import Tensor, nn
 
 from nbkit.base.gradients import Parameters
-from nbkit.base.report import Report, ensure_axes, jsonable
+from nbkit.base.report import Report, convert_to_json, ensure_axes
 from nbkit.clipping.report import ClipReport
 from nbkit.clipping.rule import ClipRule
 
@@ -178,8 +178,8 @@ class ClipHistory(Report):
         """Every norm and coefficient, and the numbers drawn from them, as plain JSON."""
         some = bool(self._finite())
         return {
-            "norms": jsonable(self.norms),
-            "coefficients": jsonable([coefficient for _, coefficient in self._steps()]),
+            "norms": convert_to_json(self.norms),
+            "coefficients": convert_to_json([coefficient for _, coefficient in self._steps()]),
             "nonfinite": self.nonfinite,
             "clipped_fraction": self.clipped_fraction if some else None,
             "suggested_max_norm": self.suggest_max_norm() if some else None,

@@ -17,7 +17,13 @@ import torch
 from torch import Tensor, nn
 from torch.linalg import vector_norm
 
-from nbkit.base.gradients import Parameters, listed, named_parameters, numbers, summed
+from nbkit.base.gradients import (
+    Parameters,
+    join_names,
+    named_parameters,
+    sum_repeated_rows,
+    view_values,
+)
 from nbkit.base.shards import refuse_shards
 from nbkit.clipping.factors import (
     HALF,
@@ -89,8 +95,8 @@ class ClipRule:
 
     @torch.no_grad()
     def _clip(self, named: dict[str, Tensor], measure) -> ClipReport:
-        whole = summed(named)
-        grads = numbers(whole)
+        whole = sum_repeated_rows(named)
+        grads = view_values(whole)
         if not grads:
             return ClipReport(torch.tensor([0.0, 1.0]), (), self)
 
@@ -116,7 +122,7 @@ class ClipRule:
             return partial(_by_norm, float(self.max_norm), self.norm_type)
         if strange := [name for name, p in named.items() if p.is_complex()]:
             raise TypeError(
-                f"max_value and agc need real parameters, but {listed(strange)} are complex: "
+                f"max_value and agc need real parameters, but {join_names(strange)} are complex: "
                 f"use max_norm."
             )
         if self.max_value is not None:
@@ -160,7 +166,7 @@ def _refuse_nonfinite(report: ClipReport) -> None:
         return
     raise FloatingPointError(
         f"gradients of {len(report.nonfinite)} of {len(report.names)} parameters are not finite: "
-        f"{listed(report.nonfinite)}. None was clipped. find_nonfinite(model, batch, loss_fn) "
+        f"{join_names(report.nonfinite)}. None was clipped. find_nonfinite(model, batch, loss_fn) "
         f"names the module they come from. To pass over such a step: nonfinite='skip', and "
         f"optimizer.step() only if not report.nonfinite."
     )

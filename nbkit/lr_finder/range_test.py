@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from nbkit.base.batches import rows
+from nbkit.base.batches import count_rows
 from nbkit.base.nested import move_tensors, open_container
 from nbkit.base.optimizers import check_plain_step
 from nbkit.base.state import preserve_state
@@ -217,7 +217,7 @@ def _weights(window: list[Any]) -> list[float]:
 def _samples(batch: Any) -> int:
     known = isinstance(batch, Tensor) or open_container(batch) is not None
     try:
-        return rows(batch) if known else len(batch)
+        return count_rows(batch) if known else len(batch)
     except (TypeError, ValueError) as error:
         raise TypeError(
             f"with accumulation_steps above 1 a batch counts by its number of samples, which "

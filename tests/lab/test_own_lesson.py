@@ -53,11 +53,16 @@ def test_its_claims_come_from_its_own_file(folder, capsys):
     assert set(load_claims("weight_decay", folder / "weight_decay.toml")) == {
         "decay-narrows-the-gap"
     }
-    with pytest.raises(ValueError, match=r"weight_decay.toml has no claim of lesson 'other'"):
-        Lesson("other", {}, claims="weight_decay.toml")
+    shared = (
+        (folder / "weight_decay.toml").read_text().replace("]", ']\nlesson = "weight_decay"', 1)
+    )
+    (folder / "shared.toml").write_text(shared)
+    assert set(load_claims("weight_decay", folder / "shared.toml")) == {"decay-narrows-the-gap"}
+    with pytest.raises(ValueError, match=r"shared.toml has no claim of lesson 'other'"):
+        Lesson("other", {}, claims="shared.toml")
     with pytest.raises(FileNotFoundError):
         Lesson("weight_decay", {}, claims="nowhere.toml")
-    with pytest.raises(ValueError, match=r"^claims.toml has no claim of lesson 'weight_decay'"):
+    with pytest.raises(ValueError, match=r"^nbkit has no claims of lesson 'weight_decay'"):
         Lesson("weight_decay", {})
     (claim,) = Lesson("weight_decay", {}, claims="weight_decay.toml").claims.values()
     assert isinstance(claim, Claim) and claim.decide(Interval(0.8, 0.7, 0.9, 8)) == "SUPPORTED"

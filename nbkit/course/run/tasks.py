@@ -27,6 +27,7 @@ from nbkit.course.run.leftovers import (
     look_at_record,
 )
 from nbkit.lab import shipped
+from nbkit.lab.curriculum import word_of
 from nbkit.lab.knobs import KnobError, Value
 
 MAX_NAME_BYTES = 200  # a disk takes 255, and files add up to 12 to a name
@@ -45,6 +46,11 @@ class Task:
     per_gpu: int = 1  # lessons on one GPU at a time; 0: leave the GPUs alone
     token: tuple[Path, str] | None = None  # a file, and what is in it while the run goes on
     nbkit: str = nbkit.__version__
+
+    @property
+    def lesson(self) -> str:
+        """The lesson's word: the stem of the notebook without the number."""
+        return word_of(self.path.stem)
 
     @property
     def notebook(self) -> Path:
@@ -84,7 +90,7 @@ class Task:
         same = earlier is not None and self._is_of(earlier)
         return Record(
             **{
-                "lesson": self.path.stem,
+                "lesson": self.lesson,
                 "parameters": dict(self.values),
                 "nbkit": nbkit.__version__,
                 "notebook_sha256": lesson_sha256(self.path),
@@ -114,7 +120,7 @@ class Task:
     def _is_of(self, record: Record) -> bool:
         """Whether a record is of this very task: parameters, lesson and nbkit are the same."""
         return (
-            record.lesson == self.path.stem
+            record.lesson == self.lesson
             and record.name == self.name
             and record.parameters == self.values
             and record.nbkit == nbkit.__version__
@@ -266,7 +272,7 @@ def code_sha256() -> str:
     """What nbkit's own source and data are: they can change where the version does not."""
     package, data = Path(nbkit.__file__).parent, shipped.data_dir()
     digest = hashlib.sha256()
-    for folder, pattern in ((package, "**/*.py"), (data, "*.toml"), (data, "*.npz")):
+    for folder, pattern in ((package, "**/*.py"), (package, "**/*.toml"), (data, "*.npz")):
         for file in sorted(folder.glob(pattern)):
             digest.update(f"{file.relative_to(folder)}\0".encode() + file.read_bytes())
     return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""The pictures of 03_batchnorm: each takes axes and returns them."""
+"""The pictures of the lesson batchnorm: each takes axes and returns them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What 03_batchnorm trains: a network with BatchNorm, changed digits, and how both are measured."""
+"""What the lesson batchnorm trains: a network with BatchNorm on changed digits."""
 
 from __future__ import annotations
 

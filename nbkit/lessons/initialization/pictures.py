@@ -1,4 +1,4 @@
-"""The pictures of 02_initialization: each takes axes and returns them."""
+"""The pictures of the lesson initialization: each takes axes and returns them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What 02_initialization trains: centred digits, word sequences, two networks, and their starts."""
+"""What the lesson initialization trains: centred digits, word sequences, two networks, inits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The picture of 01_lr_finder that the library's plots lack: it takes axes and returns them."""
+"""The picture of the lesson lr_finder: it takes axes and returns them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The measurement of 01_lr_finder: how much of the promised decrease one step delivers."""
+"""The measurement of the lesson lr_finder: how much of the promised decrease one step delivers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pictures of 00_start_here: each takes axes and returns them."""
+"""The pictures of the lesson start_here: each takes axes and returns them."""
 
 from __future__ import annotations
 

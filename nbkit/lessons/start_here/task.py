@@ -1,4 +1,4 @@
-"""The measurements of 00_start_here beside its training: intervals to judge, and more seeds."""
+"""What the lesson start_here measures beside its training: intervals to judge, and more seeds."""
 
 from __future__ import annotations
 

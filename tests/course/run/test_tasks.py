@@ -248,10 +248,12 @@ def test_a_long_name_is_cut_and_stays_its_own():
     assert tasks.shorten_name("01_a--lr=1") == "01_a--lr=1"
 
 
-@pytest.mark.parametrize("name", ["claims.toml", "digits.npz"])
+@pytest.mark.parametrize("name", ["lessons/x/claims.toml", "x.py", "digits.npz"])
 def test_what_nbkit_is_counts_its_claims_and_its_data(tmp_path, monkeypatch, name):
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / name).write_bytes(b"as they were")
     monkeypatch.setattr("nbkit.lab.shipped.data_dir", lambda: tmp_path)
+    monkeypatch.setattr("nbkit.__file__", str(tmp_path / "__init__.py"))
     before = tasks.code_sha256.__wrapped__()
     (tmp_path / name).write_bytes(b"with another margin")
     assert tasks.code_sha256.__wrapped__() != before
