@@ -67,9 +67,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(options: argparse.Namespace) -> int:
     """Execute lessons headless."""
     from nbkit.course.lessons import LessonError, find_lessons
-    from nbkit.course.run.course_run import LedgerError
-    from nbkit.course.run.course_run import run as run_lessons
+    from nbkit.course.run.course_run import LedgerError, run_lessons
     from nbkit.course.run.interrupts import keep_handlers
+    from nbkit.course.run.options import RunOptions
     from nbkit.course.run.tasks import read_grid
     from nbkit.lab.knobs import KnobError
     from nbkit.lab.shipped import lessons_dir
@@ -81,13 +81,19 @@ def run(options: argparse.Namespace) -> int:
         with keep_handlers(), _output_folder(options) as out:
             signal.signal(signal.SIGTERM, _like_ctrl_c)  # what Slurm and Kubernetes send
             records = run_lessons(
-                *(find_lessons(options.lessons, lessons_dir()), out, parameters),
-                *(options.profile, options.timeout, options.record),
-                grid=read_grid(options.grid),
-                jobs=options.jobs,
-                resume=options.resume,
-                executor=options.executor,
-                per_gpu=options.per_gpu,
+                find_lessons(options.lessons, lessons_dir()),
+                out,
+                parameters,
+                options.profile,
+                read_grid(options.grid),
+                RunOptions(
+                    timeout=options.timeout,
+                    jobs=options.jobs,
+                    resume=options.resume,
+                    to_ledger=options.record,
+                    executor=options.executor,
+                    per_gpu=options.per_gpu,
+                ),
             )
     except (LessonError, KnobError) as error:
         raise UsageError(error) from error
