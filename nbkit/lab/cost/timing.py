@@ -218,7 +218,12 @@ def time_it(
     )
     load = load_since(before)
     return Timing(
-        rounds.seconds, rounds.warmup, rounds.steady, read_machine(), rounds.unfinished, load
+        rounds.seconds,
+        rounds.warmup,
+        rounds.steady,
+        read_machine().to_dict(),
+        rounds.unfinished,
+        load,
     )
 
 
