@@ -105,8 +105,8 @@ def test_without_file_locks_nobody_waits(monkeypatch):
 
 
 def test_only_lessons_with_claims_over_timings_need_quiet():
-    assert needs_quiet("07_ddp") and needs_quiet("05_amp")
-    assert not needs_quiet("06_accumulation")
+    assert needs_quiet("ddp") and needs_quiet("amp")
+    assert not needs_quiet("accumulation")
     assert not needs_quiet("a lesson of one's own")
 
 

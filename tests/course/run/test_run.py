@@ -236,7 +236,7 @@ def test_each_point_of_a_grid_has_its_own_files_and_lessons_run_beside_each_othe
         "01_a--lr=1--quick=True",
     ]
     for record in records:
-        assert record.ok and record.lesson == "01_a" and record.parameters["profile"] == "smoke"
+        assert record.ok and record.lesson == "a" and record.parameters["profile"] == "smoke"
         nb = nbformat.read(tmp_path / "out" / f"{record.name}.ipynb", as_version=4)
         said = f"{record.parameters['lr']} {record.parameters['quick']}\n"
         assert nb.cells[4].outputs[0].text == said
@@ -306,7 +306,7 @@ def test_a_ledger_that_cannot_be_written_stops_no_lesson(ledger, tmp_path, capsy
 def test_a_damaged_ledger_stops_no_lesson_and_is_recorded_anew(ledger, tmp_path, capsys):
     words = ["run", str(write(tmp_path / "01_a.ipynb", VERDICT)), "--out", str(tmp_path / "out")]
     assert main([*words, "--record"]) == 0
-    (kept,) = ledger.glob("*/01_a.json")
+    (kept,) = ledger.glob("*/a.json")
     kept.write_text("{")
     for more in ([], ["--resume"]):
         assert main([*words, *more]) == 1
