@@ -10,13 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from nbkit.course.console import say
+from nbkit.course.console import print_line
 from nbkit.course.kernel import fork_client as warm
 from nbkit.course.kernel.headless import share_threads
-from nbkit.course.ledger import find_flips, keep, ledger_dir
+from nbkit.course.ledger import find_flips, keep_record, ledger_dir
 from nbkit.course.lessons import LessonError
 from nbkit.course.record import Record
-from nbkit.course.report.write import PAGE, check_page, table, write_reports
+from nbkit.course.report.write import PAGE, check_page, format_table, write_reports
 from nbkit.course.run.dispatch import drive
 from nbkit.course.run.exclusive import needs_quiet
 from nbkit.course.run.executors import LOCAL, open_executor
@@ -126,11 +126,11 @@ def _run_tasks(tasks: list[Task], pool: Any, out: Path, options: RunOptions) -> 
             drive(_order_tasks(missing, expected, options.jobs), pool, progress, check_ledger)
     finally:  # after Ctrl-C too, everything that has run is reported
         if kept:
-            say(f"done before, and kept: {', '.join(kept)}")
+            print_line(f"done before, and kept: {', '.join(kept)}")
         records = [_read_final_record(task) for task in tasks]
         _report_records(records, out)
         for problem in problems:
-            say(f"ledger: {problem}")
+            print_line(f"ledger: {problem}")
     if problems:
         raise LedgerError("; ".join(problems))
     return records
@@ -170,7 +170,7 @@ def _compare_with_ledger(record: Record, path: Path, to_ledger: bool) -> str | N
         return problem
     # Recording replaces a damaged ledger file, so an error of reading it no longer matters.
     try:
-        keep(record, ledger_dir())
+        keep_record(record, ledger_dir())
     except (OSError, ValueError) as error:
         return str(error)
     return None
@@ -225,4 +225,4 @@ def _report_records(records: Sequence[Record], out: Path) -> None:
         write_reports(records, out)
     except OSError as error:
         last_line = f"{out / PAGE} cannot be written: {error.strerror}."
-    say(f"{table(records)}\n\n{last_line}")
+    print_line(f"{format_table(records)}\n\n{last_line}")
