@@ -121,7 +121,7 @@ def main() -> bool:
     with busy_loops(LOOPS if options.when == "busy" else 0):
         runs = repeat(options.runs, lambda: run_lessons(options.lessons, options.profile))
     options.data.mkdir(parents=True, exist_ok=True)
-    kept = {"machine": read_machine(), "profile": options.profile, "runs": runs}
+    kept = {"machine": read_machine().to_dict(), "profile": options.profile, "runs": runs}
     path = options.data / f"verdicts_{options.when}.json"
     path.write_text(json.dumps(kept, indent=1) + "\n")
 

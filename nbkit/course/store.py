@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 
 from nbformat import NotebookNode
 
-from nbkit.course.console import say, write_text
+from nbkit.course.console import print_line, write_text
 from nbkit.course.kernel.execute import execute, find_fault, save_notebook
 from nbkit.course.lessons import LessonError, find_lessons
 from nbkit.lab.shipped import lessons_dir
@@ -60,7 +60,7 @@ def main(names: Sequence[str]) -> int:
     for path in lessons:
         try:
             store(path)
-            say(f"stored {path}")
+            print_line(f"stored {path}")
         except LessonError as error:
             write_text(sys.stderr, f"{error}\n")
             failed = 1

@@ -98,10 +98,6 @@ class Knob:
             raise KnobError(f"{self.name} must be {self.describe_values()}, got {value!r}.")
         return read  # type: ignore[return-value]
 
-    def row(self) -> str:
-        """One line of help: name, type, default, what it may be, what it means."""
-        return f"{self.name}: {self.type.__name__} = {self.default!r} ({self.describe_values()}) {self.help}"
-
 
 def between(
     low: float, high: float, *, step: float | None = None, stops: Sequence[float] = ()

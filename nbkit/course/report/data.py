@@ -20,7 +20,7 @@ from nbkit.course.report.words import (
     plural,
     reason,
     state,
-    summary,
+    summarize_records,
 )
 from nbkit.lab.curriculum import word_of
 from nbkit.lab.evidence.claims import SKIPPED, all_claims, without_lesson
@@ -206,7 +206,7 @@ def _run(name: str, run: Sequence[Entry], folder: Path | None) -> Run:
         started=min((r.started for r in records), default=""),
         seconds=sum(r.seconds for r in records),
         memory_mib=max((e.memory_mib for e in run if e.memory_mib is not None), default=None),
-        summary=summary(records),
+        summary=summarize_records(records),
         lessons=len(records),
         ran=sum(r.ok for r in records),
         verdicts=count_verdicts(v for r in records for v in r.verdicts),

@@ -9,14 +9,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from nbkit.course.console import say
+from nbkit.course.console import print_line
 from nbkit.course.kernel import fork_client as warm
 from nbkit.course.kernel.client import CELL_SECONDS
 from nbkit.course.kernel.headless import share_threads
-from nbkit.course.ledger import find_flips, keep, ledger_dir
+from nbkit.course.ledger import find_flips, keep_record, ledger_dir
 from nbkit.course.lessons import LessonError
 from nbkit.course.record import Record
-from nbkit.course.report.write import PAGE, check_page, table, write_reports
+from nbkit.course.report.write import PAGE, check_page, format_table, write_reports
 from nbkit.course.run.dispatch import drive
 from nbkit.course.run.exclusive import needs_quiet
 from nbkit.course.run.executors import LOCAL, open_executor
@@ -116,11 +116,11 @@ def _run(
             drive(_in_order(missing, expected, jobs), pool, progress, finished)
     finally:  # what has run is reported after Ctrl-C too
         if kept:
-            say(f"done before, and kept: {', '.join(kept)}")
+            print_line(f"done before, and kept: {', '.join(kept)}")
         records = [_stands(task) for task in tasks]
         _report(records, out)
         for problem in problems:
-            say(f"ledger: {problem}")
+            print_line(f"ledger: {problem}")
     if problems:
         raise LedgerError("; ".join(problems))
     return records
@@ -143,7 +143,7 @@ def _hold_against_ledger(record: Record, path: Path, to_ledger: bool) -> list[st
     if not (to_ledger and record.ok):
         return problems
     try:
-        keep(record, ledger_dir())
+        keep_record(record, ledger_dir())
     except (OSError, ValueError) as error:
         return [str(error)]
     return []
@@ -184,4 +184,4 @@ def _report(records: Sequence[Record], out: Path) -> None:
         write_reports(records, out)
     except OSError as error:
         told = f"{out / PAGE} cannot be written: {error.strerror}."
-    say(f"{table(records)}\n\n{told}")
+    print_line(f"{format_table(records)}\n\n{told}")

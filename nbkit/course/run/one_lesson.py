@@ -195,7 +195,7 @@ def _open_record(task: Task) -> Record:
     return task.record(
         status=RUNNING,
         started=datetime.now(UTC).isoformat(timespec="seconds"),
-        machine=read_machine() | {"threads": threads},  # the kernel's, not this process's
+        machine=read_machine().to_dict() | {"threads": threads},  # the kernel's, not this process's
         worker={"host": platform.node(), "pid": os.getpid()},
     )
 

@@ -149,7 +149,7 @@ def collect_timings(run: FreshRun, names: Sequence[Name]) -> dict[Name, ProcessT
         timings[name] = ProcessTiming(
             seconds,
             steady=all(timing.steady for timing in each),
-            machine=read_machine(),
+            machine=read_machine().to_dict(),
             unfinished="; ".join(notes),
             load=run.load,
             rounds=rounds,

@@ -217,9 +217,8 @@ def time_it(
         budget_seconds=budget_seconds,
     )
     load = load_since(before)
-    return Timing(
-        rounds.seconds, rounds.warmup, rounds.steady, read_machine(), rounds.unfinished, load
-    )
+    machine = read_machine().to_dict()
+    return Timing(rounds.seconds, rounds.warmup, rounds.steady, machine, rounds.unfinished, load)
 
 
 def _check(arms: Mapping[str, Callable[[], object]], repeats: int, max_warmup: int) -> None:

@@ -239,9 +239,9 @@ class Verdict:
             "over": self.claim.over,
             "values": [_finite(value) for value in effect.values] if effect else [],
             "load": effect.load.to_dict() if effect and effect.load else None,
-            "hardware": here["hardware"],
-            "versions": {"nbkit": nbkit.__version__, "torch": here["torch"], **others},
-            "machine": here,
+            "hardware": here.hardware,
+            "versions": {"nbkit": nbkit.__version__, "torch": here.torch, **others},
+            "machine": here.to_dict(),
         }
 
 
