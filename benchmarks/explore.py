@@ -24,8 +24,8 @@ from nbkit.lab.models import mlp
 from nbkit.lab.runs.seeds import train_runs
 
 KNOBS = {
-    "lr": log(1e-3, 1.0).named("lr", float),
-    "momentum": between(0.0, 0.95).named("momentum", float),
+    "lr": log(1e-3, 1.0).with_name("lr", float),
+    "momentum": between(0.0, 0.95).with_name("momentum", float),
 }
 START = {"lr": 0.1, "momentum": 0.0}
 DATA, SEEDS, STEPS = digits(), range(8), 200

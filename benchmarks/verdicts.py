@@ -22,7 +22,7 @@ from statistics import fmean
 
 from nbkit.course.record import Record
 from nbkit.lab.evidence.claims import REFUTED, SUPPORTED, all_claims
-from nbkit.lab.machine import machine
+from nbkit.lab.machine import read_machine
 
 DATA = Path(__file__).parents[1] / "data" / "benchmarks"
 LESSONS = ("05_amp", "07_ddp")
@@ -121,7 +121,7 @@ def main() -> bool:
     with busy_loops(LOOPS if options.when == "busy" else 0):
         runs = repeat(options.runs, lambda: run_lessons(options.lessons, options.profile))
     options.data.mkdir(parents=True, exist_ok=True)
-    kept = {"machine": machine(), "profile": options.profile, "runs": runs}
+    kept = {"machine": read_machine().to_dict(), "profile": options.profile, "runs": runs}
     path = options.data / f"verdicts_{options.when}.json"
     path.write_text(json.dumps(kept, indent=1) + "\n")
 

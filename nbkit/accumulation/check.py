@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from nbkit.accumulation.windows import accumulate
-from nbkit.base.batches import rows, split
+from nbkit.base.batches import count_rows, split_rows
 from nbkit.base.equivalence import (
     EquivalenceReport,
     apply_model,
@@ -26,7 +26,7 @@ from nbkit.base.equivalence import (
     taken,
     without,
 )
-from nbkit.base.model_call import own
+from nbkit.base.model_call import copy_batch
 from nbkit.base.numbers import read_integer
 from nbkit.base.state import preserve_state
 
@@ -65,15 +65,15 @@ def check_accumulation(
     """
     check_batch(model, batch)
     count = read_integer(steps)
-    if count is None or not 1 <= count <= rows(batch):
+    if count is None or not 1 <= count <= count_rows(batch):
         raise ValueError(
-            f"steps must be from 1 to the batch's number of rows, {rows(batch)}, got {steps}."
+            f"steps must be from 1 to the batch's number of rows, {count_rows(batch)}, got {steps}."
         )
 
-    parts = split(batch, count)
+    parts = split_rows(batch, count)
     kept = [model, loss_fn] if isinstance(loss_fn, nn.Module) else [model]
     # A BatchNorm layer that gets one value per channel starves first in the smallest part.
-    smallest = min(parts, key=rows)
+    smallest = min(parts, key=count_rows)
     with preserve_state(*kept):
         return explained(
             suspects(model),
@@ -100,7 +100,7 @@ def _compare_parts(
         model.zero_grad(set_to_none=True)
         largest_term = 0.0
         # The parts are copied because a model may write into its inputs.
-        for window in accumulate(own(parts), len(parts), weight=weight, model=model):
+        for window in accumulate(copy_batch(parts), len(parts), weight=weight, model=model):
             for micro in window:
                 x, y = read_pair(micro.batch)
                 with micro.sync():

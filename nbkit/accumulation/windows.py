@@ -50,7 +50,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from nbkit.base.batches import rows
+from nbkit.base.batches import count_rows
 from nbkit.base.numbers import read_integer
 
 SyncContext = AbstractContextManager[Any]
@@ -193,7 +193,7 @@ def accumulate(
         )
     _check_weight_and_model(weight, model)
 
-    return _yield_windows(iter(batches), steps, weight or rows, model, last)
+    return _yield_windows(iter(batches), steps, weight or count_rows, model, last)
 
 
 def _check_weight_and_model(weight: object, model: object) -> None:
@@ -262,7 +262,7 @@ def _count_terms(weight: Callable[[Any], Any], group: list[Any]) -> list[float]:
     try:
         terms = [float(weight(batch)) for batch in group]
     except ValueError as error:
-        if weight is not rows:  # the user's own function raised: show its error unchanged
+        if weight is not count_rows:  # the user's own function raised: show its error unchanged
             raise
         raise ValueError(
             f"cannot count the loss terms of a batch: {error} Say how many there are with weight=, "

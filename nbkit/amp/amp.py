@@ -26,7 +26,7 @@ from torch.optim import Optimizer
 from nbkit.amp import loss_scale
 from nbkit.amp.skips import Account, Accounts, Skipped, StepReport
 from nbkit.base.dtypes import backward_context, check_supported, forward_context
-from nbkit.base.gradients import Parameters, gradients_of, listed, named_parameters
+from nbkit.base.gradients import Parameters, join_names, named_parameters, read_gradients
 from nbkit.base.numbers import read_real
 from nbkit.base.optimizers import check_plain_scheduler, check_plain_step
 from nbkit.base.shards import refuse_shards
@@ -237,17 +237,19 @@ class Amp:
 
     def _cause(self, optimizer: Optimizer, account: Account, report: StepReport) -> str:
         parameters = named_parameters(optimizer)
-        grads = gradients_of(parameters)
+        grads = read_gradients(parameters)
         lost = [name for name, each in parameters.items() if not each.isfinite().all()]
         bad = [name for name, each in grads.items() if not each.isfinite().all()]
         where = "find_nonfinite(model, batch, loss_fn) names the module."
         if lost:
-            cause = f"the parameters {listed(lost)} hold infinity or NaN. Go back to a checkpoint."
+            cause = (
+                f"the parameters {join_names(lost)} hold infinity or NaN. Go back to a checkpoint."
+            )
         elif self._loss is not None and not self._loss.isfinite().all():
             cause = f"the loss is {self._loss.tolist()}, before any scaling. {where}"
         else:
             before = "the loss is finite, " if self._loss is not None else ""
-            cause = f"{before}the gradients of {listed(bad)} are not. {where}"
+            cause = f"{before}the gradients of {join_names(bad)} are not. {where}"
         return (
             f"{account.streak} steps of {account.name} in a row were skipped, the last one at a "
             f"loss scale of {report.scale:g}: {cause}"
@@ -295,8 +297,8 @@ def _own_parameters(optimizer: Optimizer, parameters: Parameters) -> Parameters:
     foreign = [name for name, p in named.items() if p.grad is not None and id(p) not in own]
     if foreign:
         raise ValueError(
-            f"clip: {listed(foreign)} do not belong to this {type(optimizer).__name__}. For one "
-            f"norm over several optimizers: amp.unscale_(optimizer) for each, clip_gradients_, "
+            f"clip: {join_names(foreign)} do not belong to this {type(optimizer).__name__}. For "
+            f"one norm over several optimizers: amp.unscale_(optimizer) for each, clip_gradients_, "
             f"then amp.step(optimizer) for each, without clip."
         )
     return parameters if isinstance(parameters, nn.Module) else list(named.items())

@@ -9,7 +9,7 @@ from functools import cached_property
 from torch import Tensor
 from torch.optim import Optimizer
 
-from nbkit.base.report import Report, jsonable
+from nbkit.base.report import Report, convert_to_json
 from nbkit.clipping import ClipReport
 
 
@@ -42,7 +42,7 @@ class StepReport(Report):
 
     def to_dict(self) -> dict[str, object]:
         """The numbers as plain JSON."""
-        return {"stepped": self.stepped, "scale": self.scale, "clip": jsonable(self.clip)}
+        return {"stepped": self.stepped, "scale": self.scale, "clip": convert_to_json(self.clip)}
 
     def table(self):
         """What was done, and the clip's table."""

@@ -23,16 +23,16 @@ MANY, MANY_IMAGES = 5, 3
 Readings = set[int] | None
 
 
-def rows(batch: Any) -> int:
+def count_rows(batch: Any) -> int:
     """Count the samples of a batch: its arrays' first dimension, or the length of its lists.
 
     Raises:
         ValueError: if nothing in the batch tells, or its parts do not agree.
 
     >>> import torch
-    >>> rows((torch.zeros(8, 3), {"label": torch.zeros(8)}))
+    >>> count_rows((torch.zeros(8, 3), {"label": torch.zeros(8)}))
     8
-    >>> rows(([torch.zeros(3, 32, 32)] * 8, [0] * 8))
+    >>> count_rows(([torch.zeros(3, 32, 32)] * 8, [0] * 8))
     8
     """
     for pairs, numbers in ((False, True), (True, True), (False, False)):
@@ -57,16 +57,16 @@ def rows(batch: Any) -> int:
     )
 
 
-def take(batch: Any, start: int, stop: int) -> Any:
+def take_rows(batch: Any, start: int, stop: int) -> Any:
     """Cut out the rows from `start` to before `stop`, in a batch of the same form."""
     return _Cutter(batch).cut(batch, slice(start, stop), root=True)
 
 
-def split(batch: Any, parts: int) -> list[Any]:
+def split_rows(batch: Any, parts: int) -> list[Any]:
     """Divide the batch into `parts` pieces, in order, whose lengths differ by one at most.
 
     >>> import torch
-    >>> [len(part) for part in split(torch.zeros(5), 2)]
+    >>> [len(part) for part in split_rows(torch.zeros(5), 2)]
     [2, 3]
     """
     cutter = _Cutter(batch)
@@ -75,7 +75,7 @@ def split(batch: Any, parts: int) -> list[Any]:
 
 
 def join_rows(batches: Sequence[Any]) -> Any:
-    """Put batches of the same form together, the inverse of `split`; None if that is impossible.
+    """Join batches of the same form, the inverse of `split_rows`; None if that is impossible.
 
     >>> import torch
     >>> join_rows([{"x": torch.zeros(2, 3)}, {"x": torch.zeros(1, 3)}])["x"].shape
@@ -130,7 +130,7 @@ class _Cutter:
     """Cuts rows out of a batch, knowing how many it has and how its samples are put together."""
 
     def __init__(self, batch: Any) -> None:
-        self.total = rows(batch)
+        self.total = count_rows(batch)
         self.stacked = _is_stacked(batch, root=True)
         self.listed = _is_listed(batch, root=True)
 

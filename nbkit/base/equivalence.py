@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
-from nbkit.base.model_call import bare, eagerly, own
+from nbkit.base.model_call import copy_batch, run_eagerly, unwrap_model
 from nbkit.base.report import Report
 from nbkit.base.state import preserve_state
 
@@ -87,7 +87,7 @@ def _differentiate(
     """The gradient, and the loss that it belongs to."""
     torch.manual_seed(seed)
     model.zero_grad(set_to_none=True)
-    x, y = read_pair(own(batch))
+    x, y = read_pair(copy_batch(batch))
     loss = loss_fn(apply_model(model, x), y)
     loss.backward()
     return taken(model), float(loss.detach())
@@ -134,7 +134,7 @@ def check_batch(model: nn.Module, batch: Any) -> None:
 def _misfit(model: nn.Module, args: tuple[Any, ...], keywords: Mapping[Any, Any]) -> str | None:
     """Why the model's forward does not take these arguments; None if it does or is scripted."""
     try:
-        signature = inspect.signature(bare(model).forward)
+        signature = inspect.signature(unwrap_model(model).forward)
     except ValueError:  # scripted: it has none
         return None
     try:
@@ -203,7 +203,7 @@ def without(model: nn.Module, kinds: frozenset[str]) -> Iterator[None]:
 def starved_layers(model: nn.Module, part: Any) -> list[str]:
     """Name the BatchNorm layers in train mode that a part of a batch gives one value a channel."""
     starved: list[str] = []
-    model = bare(model)
+    model = unwrap_model(model)
 
     def note(name: str, _: nn.Module, args: tuple[Any, ...], keywords: dict[str, Any]) -> None:
         x = args[0] if args else keywords["input"]
@@ -219,9 +219,9 @@ def starved_layers(model: nn.Module, part: Any) -> list[str]:
             undo.callback(hook.remove)
         undo.enter_context(preserve_state(model))
         undo.enter_context(torch.no_grad())
-        undo.enter_context(eagerly())
+        undo.enter_context(run_eagerly())
         try:
-            apply_model(model, read_pair(own(part))[0])
+            apply_model(model, read_pair(copy_batch(part))[0])
         except ValueError:
             if not starved:
                 raise

@@ -51,7 +51,7 @@ def _pairs(source) -> Iterable[tuple[str, Tensor]]:
         yield item if isinstance(item, tuple) and len(item) == 2 else (str(i), item)
 
 
-def summed(named: dict[str, Tensor]) -> dict[str, Tensor]:
+def sum_repeated_rows(named: dict[str, Tensor]) -> dict[str, Tensor]:
     """The gradients there are; in place of a sparse one where rows may repeat, their sum."""
     grads = {name: p.grad for name, p in named.items() if p.grad is not None}
     for name, grad in grads.items():
@@ -60,17 +60,17 @@ def summed(named: dict[str, Tensor]) -> dict[str, Tensor]:
     return grads
 
 
-def numbers(grads: dict[str, Tensor]) -> dict[str, Tensor]:
+def view_values(grads: dict[str, Tensor]) -> dict[str, Tensor]:
     """What a gradient holds: itself, or the values of a sparse one, as a view."""
     return {name: grad._values() if grad.is_sparse else grad for name, grad in grads.items()}
 
 
-def gradients_of(named: dict[str, Tensor]) -> dict[str, Tensor]:
+def read_gradients(named: dict[str, Tensor]) -> dict[str, Tensor]:
     """The gradients there are, to read; of a sparse one its values, repeated rows summed."""
-    return numbers(summed(named))
+    return view_values(sum_repeated_rows(named))
 
 
-def listed(names: Sequence[str]) -> str:
+def join_names(names: Sequence[str]) -> str:
     """The names, as many as one reads."""
     more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
     return ", ".join(names[:LISTED]) + more

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import torch
 
 
-def dumps(value: object, what: str) -> bytes:
+def pickle_value(value: object, what: str) -> bytes:
     """Pickle `value`; by cloudpickle if it holds what another process cannot import by name."""
     try:
         data = pickle.dumps(value)

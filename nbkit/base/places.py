@@ -1,8 +1,8 @@
 """Where modules, optimizers and the like keep their state: what preserve_state puts back.
 
-`find` walks from the objects to everything that they hold. Each kind of object has a place that
-says what its value is and how to put one back. A kind that `preserve_state` and `digest` do not
-know yet is added in `_make_place`, once.
+`find_places` walks from the objects to everything that they hold. Each kind of object has a place
+that says what its value is and how to put one back. A kind that `preserve_state` and `digest` do
+not know yet is added in `_make_place`, once.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from nbkit.base.optimizer_state import OptimizerState, drives_optimizer
 from nbkit.base.place import LOADED, RANDOM, Array, Place, Source
 
 
-def find(objects: tuple[object, ...], rng: bool) -> Places:
+def find_places(objects: tuple[object, ...], rng: bool) -> Places:
     """Find every place that the objects reach, by the id of its owner, always in the same order."""
     places = Places()
     queue: list[Place] = []

@@ -41,7 +41,7 @@ class Report:
     def to_dict(self) -> dict[str, object]:
         """Every field as plain JSON: tensors become numbers or lists, a non-finite number None."""
         return {
-            field.name: jsonable(getattr(self, field.name))
+            field.name: convert_to_json(getattr(self, field.name))
             for field in dataclasses.fields(self)  # type: ignore[arg-type]
         }
 
@@ -75,26 +75,26 @@ def ensure_axes(ax: Axes | None) -> Axes:
     return pyplot.subplots()[1]
 
 
-def jsonable(value: object) -> object:
+def convert_to_json(value: object) -> object:
     """The value as JSON knows it; NaN and infinity, which it does not know, become None.
 
-    >>> jsonable({"norm": torch.tensor(2.0), "names": ("a", "b"), "worst": math.inf})
+    >>> convert_to_json({"norm": torch.tensor(2.0), "names": ("a", "b"), "worst": math.inf})
     {'norm': 2.0, 'names': ['a', 'b'], 'worst': None}
     """
     if isinstance(value, torch.Tensor):
-        return jsonable(value.tolist())
+        return convert_to_json(value.tolist())
     if isinstance(value, Report):
         return value.to_dict()
     if isinstance(value, Enum):
-        return jsonable(value.value)
+        return convert_to_json(value.value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: jsonable(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {f.name: convert_to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, dict):
-        return {str(jsonable(key)): jsonable(item) for key, item in value.items()}
+        return {str(convert_to_json(key)): convert_to_json(item) for key, item in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
-        return [jsonable(item) for item in value]
+        return [convert_to_json(item) for item in value]
     if hasattr(value, "dtype") and hasattr(value, "tolist"):  # numpy's numbers and arrays
-        return jsonable(value.tolist())
+        return convert_to_json(value.tolist())
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if value is None or isinstance(value, (bool, int, float, str)):

@@ -5,9 +5,9 @@
         ...  # train, diverge, press stop
     assert digest(model, optimizer) == before
 
-One walk (`_places.find`) lists every place where the objects keep state, each once, with its value
-and a way to put a value back. `digest` hashes the values; `preserve_state` copies them and puts the
-copies back. What the one covers, the other covers.
+One walk (`places.find_places`) lists every place where the objects keep state, each once, with its
+value and a way to put a value back. `digest` hashes the values; `preserve_state` copies them and
+puts the copies back. What the one covers, the other covers.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from nbkit.base.place import LOADED, MEMORY, Place
-from nbkit.base.places import find
+from nbkit.base.places import find_places
 
 
 @contextlib.contextmanager
@@ -62,7 +62,7 @@ def preserve_state(*objects: object, rng: bool = True, offload: bool = False) ->
     >>> digest(layer) == before
     True
     """
-    found = find(objects, rng)
+    found = find_places(objects, rng)
     places = list(found.values())
     # What is restored where it is, or stays as it is, is not copied with what refers to it.
     memo = {id(place.owner): place.owner for place in places} | found.references
@@ -72,7 +72,7 @@ def preserve_state(*objects: object, rng: bool = True, offload: bool = False) ->
     try:
         yield
     finally:
-        with _interrupts_wait():
+        with delay_interrupts():
             _restore(places)
 
 
@@ -95,7 +95,7 @@ def digest(*objects: object, rng: bool = True) -> str:
     >>> digest(layer, rng=False) == digest(copy.deepcopy(layer), rng=False)
     True
     """
-    places = find(objects, rng)
+    places = find_places(objects, rng)
     number = {owner: n for n, owner in enumerate(places)}
     sha = hashlib.sha256()
     for place in places.values():
@@ -126,7 +126,7 @@ def _restore(places: Iterable[Place]) -> None:
 
 
 @contextlib.contextmanager
-def _interrupts_wait() -> Iterator[None]:
+def delay_interrupts() -> Iterator[None]:
     """Let a second Ctrl-C wait until everything is back."""
     in_main_thread = threading.current_thread() is threading.main_thread()
     if not in_main_thread or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:

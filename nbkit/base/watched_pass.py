@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import _get_sequence_nr
 
-from nbkit.base.model_call import bare, call, eagerly, own
+from nbkit.base.model_call import call_model, copy_batch, run_eagerly, unwrap_model
 from nbkit.base.nested import move_tensors, walk_tensors
 from nbkit.base.report import Word
 from nbkit.base.state import preserve_state
@@ -44,8 +44,8 @@ class Trial:
     """
 
     def __init__(self, model: nn.Module, batch: Any, loss_fn: Callable | None) -> None:
-        self.model, self.loss_fn = bare(model), loss_fn
-        self.batch = own(batch)
+        self.model, self.loss_fn = unwrap_model(model), loss_fn
+        self.batch = copy_batch(batch)
         self.phase = PassPhase.FORWARD
         self.running: list[str] = []
         self.paths: dict[str, str] = {}
@@ -76,8 +76,8 @@ class Trial:
         """Forward, loss, backward, within a context."""
         loss = [self.loss_fn] if isinstance(self.loss_fn, nn.Module) else []
         kept = preserve_state(self.model, *loss)
-        with kept, self._hooks(), torch.enable_grad(), eagerly(), within or nullcontext():
-            result = call(self.model, self.batch)
+        with kept, self._hooks(), torch.enable_grad(), run_eagerly(), within or nullcontext():
+            result = call_model(self.model, self.batch)
             if self.loss_fn is not None:
                 self.phase = PassPhase.LOSS
                 result = self.loss_fn(result, *_beside(result, self._split()[1]))

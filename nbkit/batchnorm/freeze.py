@@ -6,7 +6,7 @@ from functools import partial
 
 from torch import nn
 
-from nbkit.base.model_call import bare
+from nbkit.base.model_call import unwrap_model
 from nbkit.batchnorm.layers import find_batch_norms, require_shapes, stay_in_eval
 from nbkit.batchnorm.undo import Undo
 
@@ -41,7 +41,7 @@ def freeze_bn_(model: nn.Module, *, affine: bool = True) -> Undo:
     >>> [layer.training for layer in model]
     [True, True]
     """
-    model = bare(model)
+    model = unwrap_model(model)
     layers = find_batch_norms(model)
     require_shapes(layers)
 

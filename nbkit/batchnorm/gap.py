@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from nbkit.base.model_call import bare, call, eagerly, own
+from nbkit.base.model_call import call_model, copy_batch, run_eagerly, unwrap_model
 from nbkit.base.nested import list_tensors
 from nbkit.base.state import preserve_state
 from nbkit.batchnorm.layers import find_batch_norms, is_frozen
@@ -42,22 +42,22 @@ def bn_gap(model: nn.Module, batch: object) -> BNReport:
     >>> bn_gap(nn.BatchNorm1d(4), batch).layers[0].verdict
     'fresh'
     """
-    model = bare(model)
+    model = unwrap_model(model)
     seen = {name: Moments(layer) for name, layer in find_batch_norms(model).items()}
     if not seen:
         return BNReport([])
     frozen = {name for name, moments in seen.items() if is_frozen(moments.layer, model)}
     noises: dict[str, list[Tensor]] = {name: [] for name in seen}
 
-    with preserve_state(model), eagerly():
+    with preserve_state(model), run_eagerly():
         with normalise_by_batch(model, seen, frozen), ExitStack() as hooks:
             for name, moments in seen.items():
                 note = partial(_note_noise, noises[name], moments.layer.eps)
                 hooks.enter_context(watch_inputs(moments.layer, note))
-            in_train = call(model, own(batch))
+            in_train = call_model(model, copy_batch(batch))
         # The statistics are unchanged: the layers above did not update them.
         model.eval()
-        in_eval = call(model, own(batch))
+        in_eval = call_model(model, copy_batch(batch))
     report = BNReport([], _measure_difference(in_train, in_eval))
     for name, moments in seen.items():
         report.layers.append(judge_layer(name, moments, noises[name], name in frozen))

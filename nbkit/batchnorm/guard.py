@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from nbkit.base.model_call import bare
+from nbkit.base.model_call import unwrap_model
 from nbkit.batchnorm.layers import find_batch_norms, require_shapes
 
 
@@ -16,7 +16,7 @@ class BNGuard:
     """Keep a copy of the running statistics from before a step, and go back to it if needed."""
 
     def __init__(self, model: nn.Module) -> None:
-        layers = find_batch_norms(bare(model))
+        layers = find_batch_norms(unwrap_model(model))
         require_shapes(layers)
         self._kept: list[tuple[Tensor, Tensor]] = []  # each statistic, and its copy
         for layer in layers.values():

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from nbkit.base.model_call import bare
+from nbkit.base.model_call import unwrap_model
 from nbkit.base.numbers import read_integer
 from nbkit.batchnorm.layers import find_batch_norms
 from nbkit.batchnorm.undo import Undo
@@ -42,7 +42,7 @@ def rescale_bn_momentum_(model: nn.Module, accumulation_steps: int) -> Undo:
             f"accumulation_steps must be an int of at least 1, the number of micro-batches in an "
             f"optimizer step, got {accumulation_steps!r}."
         )
-    layers = find_batch_norms(bare(model))
+    layers = find_batch_norms(unwrap_model(model))
     for name, layer in layers.items():
         if layer.momentum is not None and not 0 <= layer.momentum <= 1:
             raise ValueError(

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from nbkit.base.model_call import bare, call, eagerly, own, written
+from nbkit.base.model_call import call_model, copy_batch, run_eagerly, unwrap_model, was_written
 from nbkit.base.state import preserve_state
 from nbkit.batchnorm.layers import find_batch_norms, is_frozen, read_statistics
 from nbkit.batchnorm.moments import Moments
@@ -69,7 +69,7 @@ def reestimate_bn_(
     >>> bn.running_mean, bn.running_var
     (tensor([4.]), tensor([18.6667]))
     """
-    model = bare(model)
+    model = unwrap_model(model)
     layers = find_batch_norms(model)
     seen: dict[str, Moments] = {}
     for name, layer in layers.items():
@@ -104,12 +104,12 @@ def _pass_data(
     # Some models write into their inputs. They get copies; whether the model does so shows in the
     # copy of the first batch.
     may_write = True
-    with preserve_state(model), eagerly(), normalise_by_batch(model, seen):
+    with preserve_state(model), run_eagerly(), normalise_by_batch(model, seen):
         starves = partial(_starves_layer, model, seen, device)
         for batch in group_singles(count_batches(), starves):
-            inputs = own(batch) if may_write else batch
-            call(model, inputs, device)
-            may_write = may_write and written(inputs)
+            inputs = copy_batch(batch) if may_write else batch
+            call_model(model, inputs, device)
+            may_write = may_write and was_written(inputs)
     return count
 
 
@@ -119,7 +119,7 @@ def _starves_layer(model: nn.Module, seen: dict[str, Moments], device: Device, b
     The batch passes for this, and the moments forget it again.
     """
     saved = {name: moments.save_counts() for name, moments in seen.items()}
-    call(model, own(batch), device)
+    call_model(model, copy_batch(batch), device)
     starves = any(moments.has_lent for moments in seen.values())
     for name, moments in seen.items():
         moments.load_counts(saved[name])

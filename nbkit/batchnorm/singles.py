@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from nbkit.base.batches import join_rows, rows
-from nbkit.base.model_call import own
+from nbkit.base.batches import count_rows, join_rows
+from nbkit.base.model_call import copy_batch
 from nbkit.batchnorm.moments import ENOUGH_VALUES
 
 
@@ -35,7 +35,7 @@ def group_singles(batches: Iterable[Any], starves: Callable[[Any], bool]) -> Ite
             yield batch
             continue
         # The loader may write its next sample into the same memory.
-        waiting.append(own(inputs))
+        waiting.append(copy_batch(inputs))
         # A group is passed once another full group could follow, so that no small group is left.
         if len(waiting) == 2 * ENOUGH_VALUES:
             has_passed = True
@@ -63,6 +63,6 @@ def _wrap_samples(samples: list[Any]) -> list[tuple[Any]]:
 def _is_single(inputs: Any) -> bool:
     """Return whether the inputs are one sample; False if their rows cannot be counted."""
     try:
-        return rows(inputs) == 1
+        return count_rows(inputs) == 1
     except ValueError:
         return False

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from nbkit.base.report import Report, ensure_axes, jsonable
+from nbkit.base.report import Report, convert_to_json, ensure_axes
 from nbkit.clipping.report import ClipReport
 
 if TYPE_CHECKING:
@@ -116,8 +116,8 @@ class ClipHistory(Report):
         """Return every norm and coefficient, and the numbers derived from them, as plain JSON."""
         has_finite = bool(self._read_finite_steps())
         return {
-            "norms": jsonable(self.norms),
-            "coefficients": jsonable([coefficient for _, coefficient in self._read_steps()]),
+            "norms": convert_to_json(self.norms),
+            "coefficients": convert_to_json([coefficient for _, coefficient in self._read_steps()]),
             "nonfinite": self.nonfinite,
             "clipped_fraction": self.clipped_fraction if has_finite else None,
             "suggested_max_norm": self.suggest_max_norm() if has_finite else None,

@@ -8,8 +8,8 @@ from functools import cached_property
 
 from torch import Tensor
 
-from nbkit.base.gradients import LISTED, listed
-from nbkit.base.report import Report, jsonable
+from nbkit.base.gradients import LISTED, join_names
+from nbkit.base.report import Report, convert_to_json
 
 
 @dataclass(eq=False)
@@ -62,14 +62,14 @@ class ClipReport(Report):
     def to_dict(self) -> dict[str, object]:
         """Return the numbers as plain JSON; numbers that are not finite become None."""
         fields = ("rule", "total_norm", "clipped", "coefficient", "norms", "nonfinite")
-        return {name: jsonable(getattr(self, name)) for name in fields}
+        return {name: convert_to_json(getattr(self, name)) for name in fields}
 
     def table(self) -> tuple[str, tuple[str, str], list[tuple[str, float]]]:
         """Return a line about the step, the names of the columns, and the largest norms."""
         done = f"clipped, by {self.coefficient:.3g} at most" if self.clipped else "not clipped"
         summary = f"gradient norm {self.total_norm:.3g}, {self.rule}: {done}"
         if self.nonfinite:
-            summary += f"; not finite: {listed(self.nonfinite)}"
+            summary += f"; not finite: {join_names(self.nonfinite)}"
         rows = sorted(self.norms.items(), key=lambda row: -row[1])
         if len(rows) > LISTED:
             summary += f"; the {LISTED} largest of {len(rows)} norms:"

@@ -16,7 +16,13 @@ import torch
 from torch import Tensor, nn
 from torch.linalg import vector_norm
 
-from nbkit.base.gradients import Parameters, listed, named_parameters, numbers, summed
+from nbkit.base.gradients import (
+    Parameters,
+    join_names,
+    named_parameters,
+    sum_repeated_rows,
+    view_values,
+)
 from nbkit.base.shards import refuse_shards
 from nbkit.clipping.factors import UNIT_FLOOR, needs_wide_norms, norm_dtype
 from nbkit.clipping.measures import (
@@ -98,8 +104,8 @@ class ClipRule:
     @torch.no_grad()
     def _clip_gradients(self, named: dict[str, Tensor], measure: Measure) -> ClipReport:
         """Clip the gradients that the parameters have now, and report their norms."""
-        whole = summed(named)
-        grads = numbers(whole)
+        whole = sum_repeated_rows(named)
+        grads = view_values(whole)
         if not grads:
             return ClipReport(torch.tensor([0.0, 1.0]), (), self)
 
@@ -129,8 +135,8 @@ class ClipRule:
         complex_names = [name for name, parameter in named.items() if parameter.is_complex()]
         if complex_names:
             raise TypeError(
-                f"max_value and agc need real parameters, but {listed(complex_names)} are complex: "
-                f"use max_norm."
+                f"max_value and agc need real parameters, but {join_names(complex_names)} are "
+                f"complex: use max_norm."
             )
         if self.max_value is not None:
             return partial(measure_by_value, float(self.max_value), self.norm_type)
@@ -181,7 +187,7 @@ def _refuse_nonfinite(report: ClipReport) -> None:
         return
     raise FloatingPointError(
         f"gradients of {len(report.nonfinite)} of {len(report.names)} parameters are not finite: "
-        f"{listed(report.nonfinite)}. None was clipped. find_nonfinite(model, batch, loss_fn) "
+        f"{join_names(report.nonfinite)}. None was clipped. find_nonfinite(model, batch, loss_fn) "
         f"names the module they come from. To skip such steps instead, pass nonfinite='skip' and "
         f"call optimizer.step() only if not report.nonfinite."
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from nbkit.base.gradients import listed
+from nbkit.base.gradients import join_names
 from nbkit.clipping.factors import Units
 
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -46,7 +46,7 @@ def find_units(
     sparse = [name for name, p in named.items() if p.grad is not None and p.grad.is_sparse]
     if sparse:
         raise TypeError(
-            f"agc needs dense gradients, but that of {listed(sparse)} is sparse: "
+            f"agc needs dense gradients, but that of {join_names(sparse)} is sparse: "
             f"use nn.Embedding(sparse=False), or max_norm."
         )
     free = _find_excluded(model, exclude)

@@ -1,8 +1,8 @@
 """The ledger: verdicts that were recorded on purpose, and that every later run must answer to.
 
-One file for each class of hardware and lesson, `data/ledger/<hardware>/<lesson>.json`: the record
-of a run, with all that it takes to repeat it. A number that moves is noise; a verdict that flips is
-a regression.
+It has a file for each class of hardware and lesson, `data/ledger/<hardware>/<lesson>.json`.
+It is the record of a run, with everything that is needed to repeat it. A number that moves is
+noise; a verdict that flips is a regression.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def ledger_dir() -> Path:
     return shipped.data_dir() / "ledger"
 
 
-def keep(record: Record, ledger: Path) -> Path:
+def keep_record(record: Record, ledger: Path) -> Path:
     """Write a run's record into the ledger, in place of what stood there; returns the file.
 
     Raises:
@@ -36,7 +36,7 @@ def keep(record: Record, ledger: Path) -> Path:
         raise ValueError(f"{record.lesson} failed, so it is not recorded.")
     path = _path(record, ledger)
     path.parent.mkdir(parents=True, exist_ok=True)
-    replace(record, cells=[], flips=[], worker={}, attempts=[]).save(path)
+    replace(record, name=record.lesson, cells=[], flips=[], worker={}, attempts=[]).save(path)
     return path
 
 

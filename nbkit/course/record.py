@@ -22,7 +22,7 @@ class Record:
     `ok` or `failed`. So one that says `running` when no run is there any more was broken off.
     """
 
-    lesson: str  # the stem of the lesson's notebook
+    lesson: str  # its word: the stem of the notebook without the number
     parameters: dict[str, Any]  # those that were given
     nbkit: str  # its version
     notebook_sha256: str  # of the lesson as it was run, with the claims and modules beside it

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from nbkit.lab.evidence.multiple_tests import with_holm
+from nbkit.lab.evidence.multiple_tests import adjust_verdicts
 
 STATUSES = ("waiting", "running", "ok", "failed")
 LARGEST = 1e300  # a number that still prints; JSON may hold integers that no float can
@@ -29,7 +29,7 @@ def find_problem(told: Mapping[str, Any]) -> str | None:
             if problem := find(item):
                 return problem
     try:
-        with_holm(told.get("verdicts", ()))
+        adjust_verdicts(told.get("verdicts", ()))
     except ValueError as error:
         return str(error)
     return None

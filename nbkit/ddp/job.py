@@ -16,8 +16,8 @@ import sys
 import time
 from pathlib import Path
 
-from nbkit.base.pickling import dumps
-from nbkit.base.state import _interrupts_wait
+from nbkit.base.pickling import pickle_value
+from nbkit.base.state import delay_interrupts
 from nbkit.ddp.worker import JobOptions
 
 # How long the launcher waits for what should come at once: each rank's stack, and the end of the
@@ -76,7 +76,7 @@ def run_job(job: Path, call: tuple, options: JobOptions) -> list:
     _prepare(job, name, call, options)
     agent: subprocess.Popen | None = None
     try:
-        with _interrupts_wait():  # until the processes are known that an interrupt has to end
+        with delay_interrupts():  # until the processes are known that an interrupt has to end
             agent = _start_agent(job, options)
         try:
             said = _show(agent, job, options)
@@ -86,7 +86,7 @@ def run_job(job: Path, call: tuple, options: JobOptions) -> list:
         raise KeyboardInterrupt(f"{name} was interrupted; its processes were ended") from None
     finally:
         if agent is not None:
-            with _interrupts_wait():
+            with delay_interrupts():
                 _end(agent)
     values = [job / f"value_{rank}" for rank in range(options.nproc)]
     if _exit_codes(job) == {} and all(path.exists() for path in values):
@@ -95,7 +95,7 @@ def run_job(job: Path, call: tuple, options: JobOptions) -> list:
 
 
 def _prepare(job: Path, name: str, call: tuple, options: JobOptions) -> None:
-    data = dumps(call, f"{name} (with its arguments)")
+    data = pickle_value(call, f"{name} (with its arguments)")
     # A cell is a file that only this process knows: send its lines for the ranks' tracebacks.
     sources = {
         file: entry[2]

@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from nbkit.base.batches import rows, split
+from nbkit.base.batches import count_rows, split_rows
 from nbkit.base.equivalence import (
     EquivalenceReport,
     check_batch,
@@ -88,7 +88,7 @@ def shard(batches: Iterable[Any]) -> Iterator[Any]:
     [5, 2]
     """
     for batch in batches:
-        yield split(batch, world_size())[rank()]
+        yield split_rows(batch, world_size())[rank()]
 
 
 def launch(
@@ -246,9 +246,10 @@ def check_ddp_equivalence(
     read_pair(batch)  # refuses what is neither a pair nor a dict
     inside = "NBKIT_RANK" in os.environ
     nproc = world_size() if inside else _read_nproc(nproc)
-    if rows(batch) < nproc:
+    if count_rows(batch) < nproc:
         raise ValueError(
-            f"the batch has {rows(batch)} rows, fewer than nproc={nproc}: each rank needs one."
+            f"the batch has {count_rows(batch)} rows, fewer than nproc={nproc}: each rank needs "
+            f"one."
         )
     if inside:
         return _check_on_rank(build_model, loss_fn, batch)
@@ -261,16 +262,16 @@ def _check_on_rank(build_model, loss_fn, batch) -> EquivalenceReport:
     device = next(model.parameters()).device
     batch = move_tensors(batch, device)
     check_batch(model, batch)
-    parts = split(batch, world_size())
+    parts = split_rows(batch, world_size())
     # Asked on every rank alike, of the same part: a rank that failed alone would leave the others
     # waiting for it.
-    starved = starved_layers(model, min(parts, key=rows))
+    starved = starved_layers(model, min(parts, key=count_rows))
     off = frozenset({"BatchNorm"}) if starved else frozenset()
     with without(model, off):
         gradients(model, loss_fn, batch)
     unused = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
 
-    sizes = [rows(part) for part in parts]
+    sizes = [count_rows(part) for part in parts]
     why = partial(reason, model, loss_fn, batch, parts, partial(_wrong_weights, sizes))
     report = explained(
         suspects(model),

@@ -32,7 +32,7 @@ from typing import Any, NoReturn
 import torch
 import torch.distributed as dist
 
-from nbkit.base.pickling import dumps
+from nbkit.base.pickling import pickle_value
 from nbkit.base.whole_file import write_whole
 
 # torch 2.12 and later: the last owner of a gloo group frees it while it holds the interpreter's
@@ -173,7 +173,10 @@ def work(folder: str) -> None:
         join_group(options.backend, options.timeout)
         seed_rank(options.seed, int(rank))
         value = fn(*args, **kwargs)
-        write(job / f"value_{rank}", dumps(value, f"what {getattr(fn, '__name__', fn)} returned"))
+        write(
+            job / f"value_{rank}",
+            pickle_value(value, f"what {getattr(fn, '__name__', fn)} returned"),
+        )
     except BaseException as error:  # also SystemExit: a rank that leaves early is a failure
         told = json.dumps(_describe(error))
         write_whole(job / f"error_{attempt}_{rank}", told, durable=False)

@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from nbkit.base import model_call, watched_pass
 from nbkit.base.dtypes import WIDE
 from nbkit.base.nested import list_tensors, walk_tensors
-from nbkit.base.report import Report, jsonable
+from nbkit.base.report import Report, convert_to_json
 from nbkit.base.watched_pass import LOSS, PassPhase, Trial
 
 TORCH = os.path.dirname(torch.__file__) + os.sep
@@ -60,7 +60,7 @@ class Float64Uses(Report, list[Float64Use]):
 
     def to_dict(self) -> dict[str, object]:
         """The places as plain JSON."""
-        return {"uses": jsonable(list(self))}
+        return {"uses": convert_to_json(list(self))}
 
 
 def find_float64(model: nn.Module, batch: Any, loss_fn: Callable | None = None) -> Float64Uses:

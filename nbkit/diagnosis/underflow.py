@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from nbkit.base.gradients import gradients_of, named_parameters
+from nbkit.base.gradients import named_parameters, read_gradients
 from nbkit.base.report import Report, ensure_axes
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def underflow_report(model: nn.Module, *, scales: Sequence[float] = SCALES) -> U
     >>> report.layers[0].fp16.zero, report.layers[0].bf16.zero
     ([0.5, 0.0], [0.0, 0.0])
     """
-    grads = gradients_of(named_parameters(model))
+    grads = read_gradients(named_parameters(model))
     if not grads:
         raise ValueError("no parameter has a gradient: call backward first.")
     if not scales or not all(scale > 0 for scale in scales):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from nbkit.base.model_call import bare, call, eagerly, own
+from nbkit.base.model_call import call_model, copy_batch, run_eagerly, unwrap_model
 from nbkit.base.report import Report, Word
 from nbkit.base.state import preserve_state
 from nbkit.initialization.weights import assign, behind
@@ -123,13 +123,13 @@ def lsuv_(
             "every rank the weights of rank 0."
         )
 
-    model = bare(model)
+    model = unwrap_model(model)
     run = _Run(std, tolerance, max_iterations)
-    with preserve_state(model), eagerly(), ExitStack() as hooks:
+    with preserve_state(model), run_eagerly(), ExitStack() as hooks:
         for name, module in _candidates(model).items():
             visit = partial(run.visit, name, _why_not(model, module))
             hooks.callback(module.register_forward_hook(visit, with_kwargs=True).remove)
-        call(model, own(batch))
+        call_model(model, copy_batch(batch))
     for module, factor in run.factors:
         _put(module, module.weight * factor)
     missed = [name for name in _candidates(model) if name not in run.rows]

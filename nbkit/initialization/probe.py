@@ -15,8 +15,8 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
 
-from nbkit.base.batches import rows
-from nbkit.base.model_call import call, eagerly, own
+from nbkit.base.batches import count_rows
+from nbkit.base.model_call import call_model, copy_batch, run_eagerly
 from nbkit.base.nested import list_tensors
 from nbkit.base.state import preserve_state
 from nbkit.initialization.measures import (
@@ -116,11 +116,11 @@ class Probe(TorchFunctionMode):
         """Both passes, and one synchronisation; model and random state are as before."""
         kept = [self.model, *([loss_fn] if isinstance(loss_fn, nn.Module) else [])]
         with preserve_state(*kept), torch.enable_grad(), parametrize.cached():
-            with ExitStack() as hooks, eagerly(), self:
+            with ExitStack() as hooks, run_eagerly(), self:
                 for name, module in self.model.named_modules():
                     hook = module.register_forward_hook(partial(self._on_call, name))
                     hooks.callback(hook.remove)
-                output = call(self.model, own(batch))
+                output = call_model(self.model, copy_batch(batch))
             self._look_at_inputs(batch)
             if loss_fn is None:
                 self._look_at_parameters(None)
@@ -198,13 +198,13 @@ class Probe(TorchFunctionMode):
     def _look_at_gradients(self, output: object, loss_fn: Callable, target: object) -> None:
         if isinstance(output, Tensor) and isinstance(target, Tensor):
             target = target.to(output.device)
-        loss = (loss_fn(output) if target is None else loss_fn(output, own(target))).mean()
+        loss = (loss_fn(output) if target is None else loss_fn(output, copy_batch(target))).mean()
         self.totals["loss"] = loss.detach()
         uniform = equal_probabilities(output, target)
         if uniform is not None and isinstance(target, Tensor):
-            self.totals["expected"] = loss_fn(uniform, own(target)).detach().mean()
+            self.totals["expected"] = loss_fn(uniform, copy_batch(target)).detach().mean()
             frequent = class_frequencies(uniform, target)
-            self.totals["frequent"] = loss_fn(frequent, own(target)).detach().mean()
+            self.totals["frequent"] = loss_fn(frequent, copy_batch(target)).detach().mean()
         wanted: dict[int, Tensor] = {id(p): p for p in self.model.parameters() if p.requires_grad}
         weights = [weight_of(seen.module) for seen in self.calls]
         wanted |= {id(w): w for w in weights if w is not None and w.requires_grad}
@@ -294,7 +294,7 @@ def _floats(thing: object) -> list[Tensor]:
 def _samples(inputs: object) -> int:
     """How many samples the inputs hold; where they do not agree, such as a state, the first's."""
     try:
-        return rows(inputs)
+        return count_rows(inputs)
     except ValueError:
         sizes = [len(tensor) for tensor in list_tensors(inputs) if tensor.dim()]
         return sizes[0] if sizes else 0

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-from nbkit.base.model_call import bare
+from nbkit.base.model_call import unwrap_model
 from nbkit.base.report import Report, ensure_axes
 from nbkit.initialization.probe import Call, Probe
 from nbkit.initialization.verdict import InitVerdict, Judge, LossVerdict, judge_loss
@@ -144,7 +144,7 @@ def init_report(
     if target is None and isinstance(batch, (tuple, list)) and len(batch) > 1:
         target = batch[1]
 
-    probe = Probe(bare(model))
+    probe = Probe(unwrap_model(model))
     probe.run(batch, loss_fn, target)
     judge = Judge(probe)
     layers = [_row(probe.calls, i, *judge.verdict(i)) for i in range(len(probe.calls))]

@@ -131,7 +131,7 @@ def digits(device: str | torch.device = "cpu") -> Data:
     return Data(x["x_train"], parts["y_train"].long(), x["x_test"], parts["y_test"].long())
 
 
-def load(
+def load_data(
     source: Any,
     *,
     test: Any = None,
@@ -158,7 +158,7 @@ def load(
     All of it has to fit into the device's memory.
 
     >>> x, y = torch.randn(12, 3), torch.arange(12)
-    >>> load(torch.utils.data.TensorDataset(x, y))
+    >>> load_data(torch.utils.data.TensorDataset(x, y))
     Data(10 train and 2 test samples, 3 torch.float32, on cpu)
     """
     if not 0 < test_fraction < 1:

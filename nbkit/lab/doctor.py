@@ -1,4 +1,4 @@
-"""What this machine can do, what will be skipped on it and why, and what installs the rest."""
+"""Examine this machine: what it can do, which claims it cannot judge, what installs the rest."""
 
 from __future__ import annotations
 
@@ -16,16 +16,20 @@ import torch
 from nbkit.base.report import Report
 from nbkit.lab.cost.busy import watch_others
 from nbkit.lab.evidence.claims import all_claims, without_lesson
-from nbkit.lab.machine import machine
+from nbkit.lab.machine import CPUINFO, read_machine, read_processor
 
-LESSON_GIB = 3  # what a lesson may need
-ROOM = 26  # letters for the names of packages: a row has to fit on a screen of 80
+LESSON_GIB = 3  # the most memory that a lesson needs
+NAMES_WIDTH = 26  # characters for the names of packages, so that a row fits on a screen of 80
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+BF16_FLAGS = re.compile(r"\b(avx512_bf16|amx_bf16|bf16)\b")
+CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")  # a number of bytes, or "max" for none
+# A requirement with an extra: `ipywidgets>=8; extra == "lab"` gives the groups ipywidgets and lab.
+EXTRA_REQUIREMENT = re.compile(r"""([\w.-]+).*extra == ["'](\w+)["']""")
 
 
 @dataclass(frozen=True)
-class Finding:
-    """One thing about this machine: what was found, and what to do where that is too little."""
+class MachineCheck:
+    """One check of the machine: its subject, what was found, and advice if that is too little."""
 
     what: str
     found: str
@@ -33,8 +37,8 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Skip:
-    """A claim that this machine cannot judge."""
+class SkippedClaim:
+    """A claim that this machine cannot judge, with its lesson and what the machine lacks."""
 
     claim: str
     lesson: str
@@ -43,157 +47,168 @@ class Skip:
 
 @dataclass(frozen=True)
 class Examination(Report):
-    """What was found, and the claims of the lessons that are skipped here."""
+    """The checks of this machine, and the claims that are skipped on it."""
 
-    findings: list[Finding]
-    skipped: list[Skip]
+    findings: list[MachineCheck]
+    skipped: list[SkippedClaim]
 
     def table(self) -> tuple[str, Sequence[str], Sequence[Sequence[object]]]:
-        """One row a finding, then one a claim that is skipped."""
-        rows = [(f.what, f.found, f.advice) for f in self.findings]
-        rows += [
-            (skip.lesson, f"{skip.claim} is skipped", f"needs {' and '.join(skip.needs)}")
-            for skip in self.skipped
-        ]
-        lacks = sum(bool(f.advice) for f in self.findings)
+        """List one row for each check, then one for each skipped claim."""
+        rows = [(check.what, check.found, check.advice) for check in self.findings]
+        for skip in self.skipped:
+            needs = " and ".join(skip.needs)
+            rows.append((skip.lesson, f"{skip.claim} is skipped", f"needs {needs}"))
+        lacking = sum(bool(check.advice) for check in self.findings)
         summary = (
-            f"{lacks} of {len(self.findings)} things could be better; {len(self.skipped)} claims "
+            f"{lacking} of {len(self.findings)} checks need attention; {len(self.skipped)} claims "
             f"of the lessons are skipped on this machine"
         )
         return summary, ("what", "here", "note"), rows
 
 
 def examine() -> Examination:
-    """Look at this machine; nothing is changed, and nothing is fetched."""
+    """Look at this machine without changing or downloading anything."""
     findings = [
-        *_versions(),
-        _processor(),
-        _memory(),
-        _gpu(),
-        _bf16(),
-        _processes(),
-        _others(),
-        _browser(),
-        *_extras(),
+        *_check_versions(),
+        _check_processor(),
+        _check_main_memory(),
+        _check_gpu(),
+        _check_bfloat16(),
+        _check_distributed(),
+        _check_other_programs(),
+        _check_browser(),
+        *_check_extras(),
     ]
+    return Examination(findings, _find_skipped_claims())
+
+
+def _find_skipped_claims() -> list[SkippedClaim]:
+    """List the claims that a lesson measures and that need what this machine lacks."""
     unwritten = without_lesson()
-    skipped = [
-        Skip(claim.id, claim.lesson, missing)
-        for name, claim in all_claims().items()
-        if name not in unwritten and (missing := claim.missing())
-    ]
-    return Examination(findings, skipped)
+    skipped = []
+    for name, claim in all_claims().items():
+        missing = claim.missing()
+        if missing and name not in unwritten:
+            skipped.append(SkippedClaim(claim.id, claim.lesson, missing))
+    return skipped
 
 
-def _versions() -> list[Finding]:
-    here = machine()
+def _check_versions() -> list[MachineCheck]:
+    here = read_machine()
     return [
-        Finding("versions", f"nbkit {metadata.version('nbkit')}, torch {here['torch']}"),
-        Finding("python", f"{here['python']} on {here['system']}"),
+        MachineCheck("versions", f"nbkit {metadata.version('nbkit')}, torch {here.torch}"),
+        MachineCheck("python", f"{here.python} on {here.system}"),
     ]
 
 
-def _processor() -> Finding:
+def _check_processor() -> MachineCheck:
     cores = os.cpu_count() or 1
-    advice = "" if cores > 1 else "one core: claims about two processes are skipped"
-    plural = "s" if cores > 1 else ""
-    return Finding("processor", f"{machine()['processor']}, {cores} core{plural}", advice)
+    if cores == 1:
+        advice = "one core: claims about two processes are skipped"
+        return MachineCheck("processor", f"{read_processor()}, 1 core", advice)
+    return MachineCheck("processor", f"{read_processor()}, {cores} cores")
 
 
-def _memory() -> Finding:
-    """The memory that a process may have: the machine's, or less where a container says so."""
+def _check_main_memory() -> MachineCheck:
+    """Check the memory that one process may use."""
     total = _total_memory()
     if total is None:
-        return Finding("memory", "not known on this system")
+        return MachineCheck("memory", "not known on this system")
     gib = total / 2**30
     advice = "" if gib >= LESSON_GIB else f"a lesson may need {LESSON_GIB} GiB"
-    return Finding("memory", f"{gib:.1f} GiB", advice)
+    return MachineCheck("memory", f"{gib:.1f} GiB", advice)
 
 
 def _total_memory() -> int | None:
+    """Read the machine's memory in bytes, or the container's limit if that is lower."""
     try:
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
+        # Windows has no sysconf, and some systems do not know these two names.
         return None
-    limit = Path("/sys/fs/cgroup/memory.max")
-    told = limit.read_text().strip() if limit.exists() else "max"
-    return min(total, int(told)) if told.isdigit() else total
+    limit = CONTAINER_LIMIT.read_text().strip() if CONTAINER_LIMIT.exists() else "max"
+    return min(total, int(limit)) if limit.isdigit() else total
 
 
-def _gpu() -> Finding:
+def _check_gpu() -> MachineCheck:
     if torch.cuda.is_available():
-        here, gib = machine(), torch.cuda.get_device_properties(0).total_memory / 2**30
+        here = read_machine()
+        gib = torch.cuda.get_device_properties(0).total_memory / 2**30
         count = torch.cuda.device_count()
-        found = f"{count} x {here['gpu']}, {gib:.0f} GiB, driver {here['driver']}"
-        return Finding("GPU", found)
+        return MachineCheck("GPU", f"{count} x {here.gpu}, {gib:.0f} GiB, driver {here.driver}")
+    # With NVIDIA's tool installed but a torch without CUDA, only torch has to be replaced.
     if torch.version.cuda is None and shutil.which("nvidia-smi"):
         advice = "this torch was built without CUDA: see pytorch.org/get-started for one with it"
-        return Finding("GPU", "there is one, and torch cannot use it", advice)
-    return Finding("GPU", "none", "claims that need CUDA are skipped")
+        return MachineCheck("GPU", "there is one, and torch cannot use it", advice)
+    return MachineCheck("GPU", "none", "claims that need CUDA are skipped")
 
 
-def _bf16() -> Finding:
-    """Whether bfloat16 is computed by the hardware or in its place, which is right but slow."""
+def _check_bfloat16() -> MachineCheck:
+    """Check whether the hardware computes bfloat16; emulation is correct but slow."""
     if torch.cuda.is_available():
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        flags = Path("/proc/cpuinfo")
-        text = flags.read_text() if flags.exists() else ""
-        native = bool(re.search(r"\b(avx512_bf16|amx_bf16|bf16)\b", text))
+        # torch has no such question for processors; Linux lists their instruction sets.
+        flags = CPUINFO.read_text() if CPUINFO.exists() else ""
+        native = bool(BF16_FLAGS.search(flags))
     if native:
-        return Finding("bfloat16", "in hardware")
-    return Finding("bfloat16", "emulated, or not known", "expect mixed precision to be no faster")
+        return MachineCheck("bfloat16", "in hardware")
+    advice = "expect mixed precision to be no faster"
+    return MachineCheck("bfloat16", "emulated, or not known", advice)
 
 
-def _processes() -> Finding:
+def _check_distributed() -> MachineCheck:
+    """Check which backends several processes can communicate by."""
     if not torch.distributed.is_available():
         advice = "this torch was built without torch.distributed: lesson 7 is skipped"
-        return Finding("processes", "one", advice)
-    backends = [name for name in ("gloo", "nccl") if _has_backend(name)]
-    return Finding("processes", f"several, by {' and '.join(backends)}")
+        return MachineCheck("processes", "one", advice)
+    backends = []
+    if torch.distributed.is_gloo_available():
+        backends.append("gloo")
+    if torch.distributed.is_nccl_available():
+        backends.append("nccl")
+    return MachineCheck("processes", f"several, by {' and '.join(backends)}")
 
 
-def _others() -> Finding:
-    """Whether the machine is quiet enough now for a timing to be judged."""
+def _check_other_programs() -> MachineCheck:
+    """Check whether the machine is now quiet enough to judge a timing."""
     load = watch_others()
     advice = "too busy now: claims over timings are skipped" if load.is_busy else ""
-    return Finding("other programs", str(load).removeprefix("other programs "), advice)
+    return MachineCheck("other programs", str(load).removeprefix("other programs "), advice)
 
 
-def _has_backend(name: str) -> bool:
-    from torch import distributed
-
-    return bool(getattr(distributed, f"is_{name}_available")())
-
-
-def _browser() -> Finding:
-    found = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if found:
-        return Finding("browser", Path(found).name)
+def _check_browser() -> MachineCheck:
+    for name in BROWSERS:
+        path = shutil.which(name)
+        if path is not None:
+            return MachineCheck("browser", Path(path).name)
     advice = "only the browser tests need Chromium (Debian: apt-get install chromium)"
-    return Finding("browser", "no Chromium", advice)
+    return MachineCheck("browser", "no Chromium", advice)
 
 
-def _extras() -> list[Finding]:
-    """For each extra of nbkit what it brings and is not here, with the line that installs it."""
-    wanted: dict[str, list[str]] = {}
+def _check_extras() -> list[MachineCheck]:
+    """Check, for each optional extra of nbkit, whether its packages are installed."""
+    packages: dict[str, list[str]] = {}
     for line in metadata.requires("nbkit") or []:
-        named = re.match(r"""([\w.-]+).*extra == ["'](\w+)["']""", line)
-        if named and named[1] != "nbkit":
-            wanted.setdefault(named[2], []).append(named[1])
-    return [_extra(extra, names) for extra, names in wanted.items()]
+        requirement = EXTRA_REQUIREMENT.match(line)
+        # An extra that includes another, as nbkit[test] in bench, is listed by itself.
+        if requirement and requirement[1] != "nbkit":
+            packages.setdefault(requirement[2], []).append(requirement[1])
+    return [_check_extra(extra, names) for extra, names in packages.items()]
 
 
-def _extra(extra: str, names: Sequence[str]) -> Finding:
-    missing = [name for name in names if not _installed(name)]
+def _check_extra(extra: str, packages: Sequence[str]) -> MachineCheck:
+    missing = [name for name in packages if not _is_installed(name)]
     what = f"nbkit[{extra}]"
     if not missing:
-        return Finding(what, "all there")
-    named = textwrap.shorten(", ".join(missing), ROOM, break_on_hyphens=False, placeholder=" ...")
-    return Finding(what, f"without {named}", f'pip install "{what}"')
+        return MachineCheck(what, "all there")
+    names = textwrap.shorten(
+        ", ".join(missing), NAMES_WIDTH, break_on_hyphens=False, placeholder=" ..."
+    )
+    return MachineCheck(what, f"without {names}", f'pip install "{what}"')
 
 
-def _installed(name: str) -> bool:
+def _is_installed(name: str) -> bool:
     try:
         metadata.distribution(name)
     except metadata.PackageNotFoundError:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+
+from nbkit.lab.shipped import LESSONS
 
 
 @dataclass(frozen=True)
@@ -95,14 +96,11 @@ def _shown(value: object) -> str:
 
 def has_exercises(lesson: str) -> bool:
     """Whether nbkit ships exercises of that lesson."""
-    word = lesson.partition("_")[2]
-    if not word.isidentifier() or importlib.util.find_spec(f"nbkit.lessons.{word}") is None:
-        return False
-    return importlib.util.find_spec(f"nbkit.lessons.{word}.exercise") is not None
+    return lesson.isidentifier() and (LESSONS / lesson / "exercise.py").is_file()
 
 
 def load_exercise(lesson: str, name: str) -> Exercise:
-    """The exercise of that name from `nbkit/lessons/<technique>/exercise.py`.
+    """The exercise of that name from `nbkit/lessons/<lesson>/exercise.py`.
 
     Raises:
         ValueError: if the lesson has no exercise of that name; those it has are named.
@@ -112,7 +110,7 @@ def load_exercise(lesson: str, name: str) -> Exercise:
             f"nbkit has no exercises of lesson {lesson!r}: for a lesson of your own, hand over the "
             f"exercise itself, an `nbkit.lab.Exercise`, got {name!r}."
         )
-    module = importlib.import_module(f"nbkit.lessons.{lesson.partition('_')[2]}.exercise")
+    module = importlib.import_module(f"nbkit.lessons.{lesson}.exercise")
     found = {exercise.name: exercise for exercise in module.EXERCISES}
     if name not in found:
         raise ValueError(f"lesson {lesson!r} has no exercise {name!r}, only {', '.join(found)}.")

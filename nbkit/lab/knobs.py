@@ -50,7 +50,7 @@ class Knob:
     options: tuple[Value, ...] = ()
     stops: tuple[Value, ...] = ()
 
-    def named(self, name: str, kind: Type) -> Knob:
+    def with_name(self, name: str, kind: Type) -> Knob:
         """The same range, as the knob of that name and type; its stops are read by that type.
 
         Raises:
@@ -73,9 +73,9 @@ class Knob:
                     f"the parameters cell must have one type."
                 )
         knob = replace(self, name=name, type=kind, options=options)  # type: ignore[arg-type]
-        return replace(knob, stops=tuple(knob.read(stop) for stop in self.stops))
+        return replace(knob, stops=tuple(knob.read_value(stop) for stop in self.stops))
 
-    def expected(self) -> str:
+    def describe_values(self) -> str:
         """What a value has to be, in words: `a float from 0.1 to 100`."""
         if self.options:
             return "one of " + ", ".join(repr(option) for option in self.options)
@@ -84,7 +84,7 @@ class Knob:
             words += f" from {self.low:g} to {self.high:g}"
         return words
 
-    def read(self, value: object) -> Value:
+    def read_value(self, value: object) -> Value:
         """The value as this knob's type; text from a command line is read by that type.
 
         Raises:
@@ -95,14 +95,8 @@ class Knob:
         if allowed and self.low is not None and self.high is not None:
             allowed = self.low <= float(read) <= self.high  # type: ignore[arg-type]
         if not allowed:
-            raise KnobError(f"{self.name} must be {self.expected()}, got {value!r}.")
+            raise KnobError(f"{self.name} must be {self.describe_values()}, got {value!r}.")
         return read  # type: ignore[return-value]
-
-    def row(self) -> str:
-        """One line of help: name, type, default, what it may be, what it means."""
-        return (
-            f"{self.name}: {self.type.__name__} = {self.default!r} ({self.expected()}) {self.help}"
-        )
 
 
 def between(
@@ -207,7 +201,7 @@ def check_values(given: Mapping[str, object], known: Mapping[str, Knob]) -> dict
         KnobError: for the first name or value that does not fit; nothing has been changed.
     """
     check_names(given, known)
-    return {name: known[name].read(value) for name, value in given.items()}
+    return {name: known[name].read_value(value) for name, value in given.items()}
 
 
 def with_ranges(declared: Mapping[str, Knob], ranges: Mapping[str, Knob]) -> dict[str, Knob]:
@@ -222,8 +216,8 @@ def with_ranges(declared: Mapping[str, Knob], ranges: Mapping[str, Knob]) -> dic
         raise KnobError(f"declared in only one of the parameters cell and the guard: {odd}.")
     knobs = {}
     for name, knob in declared.items():
-        ranged = ranges[name].named(name, knob.type)
-        knobs[name] = replace(ranged, default=ranged.read(knob.default), help=knob.help)
+        ranged = ranges[name].with_name(name, knob.type)
+        knobs[name] = replace(ranged, default=ranged.read_value(knob.default), help=knob.help)
     return knobs
 
 

@@ -29,8 +29,8 @@ class Lesson:
     """One lesson, from its opening to its takeaways.
 
     Args:
-        name: the notebook's name without its ending, `01_lr_finder`.
-        claims: for a lesson of your own, the file with its claims; written as `data/claims.toml`.
+        name: the lesson's word, `lr_finder`; of a lesson of your own, any name.
+        claims: for a lesson of your own, the file with its claims, as CONTRIBUTING.md explains.
         namespace: the notebook's variables; taken from IPython where there is one.
     Raises:
         ValueError: if the file has no claim of that lesson, or an entry that is wrong.
@@ -83,8 +83,8 @@ class Lesson:
                 )
             if name not in values or name not in types:
                 raise KnobError(f"the parameters cell must declare `{name}: type = default`.")
-            knobs[name] = range_.named(name, _type_of(types[name]))
-        read = {name: knob.read(values[name]) for name, knob in knobs.items()}
+            knobs[name] = range_.with_name(name, _type_of(types[name]))
+        read = {name: knob.read_value(values[name]) for name, knob in knobs.items()}
 
         self.declared = knobs
         values.update(read)

@@ -15,7 +15,7 @@ import torch
 
 from nbkit.base.numbers import read_real
 from nbkit.lab.evidence.claims import INCONCLUSIVE, REFUTED, SKIPPED, SUPPORTED, Verdict
-from nbkit.lab.machine import describe
+from nbkit.lab.machine import describe_machine
 from nbkit.lab.runs.seeds import Runs
 
 if TYPE_CHECKING:
@@ -194,7 +194,9 @@ def grid(ax: Axes, verdicts: Mapping[tuple[float, float], Verdict], *, x: str, y
 
 def caption(ax: Axes, text: str) -> Axes:
     """A line under the picture: how many seeds, what the band is, which hardware."""
-    ax.figure.supxlabel(f"{text} · {describe()}", fontsize=7, color=QUIET, x=0.01, ha="left")
+    ax.figure.supxlabel(
+        f"{text} · {describe_machine()}", fontsize=7, color=QUIET, x=0.01, ha="left"
+    )
     return ax
 
 

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from nbkit.base.batches import rows
+from nbkit.base.batches import count_rows
 from nbkit.base.nested import open_container
 
 
@@ -118,7 +118,7 @@ def _count_samples(batch: Any) -> int:
     """Return the number of rows of a tensor or container, and `len` of a type we do not know."""
     is_known = isinstance(batch, Tensor) or open_container(batch) is not None
     try:
-        return rows(batch) if is_known else len(batch)
+        return count_rows(batch) if is_known else len(batch)
     except (TypeError, ValueError) as error:
         raise TypeError(
             f"accumulation_steps above 1 needs the number of samples of each batch, which "

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from nbkit import accumulate, shard
-from nbkit.base.batches import join_rows, rows, split, take
+from nbkit.base.batches import count_rows, join_rows, split_rows, take_rows
 
 
 @dataclass
@@ -55,8 +55,8 @@ COUNTED = {
 @pytest.mark.parametrize("case", COUNTED)
 def test_samples_are_counted_and_divided(case):
     batch, count, half = COUNTED[case]
-    assert rows(batch) == count
-    first = split(batch, 2)[0]
+    assert count_rows(batch) == count
+    first = split_rows(batch, 2)[0]
     assert type(first) is type(batch)
     assert str(first) == str(half)
 
@@ -64,10 +64,10 @@ def test_samples_are_counted_and_divided(case):
 @pytest.mark.parametrize("case", COUNTED)
 def test_the_pieces_hold_every_sample_once(case):
     batch, count, _ = COUNTED[case]
-    pieces = split(batch, count)
-    assert [rows(piece) for piece in pieces] == [1] * count
-    assert str(pieces[-1]) == str(take(batch, count - 1, count))
-    assert str(take(batch, 0, count)) == str(batch)
+    pieces = split_rows(batch, count)
+    assert [count_rows(piece) for piece in pieces] == [1] * count
+    assert str(pieces[-1]) == str(take_rows(batch, count - 1, count))
+    assert str(take_rows(batch, 0, count)) == str(batch)
 
 
 @pytest.mark.parametrize(
@@ -84,29 +84,29 @@ def test_the_pieces_hold_every_sample_once(case):
 def test_samples_that_may_be_parts_are_refused(batch):
     """Each image has three channels: that is no number of samples."""
     with pytest.raises(ValueError, match=r"may hold 3 or \d samples.*Stack the samples"):
-        rows(batch)
+        count_rows(batch)
     with pytest.raises(ValueError, match=r"cannot count .* Say how many there are with weight="):
         next(accumulate([batch], 1))
 
 
 def test_three_parts_or_three_samples_cannot_be_divided():
     batch = ([t(3, 5)] * 3, t(3))
-    assert rows(batch) == 3
+    assert count_rows(batch) == 3
     with pytest.raises(ValueError, match="may hold the samples, or 3 parts of each"):
-        split(batch, 3)
+        split_rows(batch, 3)
 
 
 def test_numbers_that_are_no_samples_are_counted_past_and_not_divided():
     batch = {"x": t(8, 3), "size": (224, 224)}
-    assert rows(batch) == 8
+    assert count_rows(batch) == 8
     with pytest.raises(TypeError, match="a tuple of 2 numbers or strings beside 8 rows"):
-        split(batch, 2)
+        split_rows(batch, 2)
 
 
 def test_shares_without_samples_have_no_rows():
-    shares = split((images(1), [0]), 2)
-    assert sorted(map(rows, shares)) == [0, 1]
-    assert rows((torch.zeros(0, 3), [])) == 0
+    shares = split_rows((images(1), [0]), 2)
+    assert sorted(map(count_rows, shares)) == [0, 1]
+    assert count_rows((torch.zeros(0, 3), [])) == 0
 
 
 def test_windows_weigh_lists_by_their_samples():
@@ -118,7 +118,7 @@ def test_windows_weigh_lists_by_their_samples():
 @pytest.mark.parametrize("case", ["two parts", "user dict", "a pair of two samples"])
 def test_pieces_are_joined_again(case):
     batch = COUNTED[case][0]
-    joined = join_rows(split(batch, 2))
+    joined = join_rows(split_rows(batch, 2))
     assert type(joined) is type(batch) and str(joined) == str(batch)
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from nbkit.base.gradients import gradients_of, named_parameters
+from nbkit.base.gradients import named_parameters, read_gradients
 from nbkit.clipping import ClipReport
 
 
@@ -73,13 +73,13 @@ def test_what_holds_no_parameters_is_refused(wrong):
 def test_a_parameter_without_gradient_does_not_count(model):
     model(torch.ones(1, 3)).sum().backward()
     model[0].weight.grad = None
-    assert list(gradients_of(named_parameters(model))) == ["0.bias", "1.weight", "1.bias"]
+    assert list(read_gradients(named_parameters(model))) == ["0.bias", "1.weight", "1.bias"]
 
 
 def test_rows_of_a_sparse_gradient_that_repeat_are_summed():
     table = nn.Embedding(5, 2, sparse=True)
     table(torch.tensor([1, 1, 3])).sum().backward()
-    values = gradients_of(named_parameters(table))["weight"]
+    values = read_gradients(named_parameters(table))["weight"]
     assert values.tolist() == [[2.0, 2.0], [1.0, 1.0]]
     assert not table.weight.grad.is_coalesced(), "reading changes nothing"
 

@@ -9,8 +9,8 @@ from torch import nn
 
 from nbkit import Amp, accumulate, check_accumulation, launch, rescale_bn_momentum_
 from nbkit.base.numbers import read_integer, read_real
-from nbkit.base.report import jsonable
-from nbkit.lab.evidence.proportions import accuracy_interval, barnard
+from nbkit.base.report import convert_to_json
+from nbkit.lab.evidence.proportions import accuracy_interval, barnard_p_value
 from nbkit.lab.knobs import between, check_values
 from nbkit.lab.runs.arms import read_arms
 
@@ -65,19 +65,24 @@ def test_the_functions_refuse_bools_and_fractions(wrong):
 def test_small_unsigned_counts_do_not_wrap_around():
     """9 - 250 is 15 in uint8."""
     counts = [np.uint8(n) for n in (7, 250, 12, 250)]
-    assert barnard(*counts) == barnard(7, 250, 12, 250)
+    assert barnard_p_value(*counts) == barnard_p_value(7, 250, 12, 250)
 
 
 def test_an_arm_takes_them_and_keeps_python_numbers():
     (rule,) = read_arms({"arm": {"lr": np.float32(0.5), "momentum": torch.tensor(0.25)}}, 1, 3)
-    assert (type(rule.lr), rule.lr, type(rule.momentum), rule.momentum) == (float, 0.5, float, 0.25)
+    assert (type(rule["lr"]), rule["lr"], type(rule["momentum"]), rule["momentum"]) == (
+        float,
+        0.5,
+        float,
+        0.25,
+    )
     with pytest.raises(ValueError, match="lr must be a number, got True"):
         read_arms({"arm": {"lr": True}}, 1, 3)
 
 
 def test_reports_write_them_as_numbers():
     values = {"count": np.int64(3), "share": np.float32(0.5), "bad": np.float64("nan")}
-    assert jsonable(values | {"all": np.arange(2), "yes": np.bool_(True)}) == {
+    assert convert_to_json(values | {"all": np.arange(2), "yes": np.bool_(True)}) == {
         "count": 3,
         "share": 0.5,
         "bad": None,
@@ -87,7 +92,7 @@ def test_reports_write_them_as_numbers():
 
 
 def test_a_knob_takes_them_and_keeps_python_numbers():
-    known = {"n": between(1, 9).named("n", int), "lr": between(0.0, 1.0).named("lr", float)}
+    known = {"n": between(1, 9).with_name("n", int), "lr": between(0.0, 1.0).with_name("lr", float)}
     values = check_values({"n": np.int64(3), "lr": np.float64(0.5)}, known)
     assert (type(values["n"]), type(values["lr"])) == (int, float)
     for wrong in ({"n": True}, {"n": np.float64(3.0)}, {"lr": np.bool_(True)}):

@@ -7,7 +7,7 @@ from collections import ChainMap
 
 import pytest
 
-from nbkit.base.pickling import dumps
+from nbkit.base.pickling import pickle_value
 
 cloudpickle = pytest.importorskip("cloudpickle")
 CELL = "def outer():\n    return [inner() for inner in (lambda: 1 / 0,)]\n"
@@ -30,7 +30,7 @@ def outer(request, monkeypatch):
 
 
 def test_a_function_of_a_cell_keeps_its_file(outer):
-    data = dumps(outer, "outer")
+    data = pickle_value(outer, "outer")
     assert b"<cell 3>" in data  # so the launcher knows whose lines to send
     with pytest.raises(ZeroDivisionError) as caught:
         pickle.loads(data)()

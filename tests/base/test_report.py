@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from nbkit.base.report import Report, ensure_axes, jsonable
+from nbkit.base.report import Report, convert_to_json, ensure_axes
 
 
 @dataclass
@@ -47,11 +47,11 @@ class Counted(Norms):
 
 
 def test_jsonable_of_a_nested_result():
-    assert jsonable([Norms({"a": 1}), torch.float32]) == [
+    assert convert_to_json([Norms({"a": 1}), torch.float32]) == [
         {"norms": {"a": 1}, "worst": None},
         "torch.float32",
     ]
-    assert jsonable({"inside": Counted({"a": 1})}) == {"inside": {"count": 1}}
+    assert convert_to_json({"inside": Counted({"a": 1})}) == {"inside": {"count": 1}}
 
 
 def test_a_report_without_a_table_says_so():

@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from nbkit.lab import data, shipped
-from nbkit.lab.data import digits, load
+from nbkit.lab.data import digits, load_data
 
 ROOT = Path(__file__).parents[2]
 
@@ -222,14 +222,14 @@ def test_an_npz_with_a_split_of_its_own_keeps_it(tmp_path):
     path = tmp_path / "mine.npz"
     x, y = np.arange(12.0).reshape(6, 2), np.arange(6, dtype=np.int32)
     np.savez(path, x_train=x[:4], y_train=y[:4], x_test=x[4:], y_test=y[4:], other=y)
-    found = load(path)
+    found = load_data(path)
     assert found.x_train.tolist() == x[:4].tolist() and found.y_test.tolist() == [4, 5]
     assert found.x_train.dtype == torch.float32 and found.y_train.dtype == torch.int64
 
 
 def test_an_npz_without_a_split_gets_a_seeded_one(tmp_path):
     np.savez(tmp_path / "mine.npz", x=np.eye(12), y=np.arange(12))
-    one, two, other = (load(str(tmp_path / "mine.npz"), seed=seed) for seed in (0, 0, 1))
+    one, two, other = (load_data(str(tmp_path / "mine.npz"), seed=seed) for seed in (0, 0, 1))
     assert len(one.x_train) == 10 and len(one.x_test) == 2
     assert sorted([*one.y_train.tolist(), *one.y_test.tolist()]) == list(range(12))
     assert one.x_test.argmax(1).tolist() == one.y_test.tolist() == two.y_test.tolist()
@@ -246,7 +246,7 @@ def test_an_npz_without_a_split_gets_a_seeded_one(tmp_path):
     ids=["dataset", "loader", "batches"],
 )
 def test_a_dataset_a_loader_and_a_list_of_batches_are_read_alike(source):
-    found = load(source, test_fraction=0.2)
+    found = load_data(source, test_fraction=0.2)
     x = torch.cat([found.x_train, found.x_test])
     y = torch.cat([found.y_train, found.y_test])
     assert x.dtype == torch.float32 and len(found.x_test) == 2
@@ -255,45 +255,45 @@ def test_a_dataset_a_loader_and_a_list_of_batches_are_read_alike(source):
 
 
 def test_a_second_source_is_the_test_set():
-    found = load(Squares(), test=TensorDataset(torch.ones(3, 2), torch.zeros(3)))
+    found = load_data(Squares(), test=TensorDataset(torch.ones(3, 2), torch.zeros(3)))
     assert found.y_train.tolist() == list(range(10)) and found.x_test.tolist() == [[1, 1]] * 3
     assert found.y_test.dtype == torch.float32
 
 
 def test_bytes_are_grey_levels_and_other_integers_stay():
-    grey = load(
+    grey = load_data(
         [(torch.tensor([[0], [51], [255]], dtype=torch.uint8), torch.arange(3))], test_fraction=0.4
     )
     assert sorted(torch.cat([grey.x_train, grey.x_test]).flatten().tolist()) == pytest.approx(
         [0, 0.2, 1]
     )
-    tokens = load([(torch.arange(3)[:, None], torch.arange(3))], test_fraction=0.4)
+    tokens = load_data([(torch.arange(3)[:, None], torch.arange(3))], test_fraction=0.4)
     assert tokens.x_train.dtype == torch.int64
 
 
 def test_reading_a_dataset_leaves_the_global_random_state_alone():
     before = torch.get_rng_state()
-    load(Squares())
+    load_data(Squares())
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_what_is_not_there_or_not_an_npz_is_said(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError) as error:
-        load("none.npz")
+        load_data("none.npz")
     expected = "an .npz file of numeric arrays, as numpy.savez writes it"
     assert str(error.value) == f"{tmp_path / 'none.npz'} is missing: expected {expected}."
     with pytest.raises(IsADirectoryError, match=re.escape(str(tmp_path))):
-        load(tmp_path)
+        load_data(tmp_path)
     (tmp_path / "text.npz").write_text("x,y")
     with pytest.raises(ValueError, match=r"text\.npz must be an \.npz file of numeric arrays"):
-        load(tmp_path / "text.npz")
+        load_data(tmp_path / "text.npz")
     np.save(tmp_path / "one.npy", np.arange(3))
     with pytest.raises(ValueError, match=r"one\.npy must be an \.npz file"):
-        load(tmp_path / "one.npy")
+        load_data(tmp_path / "one.npy")
     np.savez(tmp_path / "objects.npz", x=np.array([{}]), y=np.arange(1))
     with pytest.raises(ValueError, match=r"objects\.npz must be an \.npz file of numeric arrays"):
-        load(tmp_path / "objects.npz")
+        load_data(tmp_path / "objects.npz")
 
 
 def test_a_damaged_npz_is_said_to_be_none(tmp_path):
@@ -309,7 +309,7 @@ def test_a_damaged_npz_is_said_to_be_none(tmp_path):
     for content in damaged:
         (tmp_path / "bad.npz").write_bytes(content)
         try:
-            load(tmp_path / "bad.npz")  # a byte that nothing reads is no damage
+            load_data(tmp_path / "bad.npz")  # a byte that nothing reads is no damage
         except ValueError as error:
             assert str(error).startswith(f"{tmp_path / 'bad.npz'} must ")
             causes.add(type(error.__cause__).__name__)
@@ -319,10 +319,10 @@ def test_a_damaged_npz_is_said_to_be_none(tmp_path):
 def test_arrays_of_other_names_or_lengths_are_refused(tmp_path):
     np.savez(tmp_path / "a.npz", images=np.eye(3), y=np.arange(3))
     with pytest.raises(ValueError, match="x_train y_train x_test y_test, or x y; it holds images"):
-        load(tmp_path / "a.npz")
+        load_data(tmp_path / "a.npz")
     np.savez(tmp_path / "b.npz", x=np.eye(3), y=np.arange(4))
     with pytest.raises(ValueError, match="x and y must be equally many, got 3 and 4"):
-        load(tmp_path / "b.npz")
+        load_data(tmp_path / "b.npz")
 
 
 @pytest.mark.parametrize(
@@ -337,13 +337,13 @@ def test_arrays_of_other_names_or_lengths_are_refused(tmp_path):
 )
 def test_a_source_that_gives_no_samples_is_refused(source, message):
     with pytest.raises(ValueError, match=message):
-        load(source)
+        load_data(source)
 
 
 @pytest.mark.parametrize("fraction", [0, 1, -0.5])
 def test_a_test_fraction_outside_0_to_1_is_refused(fraction):
     with pytest.raises(ValueError, match=f"test_fraction must be between 0 and 1, got {fraction}"):
-        load(Squares(), test_fraction=fraction)
+        load_data(Squares(), test_fraction=fraction)
 
 
 def test_data_moves_to_another_device_whole():

@@ -62,7 +62,7 @@ def test_bfloat16_is_read_from_the_processor_s_flags(monkeypatch, flags, said):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(Path, "exists", lambda path: True)
     monkeypatch.setattr(Path, "read_text", lambda path: f"flags : {flags}\n")
-    assert doctor._bf16().found == said
+    assert doctor._check_bfloat16().found == said
 
 
 def test_what_is_not_installed_is_named_with_the_line_that_installs_it(monkeypatch):
@@ -74,15 +74,15 @@ def test_what_is_not_installed_is_named_with_the_line_that_installs_it(monkeypat
         return here(name)
 
     monkeypatch.setattr(metadata, "distribution", without_matplotlib)
-    assert found("nbkit[lab]") == doctor.Finding(
+    assert found("nbkit[lab]") == doctor.MachineCheck(
         "nbkit[lab]", "without matplotlib", 'pip install "nbkit[lab]"'
     )
 
 
 def test_what_is_missing_fits_on_a_screen_however_much_it_is(monkeypatch):
-    monkeypatch.setattr(doctor, "_installed", lambda name: False)
+    monkeypatch.setattr(doctor, "_is_installed", lambda name: False)
     assert found("nbkit[lab]").found == "without anywidget, ..."
-    _, _, *rows = str(doctor.Examination(doctor._extras(), [])).splitlines()
+    _, _, *rows = str(doctor.Examination(doctor._check_extras(), [])).splitlines()
     assert len(rows) == 4 and max(map(len, rows)) <= 80
 
 
@@ -93,5 +93,5 @@ def test_claims_that_cannot_be_judged_are_listed_with_what_they_need(monkeypatch
     monkeypatch.setattr(doctor, "without_lesson", dict)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     told = doctor.examine()
-    assert told.skipped == [doctor.Skip(claim.id, claim.lesson, ["two gpus"])]
+    assert told.skipped == [doctor.SkippedClaim(claim.id, claim.lesson, ["two gpus"])]
     assert f"{claim.id} is skipped" in str(told) and "needs two gpus" in str(told)

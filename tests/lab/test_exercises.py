@@ -11,7 +11,7 @@ import torch
 from nbkit import lessons
 from nbkit.lab.exercise import Exercise, load_exercise
 
-RANGE_TEST = load_exercise("01_lr_finder", "range_test")
+RANGE_TEST = load_exercise("lr_finder", "range_test")
 
 
 def sets_the_lr_too_late(train_step, optimizer, lrs):
@@ -129,7 +129,7 @@ def test_an_input_is_told_in_short_and_as_it_came():
 
 def test_an_unknown_exercise_is_named():
     with pytest.raises(ValueError, match="no exercise 'other', only range_test"):
-        load_exercise("01_lr_finder", "other")
+        load_exercise("lr_finder", "other")
 
 
 @pytest.mark.parametrize(
@@ -143,4 +143,4 @@ def test_an_unknown_exercise_is_named():
 )
 def test_an_exercise_that_could_not_be_checked_is_refused(changed, message):
     with pytest.raises(ValueError, match=message):
-        replace(load_exercise("00_start_here", "read_verdict"), **changed)
+        replace(load_exercise("start_here", "read_verdict"), **changed)

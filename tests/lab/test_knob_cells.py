@@ -140,9 +140,9 @@ def test_a_range_that_no_slider_could_show_is_refused(make, message):
 )
 def test_a_range_of_another_type_than_the_parameter_is_refused(range_, kind, message):
     with pytest.raises(KnobError, match=message):
-        range_.named("x", kind)
+        range_.with_name("x", kind)
 
 
 def test_the_options_of_a_float_are_floats():
-    knob = choice(1, 2.5).named("x", float)
+    knob = choice(1, 2.5).with_name("x", float)
     assert knob.options == (1.0, 2.5) and {type(option) for option in knob.options} == {float}

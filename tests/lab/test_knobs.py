@@ -8,7 +8,6 @@ from nbkit.lab.knob_cells import read_parameters, read_ranges
 from nbkit.lab.knobs import (
     Knob,
     KnobError,
-    between,
     check_values,
     flag,
     log,
@@ -140,12 +139,7 @@ def test_a_logarithmic_range_is_positive():
         log(0, 1)
 
 
-def test_a_row_of_help_says_it_all():
-    knob = with_ranges(read_parameters("m: float = 0.9  # momentum"), {"m": between(0.0, 1.0)})["m"]
-    assert knob.row() == "m: float = 0.9 (a float from 0 to 1) momentum"
-
-
 def test_a_knob_is_not_changed_by_reading():
-    knob = flag().named("cold", bool)
-    knob.read("true")
+    knob = flag().with_name("cold", bool)
+    knob.read_value("true")
     assert knob == Knob("cold", bool, options=(True, False), stops=(False, True))

@@ -19,7 +19,7 @@ RANGES = {"max_lr": log(0.1, 100), "steps": between(1, 500)}
 def notebook():
     """The variables of a notebook after its opening cell and its parameters cell."""
     variables = {"In": [], "torch": object(), "mlp": len, "classes": 10, "_i": "import torch"}
-    variables["lesson"] = Lesson("01_lr_finder", variables)
+    variables["lesson"] = Lesson("lr_finder", variables)
     variables |= {"max_lr": 10.0, "steps": 100}
     variables["__annotations__"] = {"max_lr": float, "steps": int}
     return variables
@@ -39,8 +39,8 @@ def shown(monkeypatch):
 
 
 def test_opening_prints_one_stable_line(capsys):
-    Lesson("01_lr_finder", {})
-    assert capsys.readouterr().out == f"nbkit {module.nbkit.__version__}, lesson 01_lr_finder\n"
+    Lesson("lr_finder", {})
+    assert capsys.readouterr().out == f"nbkit {module.nbkit.__version__}, lesson lr_finder\n"
 
 
 def test_the_guard_passes_the_defaults(notebook, capsys):
@@ -200,7 +200,7 @@ def right(low, high, margin):
 
 def graded(attempt, meddle=lambda lesson: None):
     """The points for an attempt, after a cell of the student's has meddled with the lesson."""
-    lesson = Lesson("00_start_here", {})
+    lesson = Lesson("start_here", {})
     lesson.exercise("read_verdict")(attempt)
     meddle(lesson)
     return lesson.points("read_verdict")
@@ -208,7 +208,7 @@ def graded(attempt, meddle=lambda lesson: None):
 
 def test_a_point_is_for_a_function_that_passes():
     assert (graded(right), graded(lambda *_: "REFUTED")) == (1, 0)
-    assert Lesson("00_start_here", {}).points("read_verdict") == 0
+    assert Lesson("start_here", {}).points("read_verdict") == 0
 
 
 class Lax:
@@ -254,7 +254,7 @@ def test_an_attempt_that_ends_the_kernel_no_longer_counts_as_the_earlier_one():
 
 
 def test_the_reference_is_nobody_s_attempt(capsys):
-    lesson = Lesson("00_start_here", {})
+    lesson = Lesson("start_here", {})
     replaced = lesson.exercise("read_verdict")(lambda *_: "REFUTED")
     lesson.exercise("read_verdict")(replaced)  # the cell run again with what it gave back
     assert lesson.points("read_verdict") == 0
@@ -266,7 +266,7 @@ def test_grading_prints_nothing_and_moves_no_random_state(capsys):
         print("here", torch.rand(1))
         return right(low, high, margin)
 
-    lesson = Lesson("00_start_here", {})
+    lesson = Lesson("start_here", {})
     lesson.exercise("read_verdict")(loud)
     capsys.readouterr()
     state = torch.get_rng_state()
@@ -286,7 +286,7 @@ def test_a_lesson_without_exercises_of_nbkit_s_says_what_to_hand_over(tmp_path, 
 
 def test_the_live_lab_wants_the_guard_first():
     with pytest.raises(KnobError, match=r"no knobs yet: call `lesson.knobs"):
-        Lesson("01_lr_finder", {}).explore(lambda fig: None)
+        Lesson("lr_finder", {}).explore(lambda fig: None)
 
 
 def test_progress_hands_the_items_on_and_leaves_an_empty_line(notebook, monkeypatch):

@@ -7,7 +7,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
-from nbkit.course.run.course_run import run
+from nbkit.course.run.course_run import run_lessons
 from nbkit.lab.evidence.claims import Claim, load_claims
 from nbkit.lab.evidence.intervals import Interval
 from nbkit.lab.exercise import Exercise
@@ -35,7 +35,7 @@ def folder(tmp_path, monkeypatch):
 
 def test_it_runs_headless_with_its_claims_and_its_knobs(folder):
     lesson = [folder / "weight_decay.ipynb"]
-    (record,) = run(lesson, folder / "runs", {"lr": "0.05"}, "smoke")
+    (record,) = run_lessons(lesson, folder / "runs", {"lr": "0.05"}, "smoke")
     assert (record.status, record.reason) == ("ok", None)
     (verdict,) = record.verdicts
     assert (verdict["claim"], verdict["verdict"]) == ("decay-narrows-the-gap", "SKIPPED")
@@ -45,7 +45,7 @@ def test_it_runs_headless_with_its_claims_and_its_knobs(folder):
 
 def test_its_parameters_are_checked_before_a_kernel_starts(folder):
     with pytest.raises(KnobError, match=r"weight_decay must be a float from 0.0001 to 1, got '7'"):
-        run([folder / "weight_decay.ipynb"], folder / "runs", {"weight_decay": "7"})
+        run_lessons([folder / "weight_decay.ipynb"], folder / "runs", {"weight_decay": "7"})
     assert not (folder / "runs").exists()
 
 
@@ -53,11 +53,16 @@ def test_its_claims_come_from_its_own_file(folder, capsys):
     assert set(load_claims("weight_decay", folder / "weight_decay.toml")) == {
         "decay-narrows-the-gap"
     }
-    with pytest.raises(ValueError, match=r"weight_decay.toml has no claim of lesson 'other'"):
-        Lesson("other", {}, claims="weight_decay.toml")
+    shared = (
+        (folder / "weight_decay.toml").read_text().replace("]", ']\nlesson = "weight_decay"', 1)
+    )
+    (folder / "shared.toml").write_text(shared)
+    assert set(load_claims("weight_decay", folder / "shared.toml")) == {"decay-narrows-the-gap"}
+    with pytest.raises(ValueError, match=r"shared.toml has no claim of lesson 'other'"):
+        Lesson("other", {}, claims="shared.toml")
     with pytest.raises(FileNotFoundError):
         Lesson("weight_decay", {}, claims="nowhere.toml")
-    with pytest.raises(ValueError, match=r"^claims.toml has no claim of lesson 'weight_decay'"):
+    with pytest.raises(ValueError, match=r"^nbkit has no claims of lesson 'weight_decay'"):
         Lesson("weight_decay", {})
     (claim,) = Lesson("weight_decay", {}, claims="weight_decay.toml").claims.values()
     assert isinstance(claim, Claim) and claim.decide(Interval(0.8, 0.7, 0.9, 8)) == "SUPPORTED"

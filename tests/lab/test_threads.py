@@ -14,9 +14,9 @@ import torch
 {before}
 from nbkit.lab.lesson import Lesson
 {between}
-Lesson("01_lr_finder", {{}})
+Lesson("lr_finder", {{}})
 {after}
-Lesson("01_lr_finder", {{}})
+Lesson("lr_finder", {{}})
 print(torch.get_num_threads())
 """
 # More threads than this machine has cores: torch does not choose that number by itself.
@@ -60,4 +60,4 @@ def test_a_lesson_refuses_a_count_that_is_none(monkeypatch):
     use_one_thread.cache_clear()
     monkeypatch.setenv("OMP_NUM_THREADS", "many")
     with pytest.raises(ValueError, match=r"OMP_NUM_THREADS must be .* got 'many'\. Set another"):
-        Lesson("01_lr_finder", {})
+        Lesson("lr_finder", {})

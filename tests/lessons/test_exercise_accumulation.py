@@ -5,7 +5,7 @@ import torch
 
 from nbkit.lab.exercise import load_exercise
 
-EPOCH = load_exercise("06_accumulation", "accumulated_epoch")
+EPOCH = load_exercise("accumulation", "accumulated_epoch")
 
 
 def windows(batches, steps):

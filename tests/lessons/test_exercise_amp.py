@@ -4,7 +4,7 @@ import pytest
 
 from nbkit.lab.exercise import load_exercise
 
-STEP = load_exercise("05_amp", "scaled_step")
+STEP = load_exercise("amp", "scaled_step")
 
 
 def grads_of(optimizer):

@@ -5,7 +5,7 @@ import torch
 
 from nbkit.lab.exercise import load_exercise
 
-POOLED = load_exercise("03_batchnorm", "pooled")
+POOLED = load_exercise("batchnorm", "pooled")
 
 
 def mean_of_means(batches):

@@ -6,7 +6,7 @@ import pytest
 
 from nbkit.lab.exercise import load_exercise
 
-CLIP = load_exercise("04_clipping", "clip_by_norm")
+CLIP = load_exercise("clipping", "clip_by_norm")
 
 
 def norm_of(parameters):

@@ -1,11 +1,11 @@
-"""The check of 07_ddp's exercise passes the reference and tells the wrong versions why."""
+"""The check of ddp's exercise passes the reference and tells the wrong versions why."""
 
 import pytest
 import torch
 
 from nbkit.lab.exercise import load_exercise
 
-EXERCISE = load_exercise("07_ddp", "average_gradients")
+EXERCISE = load_exercise("ddp", "average_gradients")
 
 
 def forgets_to_write_back(model, share, all_mean):

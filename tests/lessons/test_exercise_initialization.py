@@ -7,7 +7,7 @@ import torch
 
 from nbkit.lab.exercise import load_exercise
 
-KAIMING = load_exercise("02_initialization", "kaiming")
+KAIMING = load_exercise("initialization", "kaiming")
 
 
 def by_outputs(weight, gain=2**0.5):

@@ -4,7 +4,7 @@ import pytest
 
 from nbkit.lab.exercise import load_exercise
 
-READ_VERDICT = load_exercise("00_start_here", "read_verdict")
+READ_VERDICT = load_exercise("start_here", "read_verdict")
 
 
 def trusts_the_middle(low, high, margin):

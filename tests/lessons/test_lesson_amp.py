@@ -202,32 +202,32 @@ def a_record(gpu, effect=1.7, interval=(1.6, None)):
         "reason": "needs cuda",
     }
     machine = {"hardware": hardware, "gpu": "NVIDIA H200" if gpu else None}
-    record = Record("05_amp", {}, "0.1.0", "", "2026-11-30T10:00:00+00:00", machine)
+    record = Record("amp", {}, "0.1.0", "", "2026-11-30T10:00:00+00:00", machine)
     record.verdicts = [verdict]
     record.close()
     return record
 
 
 def test_without_a_recorded_gpu_the_lesson_says_so(tmp_path):
-    assert "No run of this lesson on a GPU has been recorded" in lesson.recorded("05_amp", tmp_path)
-    ledger.keep(a_record(gpu=False), tmp_path)
-    assert "No run of this lesson on a GPU has been recorded" in lesson.recorded("05_amp", tmp_path)
+    assert "No run of this lesson on a GPU has been recorded" in lesson.recorded("amp", tmp_path)
+    ledger.keep_record(a_record(gpu=False), tmp_path)
+    assert "No run of this lesson on a GPU has been recorded" in lesson.recorded("amp", tmp_path)
 
 
 def test_recorded_verdicts_of_gpus_are_shown_with_hardware_and_date(tmp_path):
-    ledger.keep(a_record(gpu=False), tmp_path)
-    ledger.keep(a_record(gpu=True), tmp_path)
-    *_, row = lesson.recorded("05_amp", tmp_path).splitlines()
+    ledger.keep_record(a_record(gpu=False), tmp_path)
+    ledger.keep_record(a_record(gpu=True), tmp_path)
+    *_, row = lesson.recorded("amp", tmp_path).splitlines()
     assert row == (
         "| `amp-speed` | SUPPORTED | 1.7 [1.6, ∞], n = 20 timings | NVIDIA H200 | 2026-11-30 |"
     )
-    assert "No run" in lesson.recorded("04_clipping", tmp_path)
-    ledger.keep(a_record(gpu=True, effect=None), tmp_path)
-    assert "| SKIPPED | needs cuda |" in lesson.recorded("05_amp", tmp_path)
+    assert "No run" in lesson.recorded("clipping", tmp_path)
+    ledger.keep_record(a_record(gpu=True, effect=None), tmp_path)
+    assert "| SKIPPED | needs cuda |" in lesson.recorded("amp", tmp_path)
 
 
 def test_by_default_the_ledger_that_ships_is_read():
-    assert lesson.recorded("05_amp") == lesson.recorded("05_amp", ledger.ledger_dir())
+    assert lesson.recorded("amp") == lesson.recorded("amp", ledger.ledger_dir())
 
 
 def test_small_gradients_are_the_point_of_the_task():

@@ -5,6 +5,7 @@ import re
 import pytest
 
 from nbkit.course.lessons import read_knobs, read_notebook
+from nbkit.lab.curriculum import word_of
 from nbkit.lab.evidence.claims import load_claims
 from nbkit.lab.exercise import load_exercise
 from nbkit.lab.shipped import lessons_dir
@@ -83,10 +84,10 @@ def test_no_formula_has_a_doubled_backslash(lesson):
 def test_every_claim_of_the_lesson_has_a_stored_verdict(path, lesson):
     told = [output.get("metadata", {}).get("nbkit", {}) for output in outputs(lesson)]
     verdicts = {one["claim"]: one for one in told if one.get("kind") == "verdict"}
-    assert set(verdicts) == set(load_claims(path.stem))
+    assert set(verdicts) == set(load_claims(word_of(path.stem)))
     assert all(one["machine"]["hardware"] for one in verdicts.values())
     for claim, one in verdicts.items():  # skipped only for what a machine may lack, not for n
-        lacks = one["verdict"] == "SKIPPED" and load_claims(path.stem)[claim].needs
+        lacks = one["verdict"] == "SKIPPED" and load_claims(word_of(path.stem))[claim].needs
         assert one["n"] >= 8 or lacks, one
 
 
@@ -101,7 +102,7 @@ def test_the_solution_that_folds_out_passes_its_check(path, lesson):
         solution = re.findall(r"```python\n(.*?)```", cells[n + 1].source, re.DOTALL)[-1]
         variables = {}
         exec("import math\n" + solution.replace(f'@lesson.exercise("{name}")\n', ""), variables)
-        exercise = load_exercise(path.stem, name)
+        exercise = load_exercise(word_of(path.stem), name)
         assert exercise.check(variables[name]) is None
         stub = {"lesson": type("Hand", (), {"exercise": staticmethod(lambda _: lambda f: f)})}
         exec(cells[n].source, stub)

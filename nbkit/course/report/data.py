@@ -20,10 +20,11 @@ from nbkit.course.report.words import (
     plural,
     reason,
     state,
-    summary,
+    summarize_records,
 )
+from nbkit.lab.curriculum import word_of
 from nbkit.lab.evidence.claims import SKIPPED, all_claims, without_lesson
-from nbkit.lab.evidence.multiple_tests import with_holm
+from nbkit.lab.evidence.multiple_tests import adjust_verdicts
 
 ALPHA = 0.05
 SLOWEST = 3  # cells that are named for each lesson
@@ -128,7 +129,7 @@ def build(
         out: the folder that the report will be in: links go from there.
     """
     folders = list(folders or [None] * len(runs))
-    judged = iter(with_holm([v for run in runs for e in run for v in e.record.verdicts]))
+    judged = iter(adjust_verdicts([v for run in runs for e in run for v in e.record.verdicts]))
     verdicts = [{e.name: [next(judged) for _ in e.record.verdicts] for e in run} for run in runs]
     names = _names(runs, folders)
     told = [_run(*each) for each in zip(names, runs, folders, strict=True)]
@@ -167,7 +168,7 @@ def _weakened(
     for name, run, judged in zip(names, runs, verdicts, strict=True):
         for entry in run:
             where = [name] if len(runs) > 1 else []
-            where += [entry.name] if entry.name != entry.record.lesson else []
+            where += [entry.name] if word_of(entry.name) != entry.record.lesson else []
             after = f" ({', '.join(where)})" if where else ""
             changed = (v for v in judged[entry.name] if v["verdict_holm"] != v["verdict"])
             told += [f"{v['claim']}{after}" for v in changed]
@@ -205,7 +206,7 @@ def _run(name: str, run: Sequence[Entry], folder: Path | None) -> Run:
         started=min((r.started for r in records), default=""),
         seconds=sum(r.seconds for r in records),
         memory_mib=max((e.memory_mib for e in run if e.memory_mib is not None), default=None),
-        summary=summary(records),
+        summary=summarize_records(records),
         lessons=len(records),
         ran=sum(r.ok for r in records),
         verdicts=count_verdicts(v for r in records for v in r.verdicts),

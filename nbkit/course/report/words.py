@@ -14,7 +14,7 @@ VERDICTS = ("SUPPORTED", "REFUTED", "INCONCLUSIVE", "SKIPPED")
 STATES = {"ok": "RAN", "failed": "FAILED", "running": "UNFINISHED", "waiting": "NOT BEGUN"}
 
 
-def table(records: Sequence[Record]) -> str:
+def format_table(records: Sequence[Record]) -> str:
     """Lesson, seconds, each claim and its verdict; below them what flipped and what failed."""
     rows = [("lesson", "seconds", "claim", "verdict")]
     below = []
@@ -37,7 +37,7 @@ def _verdict(verdict: Mapping[str, Any]) -> str:
     return f"{word} ({why})" if word == "SKIPPED" and why else word
 
 
-def summary(records: Sequence[Record]) -> str:
+def summarize_records(records: Sequence[Record]) -> str:
     """One line: how many ran, how many claims met which verdict, how many of these flipped."""
     ran = sum(record.ok for record in records)
     found = count_verdicts(verdict for record in records for verdict in record.verdicts)

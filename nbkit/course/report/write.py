@@ -20,15 +20,15 @@ from nbkit.course.report.html import html
 from nbkit.course.report.markdown import markdown
 from nbkit.course.report.pictures import pictures
 from nbkit.course.report.read import OWN, Damaged, Entry, entries, read_records, read_run
-from nbkit.course.report.words import name_of, summary, table
+from nbkit.course.report.words import format_table, name_of, summarize_records
 from nbkit.course.run.leftovers import holds_something
 
-__all__ = ["report", "summary", "table", "write_reports"]
+__all__ = ["format_table", "summarize_records", "write_report", "write_reports"]
 PAGE, MARKDOWN = "index.html", "report.md"
 KIND = "nbkit report"  # as report.json calls itself
 
 
-def report(runs: Sequence[Path], out: Path) -> Report:
+def write_report(runs: Sequence[Path], out: Path) -> Report:
     """Put the runs of several folders side by side, and write it as a page, Markdown and JSON.
 
     Args:

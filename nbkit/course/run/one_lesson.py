@@ -19,7 +19,13 @@ import nbkit
 from nbkit.base.whole_file import write_whole
 from nbkit.course.kernel import fork_client as warm
 from nbkit.course.kernel.client import CELL_SECONDS, Stopped, runnable_cells
-from nbkit.course.kernel.execute import as_html, execute, find_fault, read_left, save_notebook
+from nbkit.course.kernel.execute import (
+    as_html,
+    execute_notebook,
+    find_fault,
+    read_left,
+    save_notebook,
+)
 from nbkit.course.kernel.headless import headless_environment
 from nbkit.course.lessons import LessonError, check_parameters
 from nbkit.course.record import RUNNING, Record
@@ -29,7 +35,7 @@ from nbkit.course.run.gpu import lease
 from nbkit.course.run.interrupts import ignore_interrupts, keep_handlers
 from nbkit.course.run.tasks import Task, check_place, shorten_name
 from nbkit.lab.knobs import KnobError
-from nbkit.lab.machine import machine
+from nbkit.lab.machine import read_machine
 from nbkit.lab.threads import read_thread_count
 
 STOPPED = "stopped by Ctrl-C"
@@ -123,11 +129,11 @@ def _run(task: Task, progress: Callable[[int, int], None]) -> Record:
     interrupt = None
     nb, fault = None, None
     try:
-        alone = needs_quiet(task.path.stem)
+        alone = needs_quiet(task.lesson)
         with company(alone, task.stopped), lease(task.per_gpu, task.stopped) as gpu:
             record, began = _open_record(task), monotonic()  # waiting is not running
             record.save(task.record_path)
-            nb = execute(
+            nb = execute_notebook(
                 task.path,
                 task.part,
                 task.values,
@@ -195,7 +201,7 @@ def _open_record(task: Task) -> Record:
     return task.record(
         status=RUNNING,
         started=datetime.now(UTC).isoformat(timespec="seconds"),
-        machine=machine() | {"threads": threads},  # the kernel's, not this process's
+        machine=read_machine().to_dict() | {"threads": threads},  # the kernel's, not this process's
         worker={"host": platform.node(), "pid": os.getpid()},
     )
 

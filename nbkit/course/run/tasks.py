@@ -27,6 +27,7 @@ from nbkit.course.run.leftovers import (
     look_at_record,
 )
 from nbkit.lab import shipped
+from nbkit.lab.curriculum import word_of
 from nbkit.lab.knobs import KnobError, Value
 
 MAX_NAME_BYTES = 200  # a disk takes 255, and files add up to 12 to a name
@@ -45,6 +46,11 @@ class Task:
     per_gpu: int = 1  # lessons on one GPU at a time; 0: leave the GPUs alone
     token: tuple[Path, str] | None = None  # a file, and what is in it while the run goes on
     nbkit: str = nbkit.__version__
+
+    @property
+    def lesson(self) -> str:
+        """The lesson's word: the stem of the notebook without the number."""
+        return word_of(self.path.stem)
 
     @property
     def notebook(self) -> Path:
@@ -84,7 +90,7 @@ class Task:
         same = earlier is not None and self._is_of(earlier)
         return Record(
             **{
-                "lesson": self.path.stem,
+                "lesson": self.lesson,
                 "parameters": dict(self.values),
                 "nbkit": nbkit.__version__,
                 "notebook_sha256": lesson_sha256(self.path),
@@ -114,7 +120,7 @@ class Task:
     def _is_of(self, record: Record) -> bool:
         """Whether a record is of this very task: parameters, lesson and nbkit are the same."""
         return (
-            record.lesson == self.path.stem
+            record.lesson == self.lesson
             and record.name == self.name
             and record.parameters == self.values
             and record.nbkit == nbkit.__version__
@@ -128,8 +134,10 @@ def plan(
     out: Path,
     given: Mapping[str, object],
     grid: Mapping[str, Sequence[object]] | None = None,
+    *,
     timeout: float = CELL_SECONDS,
-    **more: object,
+    environment: Mapping[str, str] | None = None,
+    per_gpu: int = 1,
 ) -> list[Task]:
     """A task for each lesson; with a grid, for each lesson at each point.
 
@@ -139,7 +147,8 @@ def plan(
         given: parameters for each of the lessons; text is read by the declared type.
         grid: values by parameter; the points are all combinations.
         timeout: seconds that one cell may take.
-        more: for each task: `environment`, `per_gpu`, `token`.
+        environment: variables for the kernels.
+        per_gpu: number of lessons that may share a GPU; 0 lets every lesson see all GPUs.
     Raises:
         KnobError: if a lesson does not take one of the parameters.
         LessonError: if two tasks, or a task and somebody's work, would share a file.
@@ -150,7 +159,7 @@ def plan(
     tasks = []
     for path in (path.absolute() for path in lessons):
         for name, values in _points(path, given, grid or {}):
-            tasks.append(Task(path, out, name, values, timeout, **more))  # type: ignore[arg-type]
+            tasks.append(Task(path, out, name, values, timeout, dict(environment or {}), per_gpu))
     names = [task.name for task in tasks]
     for task in tasks:
         if names.count(task.name) > 1:
@@ -266,7 +275,7 @@ def code_sha256() -> str:
     """What nbkit's own source and data are: they can change where the version does not."""
     package, data = Path(nbkit.__file__).parent, shipped.data_dir()
     digest = hashlib.sha256()
-    for folder, pattern in ((package, "**/*.py"), (data, "*.toml"), (data, "*.npz")):
+    for folder, pattern in ((package, "**/*.py"), (package, "**/*.toml"), (data, "*.npz")):
         for file in sorted(folder.glob(pattern)):
             digest.update(f"{file.relative_to(folder)}\0".encode() + file.read_bytes())
     return digest.hexdigest()

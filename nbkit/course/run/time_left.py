@@ -48,7 +48,7 @@ def expect(task: Task) -> Expected | None:
     Looked for in this folder, the folders beside it, and the ledger; the newest counts.
     """
     beside = task.out.parent.glob(f"*/{escape(task.name)}.json")
-    found = [task.record_path, *beside, *ledger_dir().glob(f"*/{escape(task.path.stem)}.json")]
+    found = [task.record_path, *beside, *ledger_dir().glob(f"*/{escape(task.lesson)}.json")]
     records = [record for path in found if (record := Record.find(path))]
     fits = [r for r in records if r.status == OK and r.parameters == task.values]
     if not fits:

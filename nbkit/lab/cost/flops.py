@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from nbkit.base.model_call import bare, call
+from nbkit.base.model_call import call_model, unwrap_model
 from nbkit.base.nested import list_tensors, map_tensors
 from nbkit.base.state import preserve_state
 
@@ -36,11 +36,11 @@ def flops(model: nn.Module, batch: Any, *, backward: bool = False) -> int:
     >>> flops(nn.Linear(3, 5), torch.zeros(7, 3)) == 2 * 7 * 3 * 5
     True
     """
-    model = bare(model)
+    model = unwrap_model(model)
     batch = map_tensors(_own, batch)
     counter = FlopCounterMode(display=False)
     with preserve_state(model), _plain_kernels(), torch.set_grad_enabled(backward), counter:
-        roots = [each for each in list_tensors(call(model, batch)) if each.requires_grad]
+        roots = [each for each in list_tensors(call_model(model, batch)) if each.requires_grad]
         if backward and not roots:
             raise ValueError(
                 "backward=True needs an output that requires a gradient, and none does: are all "

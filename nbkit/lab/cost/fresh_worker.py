@@ -21,7 +21,7 @@ import torch
 import torch._dynamo  # the first optimizer would import it, which takes a second
 import torch.distributed as dist
 
-from nbkit.base.pickling import dumps
+from nbkit.base.pickling import pickle_value
 from nbkit.base.whole_file import write_whole
 
 
@@ -43,7 +43,7 @@ def main(folder: str, group: str, rank: str) -> None:
                 "gloo", init_method=meeting, rank=int(rank), world_size=call["ranks"]
             )
         value = fn(int(group), *args)
-        data = dumps(value, f"what {getattr(fn, '__name__', fn)} returned")
+        data = pickle_value(value, f"what {getattr(fn, '__name__', fn)} returned")
     except BaseException as error:  # also SystemExit: a process that leaves early has failed
         told = (type(error).__name__, str(error), traceback.format_exc())
         write_whole(job / f"error_{name}", pickle.dumps(told), durable=False)

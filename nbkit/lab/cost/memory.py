@@ -13,7 +13,7 @@ from weakref import WeakSet
 import torch
 from torch import Tensor, nn
 
-from nbkit.base.model_call import call
+from nbkit.base.model_call import call_model
 from nbkit.base.nested import list_tensors, map_tensors
 from nbkit.base.optimizers import check_plain_step
 from nbkit.base.report import Report, ensure_axes
@@ -182,7 +182,7 @@ def _moved(device: torch.device, leaf: Tensor) -> Tensor:
 
 def _loss(model: nn.Module, batch: Any, loss_fn: Callable[..., Tensor]) -> Tensor:
     targets = batch[1:] if isinstance(batch, (tuple, list)) else ()
-    loss = loss_fn(call(model, batch), *targets)
+    loss = loss_fn(call_model(model, batch), *targets)
     if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
         found = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
         raise ValueError(

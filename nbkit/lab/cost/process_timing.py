@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from nbkit.lab.cost.processes import FreshRun, run_in_fresh_processes
 from nbkit.lab.cost.timing import FEWEST, Timing, spread_of, time_it
 from nbkit.lab.evidence.stats import Interval, mean_interval, paired_ratio
-from nbkit.lab.machine import machine
+from nbkit.lab.machine import read_machine
 from nbkit.lab.runs.training import one_thread
 
 Arms = Mapping[str, Callable[[], object]]
@@ -149,7 +149,7 @@ def collect_timings(run: FreshRun, names: Sequence[Name]) -> dict[Name, ProcessT
         timings[name] = ProcessTiming(
             seconds,
             steady=all(timing.steady for timing in each),
-            machine=machine(),
+            machine=read_machine().to_dict(),
             unfinished="; ".join(notes),
             load=run.load,
             rounds=rounds,

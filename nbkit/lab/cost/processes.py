@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nbkit.base.pickling import dumps
+from nbkit.base.pickling import pickle_value
 from nbkit.base.whole_file import write_whole
 from nbkit.lab.cost.busy import Load, load_since, read_cores
 
@@ -129,7 +129,7 @@ def _started_together(ranks: int) -> int:
 def _write_call(
     folder: Path, fn: Callable[..., Any], args: tuple[Any, ...], ranks: int, name: str
 ) -> None:
-    data = dumps((fn, args), f"{name} (with its arguments)")
+    data = pickle_value((fn, args), f"{name} (with its arguments)")
     # A cell is a file that only this process knows: send its lines for the tracebacks.
     sources = {
         file: entry[2]

@@ -26,7 +26,7 @@ from nbkit.lab.cost.memory import MemoryReport, memory_report
 from nbkit.lab.cost.rounds import time_rounds
 from nbkit.lab.evidence.intervals import Interval
 from nbkit.lab.evidence.stats import paired_ratio
-from nbkit.lab.machine import machine
+from nbkit.lab.machine import read_machine
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -217,7 +217,8 @@ def time_it(
         budget_seconds=budget_seconds,
     )
     load = load_since(before)
-    return Timing(rounds.seconds, rounds.warmup, rounds.steady, machine(), rounds.unfinished, load)
+    machine = read_machine().to_dict()
+    return Timing(rounds.seconds, rounds.warmup, rounds.steady, machine, rounds.unfinished, load)
 
 
 def _check(arms: Mapping[str, Callable[[], object]], repeats: int, max_warmup: int) -> None:

@@ -1,7 +1,7 @@
 """A claim is a sentence that can turn out false; its verdict is computed, never worded by hand.
 
-Claims stand in `data/claims.toml`, stated before anything is measured: the lesson, the verdict and
-the report all read that one entry.
+Claims stand in `nbkit/lessons/<lesson>/claims.toml`, stated before anything is measured: the
+lesson, the verdict and the report all read that one entry.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ import torch
 
 import nbkit
 from nbkit.lab import shipped
+from nbkit.lab.curriculum import read_course, word_of
 from nbkit.lab.evidence.claims_file import read_entries
 from nbkit.lab.evidence.intervals import NOISE, Interval
 from nbkit.lab.evidence.proportions import exact_p
-from nbkit.lab.machine import machine
+from nbkit.lab.machine import read_machine
 
 SUPPORTED, REFUTED, INCONCLUSIVE, SKIPPED = "SUPPORTED", "REFUTED", "INCONCLUSIVE", "SKIPPED"
 ROUNDING = 1e-9  # of the margin, where that is above 1: a bound as near as this lies on it
@@ -52,7 +53,7 @@ NEEDS: dict[str, Callable[[], bool]] = {
 
 @dataclass(frozen=True)
 class Claim:
-    """One entry of `data/claims.toml`.
+    """One entry of a lesson's `claims.toml`.
 
     `measure` is what is measured: "ratio", "difference", "proportion", "proportion_difference", or
     "equality": of each pair, whether both are equal bit for bit. `side` is where the claim puts it:
@@ -219,7 +220,7 @@ class Verdict:
 
     def to_dict(self) -> dict[str, object]:
         """The whole verdict for JSON: infinite bounds are None there."""
-        effect, here = self.effect, machine()
+        effect, here = self.effect, read_machine()
         others = {name: version(name) for name in ("numpy", "scipy")}
         return {
             "kind": "verdict",
@@ -238,53 +239,79 @@ class Verdict:
             "over": self.claim.over,
             "values": [_finite(value) for value in effect.values] if effect else [],
             "load": effect.load.to_dict() if effect and effect.load else None,
-            "hardware": here["hardware"],
-            "versions": {"nbkit": nbkit.__version__, "torch": here["torch"], **others},
-            "machine": here,
+            "hardware": here.hardware,
+            "versions": {"nbkit": nbkit.__version__, "torch": here.torch, **others},
+            "machine": here.to_dict(),
         }
 
 
-def all_claims(register: Path | None = None) -> dict[str, Claim]:
-    """Every claim of a register, by id, in the order of the file.
+def all_claims() -> dict[str, Claim]:
+    """Read the claims of the whole course, by id, in the order of the lessons.
 
-    Args:
-        register: a file like `data/claims.toml`, which it is by default.
+    A folder of `nbkit/lessons` that is no lesson yet holds claims all the same.
+
     Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it is not TOML, or an entry has a wrong or missing field.
+        ValueError: if an entry has a wrong or missing field, or two files have a claim of one id.
     """
-    register = shipped.shipped_file("claims.toml") if register is None else register
-    claims = {}
-    for identifier, entry in read_entries(register).items():
-        needs = tuple(entry.pop("needs", ()))
-        try:
-            claims[identifier] = Claim(**{"id": identifier, "side": None, "needs": needs, **entry})
-        except ValueError as error:
-            raise ValueError(f"{register.name}, {error}") from None
+    order = [entry.word for entry in read_course()]
+    unwritten = [path.parent.name for path in sorted(shipped.LESSONS.glob("*/claims.toml"))]
+    claims: dict[str, Claim] = {}
+    for word in dict.fromkeys([*order, *unwritten]):
+        for identifier, claim in load_claims(word).items():
+            if identifier in claims:
+                raise ValueError(
+                    f"the id of a claim must be unique: {identifier!r} stands in the claims of "
+                    f"{claims[identifier].lesson} and of {word}. Rename one."
+                )
+            claims[identifier] = claim
     return claims
 
 
-def load_claims(lesson: str, register: Path | None = None) -> dict[str, Claim]:
-    """The claims of one lesson, by id, in the order of the file.
+def load_claims(lesson: str, path: Path | None = None) -> dict[str, Claim]:
+    """Read the claims of one lesson, by id, in the order of the file.
 
     Args:
-        lesson: its name.
-        register: as for `all_claims`.
+        lesson: the lesson's word, `lr_finder`.
+        path: the file; default `nbkit/lessons/<lesson>/claims.toml`. In a file that several lessons
+            share, each entry has a field `lesson`.
     Raises:
-        ValueError: if an entry has a wrong or missing field, or the lesson has no claim.
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is not TOML, an entry has a wrong or missing field, or the lesson has no
+            claim.
     """
-    every = all_claims(register)
-    claims = {name: claim for name, claim in every.items() if claim.lesson == lesson}
+    if path is None:
+        path = shipped.LESSONS / lesson / "claims.toml"
+        if not path.is_file():
+            known = ", ".join(
+                sorted(each.parent.name for each in shipped.LESSONS.glob("*/claims.toml"))
+            )
+            raise ValueError(
+                f"nbkit has no claims of lesson {lesson!r}, only of {known}. For a lesson of your "
+                f"own, name its file: Lesson({lesson!r}, claims='{lesson}.toml')."
+            )
+    claims, others = {}, set()
+    for identifier, entry in read_entries(path).items():
+        owner = entry.pop("lesson", lesson)
+        if owner != lesson:
+            others.add(owner)
+            continue
+        needs = tuple(entry.pop("needs", ()))
+        fields = {"side": None, **entry, "id": identifier, "lesson": lesson, "needs": needs}
+        try:
+            claims[identifier] = Claim(**fields)
+        except ValueError as error:
+            raise ValueError(f"{path.name}, {error}") from None
     if not claims:
-        file = "claims.toml" if register is None else register
-        known = ", ".join(dict.fromkeys(repr(claim.lesson) for claim in every.values())) or "none"
-        raise ValueError(f"{file} has no claim of lesson {lesson!r}. It has claims of: {known}.")
+        known = ", ".join(map(repr, sorted(others))) or "none"
+        raise ValueError(
+            f"{path.name} has no claim of lesson {lesson!r}. It has claims of: {known}."
+        )
     return claims
 
 
 def without_lesson() -> dict[str, Claim]:
-    """The claims that no lesson measures yet: a report counts them as NO LESSON YET."""
-    there = {path.stem for path in shipped.lessons_dir().glob("*.ipynb")}
+    """Read the claims that no lesson measures yet: a report counts them as NO LESSON YET."""
+    there = {word_of(path.stem) for path in shipped.lessons_dir().glob("*.ipynb")}
     return {name: claim for name, claim in all_claims().items() if claim.lesson not in there}
 
 

@@ -27,7 +27,7 @@ def _is_list_of_text(value: object) -> bool:
 
 # Of each field: whether it may be left out, whether a value fits, and what fits, in words.
 FIELDS: dict[str, tuple[bool, Callable[[object], bool], str]] = {
-    "lesson": (False, _is_text, "a text"),
+    "lesson": (True, _is_text, "a text"),
     "sentence": (False, _is_text, "a text"),
     "source": (False, _is_text, "a text"),
     "metric": (False, _is_text, "a text"),

@@ -34,7 +34,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def with_holm(
+def adjust_verdicts(
     verdicts: Sequence[Mapping[str, object]], *, alpha: float = 0.05
 ) -> list[dict[str, object]]:
     """The verdicts of one report, each beside what is left of it when all are looked at together.

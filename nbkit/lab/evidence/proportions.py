@@ -61,7 +61,7 @@ def proportion_difference(
     -0.688 [-0.844, -0.358] (95% interval, n = 16)
     """
     one, other = proportion(k, n), proportion(other_k, other_n)
-    p = barnard(k, n, other_k, other_n)
+    p = barnard_p_value(k, n, other_k, other_n)
     difference = one.estimate - other.estimate
 
     def bounds(confidence: float) -> tuple[float, float]:
@@ -74,7 +74,7 @@ def proportion_difference(
     return make_interval(difference, bounds, min(n, other_n), confidence)
 
 
-def barnard(k: int, n: int, other_k: int, other_n: int) -> float:
+def barnard_p_value(k: int, n: int, other_k: int, other_n: int) -> float:
     """The p-value of "both arms are hit equally often", two-sided, by Barnard's exact test.
 
     Raises:
@@ -83,7 +83,7 @@ def barnard(k: int, n: int, other_k: int, other_n: int) -> float:
     More powerful than Fisher's test: it does not take the total number hit as given.
     Source: Barnard 1947, Significance Tests for 2x2 Tables, by scipy.stats.barnard_exact.
 
-    >>> round(barnard(7, 15, 12, 15), 3)
+    >>> round(barnard_p_value(7, 15, 12, 15), 3)
     0.068
     """
     k, n = _read_count(k, n)

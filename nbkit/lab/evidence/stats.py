@@ -147,10 +147,10 @@ def paired_ratio(
     return make_interval(math.exp(log.estimate), bounds, log.n, confidence, over)
 
 
-def compare(name: str, losses: Sequence[float], other: str, others: Sequence[float]) -> str:
+def compare_losses(name: str, losses: Sequence[float], other: str, others: Sequence[float]) -> str:
     """One sentence about two arms with the same seeds, whatever became of them.
 
-    >>> compare("mine", [1.0, 1.1, 1.2], "theirs", [2.0, 2.1, 2.3])
+    >>> compare_losses("mine", [1.0, 1.1, 1.2], "theirs", [2.0, 2.1, 2.3])
     'mine ends lower than theirs: ratio of losses 0.515 [0.483, 0.549] (95% interval, n = 3)'
     """
     lost, lost_too = (sum(not math.isfinite(x) for x in arm) for arm in (losses, others))

@@ -26,7 +26,7 @@ def control(knob: Knob, value: Value) -> widgets.ValueWidget:
     """
     say = {
         "description": knob.name,
-        "tooltip": knob.help or knob.expected(),
+        "tooltip": knob.help or knob.describe_values(),
         "value": value,
         **_LOOK,
     }
@@ -53,12 +53,14 @@ def read(knob: Knob, widget: widgets.ValueWidget) -> Value:
     """
     value = widget.value
     if knob.type is bool or knob.low is None or knob.high is None:
-        return knob.read(value)
+        return knob.read_value(value)
     if knob.type is int:
-        return knob.read(round(value))
+        return knob.read_value(round(value))
     digits = 3 if knob.scale == "log" else 10  # a linear one computes 0.30000000000000004
     rounded = float(f"{value:.{digits}g}")
-    return knob.read(min(max(rounded, knob.low), knob.high))  # 10 ** log10(high) may be above high
+    return knob.read_value(
+        min(max(rounded, knob.low), knob.high)
+    )  # 10 ** log10(high) may be above high
 
 
 def _log_slider(knob: Knob, say: dict) -> widgets.FloatLogSlider:

@@ -111,7 +111,8 @@ class Explorer:
         self.fit, self.seed, self.every = fit, seed, every
         self.knobs = knobs_of(fit, knobs)
         values = {
-            name: knob.read(start.get(name, knob.default)) for name, knob in self.knobs.items()
+            name: knob.read_value(start.get(name, knob.default))
+            for name, knob in self.knobs.items()
         }
         self.controls = _make_controls(self.knobs, values)
         self.picture = Picture(figsize, dpi)

@@ -96,7 +96,7 @@ def static(
     is run once.
     """
     named = knobs_of(fit, knobs)
-    values = {name: knob.read(start.get(name, knob.default)) for name, knob in named.items()}
+    values = {name: knob.read_value(start.get(name, knob.default)) for name, knob in named.items()}
     if not any(knob.stops for knob in named.values()):
         raise ValueError(
             f"none of fit's knobs ({', '.join(named)}) declares stops to run headless: "

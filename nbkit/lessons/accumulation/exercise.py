@@ -1,4 +1,4 @@
-"""The exercise of 06_accumulation: several micro-batches, one step, the large batch's gradient."""
+"""The exercise of accumulation: several micro-batches, one step, the large batch's gradient."""
 
 from __future__ import annotations
 

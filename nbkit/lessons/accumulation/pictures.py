@@ -1,4 +1,4 @@
-"""The pictures of 06_accumulation: each takes axes and returns them."""
+"""The pictures of accumulation: each takes axes and returns them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What 06_accumulation needs of its own: networks, their memory, and gradients in bulk."""
+"""What accumulation needs of its own: networks, their memory, and gradients in bulk."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The exercise of 05_amp: a step with a loss scale, or no step at all."""
+"""The exercise of amp: a step with a loss scale, or no step at all."""
 
 from __future__ import annotations
 

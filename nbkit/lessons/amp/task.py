@@ -1,4 +1,4 @@
-"""05_amp: a task whose gradients are small, the pictures of the formats, the recorded verdicts."""
+"""amp: a task whose gradients are small, the pictures of the formats, the recorded verdicts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The timings of 05_amp: training steps in fresh processes."""
+"""The timings of amp: training steps in fresh processes."""
 
 from __future__ import annotations
 

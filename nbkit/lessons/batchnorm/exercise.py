@@ -1,4 +1,4 @@
-"""The exercise of 03_batchnorm: the mean and the variance of data that comes in batches."""
+"""The exercise of batchnorm: the mean and the variance of data that comes in batches."""
 
 from __future__ import annotations
 

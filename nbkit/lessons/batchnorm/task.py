@@ -1,4 +1,4 @@
-"""What 03_batchnorm needs of its own: a network with BatchNorm, two data sets, four pictures."""
+"""What batchnorm needs of its own: a network with BatchNorm, two data sets, four pictures."""
 
 from __future__ import annotations
 

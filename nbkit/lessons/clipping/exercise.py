@@ -1,4 +1,4 @@
-"""The exercise of 04_clipping: clip by the global norm yourself."""
+"""The exercise of clipping: clip by the global norm yourself."""
 
 from __future__ import annotations
 

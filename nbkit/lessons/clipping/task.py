@@ -1,4 +1,4 @@
-"""04_clipping: the adding problem and its recurrent network, a small transformer, the pictures."""
+"""clipping: the adding problem and its recurrent network, a small transformer, the pictures."""
 
 from __future__ import annotations
 

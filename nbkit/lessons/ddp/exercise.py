@@ -1,4 +1,4 @@
-"""The exercise of 07_ddp: average the gradients of all processes yourself."""
+"""The exercise of ddp: average the gradients of all processes yourself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pictures of 07_ddp: each takes `ax` and returns it."""
+"""The pictures of ddp: each takes `ax` and returns it."""
 
 from __future__ import annotations
 

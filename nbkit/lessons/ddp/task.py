@@ -1,4 +1,4 @@
-"""What 07_ddp needs of its own: two processes that wait, a rank that dies, two nodes in one."""
+"""What ddp needs of its own: two processes that wait, a rank that dies, two nodes in one."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from torch.nn.functional import cross_entropy
 
 from nbkit.accumulation import accumulate
 from nbkit.base.equivalence import EquivalenceReport, compare, gradients, taken
-from nbkit.base.pickling import dumps
+from nbkit.base.pickling import pickle_value
 from nbkit.base.whole_file import write_whole
 from nbkit.ddp import launch, rank, shard
 from nbkit.lab.evidence.claims import NEEDS
@@ -78,7 +78,9 @@ class Ranks:
         self._calls += 1
         folder, name = Path(self._folder.name), getattr(fn, "__name__", str(fn))
         values = [folder / f"value_{self._calls}_{number}" for number in (0, 1)]
-        write_whole(folder / f"call_{self._calls}", dumps((fn, args, kwargs), name), durable=False)
+        write_whole(
+            folder / f"call_{self._calls}", pickle_value((fn, args, kwargs), name), durable=False
+        )
         try:
             while not all(value.exists() for value in values):
                 if not self._thread.is_alive():
@@ -114,7 +116,7 @@ def _wait_for_calls(name: str) -> None:
                 return
             time.sleep(0.005)
         fn, args, kwargs = pickle.loads(call.read_bytes())
-        value = dumps(fn(*args, **kwargs), f"what {getattr(fn, '__name__', fn)} returned")
+        value = pickle_value(fn(*args, **kwargs), f"what {getattr(fn, '__name__', fn)} returned")
         write_whole(folder / f"value_{number}_{rank()}", value, durable=False)
 
 
@@ -159,7 +161,7 @@ def read_diary(folder: str) -> list[tuple[list[int], Seconds]]:
 
 
 def as_script(*functions: Callable, last: str) -> str:
-    """A script of functions from a notebook's cells, with the imports of 07_ddp."""
+    """A script of functions from a notebook's cells, with the imports of ddp."""
     return "\n\n".join([IMPORTS, *map(inspect.getsource, functions), last, ""])
 
 

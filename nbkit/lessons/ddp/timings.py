@@ -1,4 +1,4 @@
-"""The timings of 07_ddp: what an update costs two ranks, and what one process."""
+"""The timings of ddp: what an update costs two ranks, and what one process."""
 
 from __future__ import annotations
 

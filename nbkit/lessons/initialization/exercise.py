@@ -1,4 +1,4 @@
-"""The exercise of 02_initialization: write Kaiming's initialisation yourself."""
+"""The exercise of initialization: write Kaiming's initialisation yourself."""
 
 from __future__ import annotations
 

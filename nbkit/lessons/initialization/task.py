@@ -1,4 +1,4 @@
-"""What 02_initialization needs of its own: centred digits, word sequences, nets, three pictures."""
+"""What initialization needs of its own: centred digits, word sequences, nets, three pictures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The exercise of 01_lr_finder: write the range test yourself."""
+"""The exercise of lr_finder: write the range test yourself."""
 
 from __future__ import annotations
 

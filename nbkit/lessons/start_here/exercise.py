@@ -1,4 +1,4 @@
-"""The exercise of 00_start_here: read a verdict from an interval and a margin."""
+"""The exercise of start_here: read a verdict from an interval and a margin."""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
 """What is to be run is known, checked and named before anything starts."""
 
+from dataclasses import replace
+
 import nbformat
 import pytest
 from course_notebooks import write
@@ -248,10 +250,12 @@ def test_a_long_name_is_cut_and_stays_its_own():
     assert tasks.shorten_name("01_a--lr=1") == "01_a--lr=1"
 
 
-@pytest.mark.parametrize("name", ["claims.toml", "digits.npz"])
+@pytest.mark.parametrize("name", ["lessons/x/claims.toml", "x.py", "digits.npz"])
 def test_what_nbkit_is_counts_its_claims_and_its_data(tmp_path, monkeypatch, name):
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / name).write_bytes(b"as they were")
     monkeypatch.setattr("nbkit.lab.shipped.data_dir", lambda: tmp_path)
+    monkeypatch.setattr("nbkit.__file__", str(tmp_path / "__init__.py"))
     before = tasks.code_sha256.__wrapped__()
     (tmp_path / name).write_bytes(b"with another margin")
     assert tasks.code_sha256.__wrapped__() != before
@@ -267,7 +271,8 @@ def test_an_attempt_at_something_else_is_not_counted(lesson, tmp_path):
 
 
 def test_a_task_stops_when_its_run_has(lesson, tmp_path):
-    (task,) = plan([lesson], tmp_path / "out", {}, token=(tmp_path / "token", "mine"))
+    (task,) = plan([lesson], tmp_path / "out", {})
+    task = replace(task, token=(tmp_path / "token", "mine"))
     (tmp_path / "token").write_text("mine")
     assert not task.stopped()
     (tmp_path / "token").write_text("another run's")

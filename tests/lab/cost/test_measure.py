@@ -18,7 +18,7 @@ from nbkit.lab import plots
 from nbkit.lab.cost import timing as measure
 from nbkit.lab.cost.timing import MemoryReport, Timing, flops, memory_report, time_it
 from nbkit.lab.evidence.stats import paired_ratio
-from nbkit.lab.machine import machine
+from nbkit.lab.machine import read_machine
 
 every_exit = pytest.mark.parametrize("way_out", EXITS, ids=exit_name)
 
@@ -51,7 +51,7 @@ def clock():
 
 
 def timing(**seconds):
-    return Timing(seconds, steady=True, machine=machine())
+    return Timing(seconds, steady=True, machine=read_machine().to_dict())
 
 
 # Arms in turn
@@ -318,7 +318,7 @@ def test_an_arm_too_brief_for_the_clock_is_said_to_be(seconds, brief):
 
 def test_the_table():
     result = timing(old=[0.002] * 6, new=[0.001] * 6)
-    facts = machine()
+    facts = read_machine().to_dict()
     where = f"{facts['gpu'] or facts['processor']}, threads: {facts['threads']}"
     assert str(result).splitlines() == [
         f"6 rounds after 0 of warm-up, on {where}, torch {torch.__version__}",
@@ -331,7 +331,11 @@ def test_the_table():
 def test_everything_is_in_the_dict(clock):
     result = time_it({n: clock.arm(n, s) for n, s in [("a", 2.0), ("b", 1.0)]}, 6, clock=clock)
     told = json.loads(json.dumps(result.to_dict(), allow_nan=False))
-    assert told["machine"] == machine() and told["steady"] is True and told["noisy"] == []
+    assert (
+        told["machine"] == read_machine().to_dict()
+        and told["steady"] is True
+        and told["noisy"] == []
+    )
     assert told["seconds"] == {"a": [2.0] * 6, "b": [1.0] * 6}
     assert told["relative_to"] == "a" and told["ratios"]["b"]["estimate"] == pytest.approx(0.5)
     assert told["medians"]["a"]["estimate"] == 2.0

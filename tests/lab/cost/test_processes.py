@@ -222,12 +222,12 @@ def test_a_function_with_a_variable_called_classes_travels():
     """cloudpickle would take torch.classes along, which does not pickle by itself."""
     import pickle
 
-    from nbkit.base.pickling import dumps
+    from nbkit.base.pickling import pickle_value
 
     namespace = {}
     exec("import torch\nclasses = ops = 3\ndef f(): return torch.zeros(classes) + ops", namespace)
     namespace["f"].__module__ = "__main__"
-    assert pickle.loads(dumps(namespace["f"], "f"))().tolist() == [3.0, 3.0, 3.0]
+    assert pickle.loads(pickle_value(namespace["f"], "f"))().tolist() == [3.0, 3.0, 3.0]
 
 
 @pytest.mark.parametrize(("device", "threads"), [("cpu", 1), ("cuda", None)])

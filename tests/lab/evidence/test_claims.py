@@ -91,7 +91,7 @@ def test_a_verdict_survives_strict_json_with_its_numbers_and_machine():
 
 
 def test_the_shipped_claims_are_whole():
-    shipped = load_claims("01_lr_finder")
+    shipped = load_claims("lr_finder")
     assert len(shipped) == 3
     assert all(entry.n >= 8 and entry.sentence.endswith(".") for entry in shipped.values())
 
@@ -103,8 +103,8 @@ def test_the_register_is_whole():
     """
     register = all_claims()
     assert sorted(register) == sorted(REGISTERED.split())
-    assert {"02_initialization", "03_batchnorm", "04_clipping"} <= lessons(register)
-    assert {"05_amp", "06_accumulation", "07_ddp", "schedules", "transfer"} <= lessons(register)
+    assert {"initialization", "batchnorm", "clipping"} <= lessons(register)
+    assert {"amp", "accumulation", "ddp", "schedules", "transfer"} <= lessons(register)
     for entry in register.values():
         assert entry.sentence.endswith(".") and entry.metric and entry.n >= 8
         assert re.search(r"[12][09]\d\d|course material|documentation|nbkit", entry.source)
@@ -122,25 +122,38 @@ def lessons(claims):
 
 def test_claims_without_a_lesson_are_listed(tmp_path, monkeypatch):
     register = all_claims()
-    assert "01_lr_finder" not in lessons(without_lesson())
+    assert "lr_finder" not in lessons(without_lesson())
     (tmp_path / "05_amp.ipynb").touch()
     monkeypatch.setattr(claims.shipped, "lessons_dir", lambda: tmp_path)
-    assert set(register) - set(without_lesson()) == set(load_claims("05_amp"))
-    assert len(load_claims("05_amp")) == 7
+    assert set(register) - set(without_lesson()) == set(load_claims("amp"))
+    assert len(load_claims("amp")) == 7
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "no claim of lesson '01_lr_finder'"),
-        ('[a]\nlesson = "01_lr_finder"\nsentense = "x"', "wrong or missing: .*sentense"),
+        ("", "no claim of lesson 'lr_finder'"),
+        ('[a]\nlesson = "lr_finder"\nsentense = "x"', "wrong or missing: .*sentense"),
     ],
 )
 def test_a_broken_claims_file_is_refused(tmp_path, monkeypatch, text, message):
-    (tmp_path / "claims.toml").write_text(text)
-    monkeypatch.setattr(claims.shipped, "shipped_file", lambda name: tmp_path / name)
+    (tmp_path / "lr_finder").mkdir()
+    (tmp_path / "lr_finder/claims.toml").write_text(text)
+    monkeypatch.setattr(claims.shipped, "LESSONS", tmp_path)
     with pytest.raises(ValueError, match=message):
-        load_claims("01_lr_finder")
+        load_claims("lr_finder")
+
+
+def test_one_id_in_two_files_is_refused(tmp_path, monkeypatch):
+    one = (claims.shipped.LESSONS / "start_here/claims.toml").read_text()
+    for word in ("start_here", "somebodys"):
+        (tmp_path / word).mkdir()
+        (tmp_path / word / "claims.toml").write_text(one)
+    monkeypatch.setattr(claims.shipped, "LESSONS", tmp_path)
+    monkeypatch.setattr(claims, "read_course", list)
+    message = "'start-momentum' stands in the claims of somebodys and of start_here"
+    with pytest.raises(ValueError, match=message):
+        all_claims()
 
 
 @pytest.mark.parametrize(

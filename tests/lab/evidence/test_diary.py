@@ -10,7 +10,7 @@ from nbkit.lab.evidence.intervals import Interval
 from nbkit.lab.evidence.predictions import Prediction
 from nbkit.lab.lesson import Lesson
 
-NEAR, _, CYCLE = load_claims("01_lr_finder").values()
+NEAR, _, CYCLE = load_claims("lr_finder").values()
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def test_a_prediction_is_kept_and_scored(diary):
     mine = Prediction(CYCLE, 0.5, 80)
     assert diary.entries() == {}
     assert diary.commit(mine)
-    assert diary.entries() == {CYCLE.id: KeptPrediction(CYCLE.id, "01_lr_finder", 0.5, 80)}
+    assert diary.entries() == {CYCLE.id: KeptPrediction(CYCLE.id, "lr_finder", 0.5, 80)}
     assert diary.score(scored(mine, 0.4, 0.7))
     (entry,) = diary.entries().values()
     assert (entry.right, entry.inside) == (True, True)
@@ -100,7 +100,7 @@ def test_without_a_score_there_is_no_calibration():
 def opened(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("IPython.display.display", lambda *_, **__: None)
-    return Lesson("01_lr_finder", {})
+    return Lesson("lr_finder", {})
 
 
 def test_a_lesson_keeps_and_scores_what_a_learner_predicts(opened, monkeypatch, tmp_path, capsys):
@@ -114,7 +114,7 @@ def test_a_lesson_keeps_and_scores_what_a_learner_predicts(opened, monkeypatch, 
     first, second = map(json.loads, (tmp_path / "my_predictions.jsonl").read_text().splitlines())
     assert (first["guess"], first["confidence"], second["right"]) == (0.5, 80, True)
 
-    again = Lesson("01_lr_finder", {})
+    again = Lesson("lr_finder", {})
     again.predict(CYCLE.id, guess=0.4, confidence=99)
     assert "has an earlier prediction of it; that one counts" in capsys.readouterr().out
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from nbkit.lab.evidence.claims import Claim, judge
-from nbkit.lab.evidence.multiple_tests import holm, with_holm
+from nbkit.lab.evidence.multiple_tests import adjust_verdicts, holm
 from nbkit.lab.evidence.stats import Interval, paired_difference, paired_ratio
 
 
@@ -38,22 +38,25 @@ def told(name, effect, *, kind="difference above", margin=0.0):
 def test_verdicts_that_stand_alone_may_fall_together():
     """t = 2 * 2 = 4 has p = 0.028: alone SUPPORTED, as one of two not."""
     alone, strong = told("weak", 2.0), told("strong", 20.0)
-    assert (alone["verdict"], with_holm([alone])[0]["verdict_holm"]) == ("SUPPORTED", "SUPPORTED")
-    (weak, other) = with_holm([alone, told("null", 0.1)])
+    assert (alone["verdict"], adjust_verdicts([alone])[0]["verdict_holm"]) == (
+        "SUPPORTED",
+        "SUPPORTED",
+    )
+    (weak, other) = adjust_verdicts([alone, told("null", 0.1)])
     assert (weak["verdict"], weak["verdict_holm"]) == ("SUPPORTED", "INCONCLUSIVE")
     assert weak["p_holm"] == pytest.approx(2 * 0.028, abs=2e-3)
     assert (other["verdict_holm"], other["p_holm"]) == (
         "INCONCLUSIVE",
         pytest.approx(0.854, abs=2e-3),
     )
-    weak, strong = with_holm([alone, strong])  # step down: the strong one is out of the way
+    weak, strong = adjust_verdicts([alone, strong])  # step down: the strong one is out of the way
     assert (weak["verdict_holm"], strong["verdict_holm"]) == ("SUPPORTED", "SUPPORTED")
 
 
 def test_a_refutation_is_adjusted_too():
     refuted = told("r", -2.0)
     assert refuted["verdict"] == "REFUTED"
-    assert with_holm([refuted, told("null", 0.1)])[0]["verdict_holm"] == "INCONCLUSIVE"
+    assert adjust_verdicts([refuted, told("null", 0.1)])[0]["verdict_holm"] == "INCONCLUSIVE"
 
 
 def test_what_is_no_test_is_not_counted_and_keeps_its_verdict():
@@ -61,7 +64,7 @@ def test_what_is_no_test_is_not_counted_and_keeps_its_verdict():
     exact = judge(Claim("e", "01_x", "s.", "w", "m", "equality", None, 2), [True, True]).to_dict()
     few = Claim("f", "01_x", "s.", "w", "m", "ratio", "below", 9, margin=1.0)
     skipped = judge(few, paired_ratio([1.0, 2.0], [3.0, 4.0])).to_dict()
-    after = with_holm([alone, exact, skipped])
+    after = adjust_verdicts([alone, exact, skipped])
     assert [v["verdict_holm"] for v in after] == ["SUPPORTED", "SUPPORTED", "SKIPPED"]
     assert [v["p_holm"] is None for v in after] == [False, True, True]
     assert "p_holm" not in alone
@@ -71,5 +74,5 @@ def test_an_interval_written_by_hand_is_counted_and_cannot_stand():
     claim = Claim("h", "01_x", "s.", "w", "m", "ratio", "below", 4, margin=1.0)
     by_hand = judge(claim, Interval(0.5, 0.4, 0.6, 4)).to_dict()
     assert (by_hand["verdict"], by_hand["p_value"]) == ("SUPPORTED", None)
-    weak, hand = with_holm([told("weak", 2.0), by_hand])
+    weak, hand = adjust_verdicts([told("weak", 2.0), by_hand])
     assert (hand["verdict_holm"], weak["verdict_holm"]) == ("INCONCLUSIVE", "INCONCLUSIVE")

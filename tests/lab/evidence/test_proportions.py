@@ -7,7 +7,7 @@ from scipy.stats import binom
 
 from nbkit.lab.evidence.proportions import (
     accuracy_interval,
-    barnard,
+    barnard_p_value,
     proportion,
     proportion_difference,
 )
@@ -33,7 +33,7 @@ def test_a_count_that_is_none_is_refused(k, n):
     with pytest.raises(ValueError, match="whole number from 0 to n"):
         proportion(k, n)
     with pytest.raises(ValueError, match="whole number from 0 to n"):
-        barnard(1, 2, k, n)
+        barnard_p_value(1, 2, k, n)
 
 
 def test_an_accuracy_says_that_its_noise_is_the_test_sets():
@@ -44,8 +44,8 @@ def test_an_accuracy_says_that_its_noise_is_the_test_sets():
 
 def test_barnard_against_the_published_example():
     """Mehta and Senchaudhuri 2003: 7 of 15 vaccinated infected, 12 of 15 not; one-sided 0.034."""
-    assert barnard(7, 15, 12, 15) == pytest.approx(2 * 0.034, abs=0.001)
-    assert barnard(0, 8, 0, 8) == 1.0
+    assert barnard_p_value(7, 15, 12, 15) == pytest.approx(2 * 0.034, abs=0.001)
+    assert barnard_p_value(0, 8, 0, 8) == 1.0
 
 
 def test_the_difference_against_the_published_example():
@@ -60,7 +60,7 @@ def test_the_difference_against_the_published_example():
 def test_barnard_decides_whether_zero_is_left_out():
     """3 of 4 against 0 of 4: Newcombe's interval leaves out zero, Barnard's p is 0.07."""
     interval = proportion_difference(3, 4, 0, 4)
-    assert barnard(3, 4, 0, 4) > 0.05
+    assert barnard_p_value(3, 4, 0, 4) > 0.05
     assert interval.low == 0.0 < interval.at(0.9).low
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from nbkit.lab.evidence.intervals import Interval, make_interval
 from nbkit.lab.evidence.stats import (
-    compare,
+    compare_losses,
     first_step,
     mean_interval,
     paired_difference,
@@ -141,7 +141,7 @@ def test_the_interval_holds_the_truth_as_often_as_it_says():
     ],
 )
 def test_compare_says_which_ends_lower(losses, others, start):
-    assert compare("a", losses, "b", others).startswith(start)
+    assert compare_losses("a", losses, "b", others).startswith(start)
 
 
 def test_first_step():

@@ -8,26 +8,26 @@ from hypothesis import strategies as st
 from nbkit.lab.knobs import KnobError, between, choice, flag, log
 from nbkit.lab.live.controls import Names, control, read
 
-LR = log(1e-4, 10).named("lr", float)
+LR = log(1e-4, 10).with_name("lr", float)
 
 
 @pytest.mark.parametrize(
     "knob, value, kind",
     [
         (LR, 0.1, widgets.FloatLogSlider),
-        (log(8, 256).named("batch_size", int), 64, widgets.FloatLogSlider),
-        (between(0, 1).named("momentum", float), 0.9, widgets.FloatSlider),
-        (between(1, 8).named("depth", int), 3, widgets.IntSlider),
-        (choice("SGD", "Adam").named("optimizer", str), "Adam", widgets.Dropdown),
-        (choice(16, 64).named("width", int), 64, widgets.Dropdown),
-        (flag().named("nesterov", bool), True, widgets.Checkbox),
+        (log(8, 256).with_name("batch_size", int), 64, widgets.FloatLogSlider),
+        (between(0, 1).with_name("momentum", float), 0.9, widgets.FloatSlider),
+        (between(1, 8).with_name("depth", int), 3, widgets.IntSlider),
+        (choice("SGD", "Adam").with_name("optimizer", str), "Adam", widgets.Dropdown),
+        (choice(16, 64).with_name("width", int), 64, widgets.Dropdown),
+        (flag().with_name("nesterov", bool), True, widgets.Checkbox),
     ],
 )
 def test_a_knob_becomes_the_widget_of_its_kind_with_its_name_and_value(knob, value, kind):
     widget = control(knob, value)
     assert type(widget) is kind
     assert widget.description == knob.name
-    assert widget.tooltip == knob.expected()
+    assert widget.tooltip == knob.describe_values()
     assert read(knob, widget) == value
     assert type(read(knob, widget)) is knob.type
 
@@ -35,11 +35,11 @@ def test_a_knob_becomes_the_widget_of_its_kind_with_its_name_and_value(knob, val
 @given(low=st.floats(1e-9, 1.0), factor=st.floats(2, 1e9), at=st.floats(0, 1))
 @settings(max_examples=50, deadline=None)
 def test_every_position_of_a_logarithmic_slider_is_a_value_that_its_knob_allows(low, factor, at):
-    knob = log(low, low * factor).named("lr", float)
+    knob = log(low, low * factor).with_name("lr", float)
     widget = control(knob, low)
     widget.value = 10 ** (widget.min + at * (widget.max - widget.min))
     value = read(knob, widget)
-    assert knob.read(value) == value
+    assert knob.read_value(value) == value
     assert math.isclose(value, widget.value, rel_tol=0.01)
 
 
@@ -50,7 +50,7 @@ def test_a_logarithmic_slider_gives_the_digits_that_it_shows():
 
 
 def test_a_logarithmic_slider_of_ints_gives_all_digits():
-    knob = log(1, 5000).named("width", int)
+    knob = log(1, 5000).with_name("width", int)
     widget = control(knob, 1)
     widget.value = 1234.4
     assert read(knob, widget) == 1234
@@ -58,7 +58,7 @@ def test_a_logarithmic_slider_of_ints_gives_all_digits():
 
 
 def test_a_linear_slider_gives_no_rounding_noise():
-    knob = between(0, 1, step=0.1).named("momentum", float)
+    knob = between(0, 1, step=0.1).with_name("momentum", float)
     widget = control(knob, 0.0)
     widget.value = 0.1 + 0.2
     assert read(knob, widget) == 0.3

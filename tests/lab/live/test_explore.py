@@ -18,9 +18,9 @@ from nbkit.lab.live.explorer import explore
 from nbkit.lab.live.fitting import Fitting
 
 KNOBS = {
-    "lr": log(0.001, 1, stops=[0.01, 0.1]).named("lr", float),
-    "steps": between(1, 10_000, stops=[2]).named("steps", int),
-    "fails": flag().named("fails", bool),
+    "lr": log(0.001, 1, stops=[0.01, 0.1]).with_name("lr", float),
+    "steps": between(1, 10_000, stops=[2]).with_name("steps", int),
+    "fails": flag().with_name("fails", bool),
 }
 START = {"lr": 0.1, "steps": 3, "fails": False}
 SMALL = {"figsize": (1.0, 1.0), "dpi": 40}

@@ -8,7 +8,7 @@ import torch
 from nbkit.lab.knobs import KnobError, between, log
 from nbkit.lab.live.fitting import Fitting, Picture, knobs_of
 
-KNOBS = {"lr": log(0.01, 1).named("lr", float), "steps": between(1, 9).named("steps", int)}
+KNOBS = {"lr": log(0.01, 1).with_name("lr", float), "steps": between(1, 9).with_name("steps", int)}
 
 
 @pytest.fixture

@@ -57,7 +57,7 @@ def fit(fig, *, lr):
         raise ArithmeticError("diverged")
     return f"lr {lr}"
 
-knobs = {"lr": log(0.01, 1, stops=[0.01, 0.1]).named("lr", float)}
+knobs = {"lr": log(0.01, 1, stops=[0.01, 0.1]).with_name("lr", float)}
 """
 
 
@@ -67,7 +67,7 @@ def executed():
     cells = [
         FIT,
         "show(fit, knobs, {'lr': 0.1})",
-        "show(fit, {'lr': log(0.01, 1, stops=[0.1, 1]).named('lr', float)}, {'lr': 0.1})",
+        "show(fit, {'lr': log(0.01, 1, stops=[0.1, 1]).with_name('lr', float)}, {'lr': 0.1})",
         "import os; os.environ['NBKIT_LIVE'] = '1'\nui = explore(fit, knobs, {'lr': 0.1})\nui",
         "ui.controls['lr'].value = 0.05; import asyncio; await asyncio.sleep(0); await ui._task",
     ]

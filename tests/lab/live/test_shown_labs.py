@@ -11,7 +11,7 @@ from nbkit.lab.knobs import Knob, KnobError, between, log
 from nbkit.lab.live import shown_labs
 from nbkit.lab.live.explorer import Explorer, explore, show
 
-KNOBS = {"lr": log(0.001, 1).named("lr", float), "steps": between(1, 9).named("steps", int)}
+KNOBS = {"lr": log(0.001, 1).with_name("lr", float), "steps": between(1, 9).with_name("steps", int)}
 START = {"lr": 0.1, "steps": 2}
 FIT = """
 def {name}(fig, *, lr, steps):

@@ -8,10 +8,10 @@ from nbkit.lab.knobs import KnobError, between, choice, flag, log
 from nbkit.lab.live.headless_stops import static
 
 KNOBS = {
-    "lr": log(0.01, 1, stops=[0.01, 0.1, 1]).named("lr", float),
-    "steps": between(1, 9, stops=[2, 5]).named("steps", int),
-    "nesterov": flag().named("nesterov", bool),
-    "profile": choice("smoke", "lesson").named("profile", str),
+    "lr": log(0.01, 1, stops=[0.01, 0.1, 1]).with_name("lr", float),
+    "steps": between(1, 9, stops=[2, 5]).with_name("steps", int),
+    "nesterov": flag().with_name("nesterov", bool),
+    "profile": choice("smoke", "lesson").with_name("profile", str),
 }
 START = {"lr": 0.1, "steps": 2, "nesterov": False, "profile": "smoke"}
 SMALL = {"figsize": (1, 1), "dpi": 40}
@@ -73,6 +73,9 @@ def test_a_start_that_is_out_of_range_stops_before_any_training(fit):
 
 
 def test_knobs_without_stops_are_refused(fit):
-    knobs = {"lr": log(0.01, 1).named("lr", float), "steps": between(1, 9).named("steps", int)}
+    knobs = {
+        "lr": log(0.01, 1).with_name("lr", float),
+        "steps": between(1, 9).with_name("steps", int),
+    }
     with pytest.raises(ValueError, match=r"none of fit's knobs \(lr, steps\) declares stops"):
         static(fit, knobs, START, **SMALL)
