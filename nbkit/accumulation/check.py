@@ -10,25 +10,31 @@ import torch
 from torch import nn
 
 from nbkit.accumulation.windows import accumulate
-from nbkit.base.batches import count_rows, split_rows
-from nbkit.base.equivalence import (
-    EquivalenceReport,
+from nbkit.base.batch_gradients import (
     apply_model,
     check_batch,
-    compare,
-    explained,
-    gradients,
-    largest,
+    compute_gradients,
+    copy_gradients,
     read_pair,
-    reason,
-    starved_layers,
-    suspects,
-    taken,
-    without,
+)
+from nbkit.base.batches import count_rows, split_rows
+from nbkit.base.equivalence import (
+    EquivalenceCause,
+    EquivalenceReport,
+    compare_gradients,
+    find_largest_entry,
+)
+from nbkit.base.equivalence_causes import (
+    Advised,
+    Kinds,
+    are_ones,
+    explain_difference,
+    find_remaining_cause,
 )
 from nbkit.base.model_call import copy_batch
 from nbkit.base.numbers import read_integer
 from nbkit.base.state import preserve_state
+from nbkit.base.suspect_layers import find_starved_layers, list_suspects, switch_off_layers
 
 LossFunction = Callable[[Any, Any], torch.Tensor]
 
@@ -51,8 +57,9 @@ def check_accumulation(
         steps: number of micro-batches to divide the batch into.
         weight: function that counts the loss terms of a part, as for `accumulate`.
     Returns:
-        EquivalenceReport: the error and, if it is larger than rounding, its cause: BatchNorm,
-        dropout, a mean of means (the loss does not average over what `weight` counts) or a sum.
+        EquivalenceReport: the error and, if it is larger than rounding, the causes with advice,
+        such as batchnorm, dropout, a mean of means (the loss averages over something other than
+        `weight` counts) or a sum.
     Raises:
         ValueError: if the batch has fewer rows than `steps`.
         TypeError: if the batch is neither a pair nor a dict, or its keys do not fit the model.
@@ -60,8 +67,8 @@ def check_accumulation(
     >>> model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
     >>> batch = (torch.randn(8, 3), torch.randn(8, 4))
     >>> report = check_accumulation(model, nn.MSELoss(), batch, 4)
-    >>> report.equivalent, report.cause.split(":")[0]
-    (False, 'BatchNorm (1)')
+    >>> report.equivalent, report.cause
+    (False, 'batchnorm')
     """
     check_batch(model, batch)
     count = read_integer(steps)
@@ -75,11 +82,11 @@ def check_accumulation(
     # A BatchNorm layer that gets one value per channel starves first in the smallest part.
     smallest = min(parts, key=count_rows)
     with preserve_state(*kept):
-        return explained(
-            suspects(model),
+        return explain_difference(
+            list_suspects(model),
             partial(_compare_parts, model, loss_fn, batch, parts, weight),
-            partial(reason, model, loss_fn, batch, parts, _explain_fitted_weights),
-            starved_layers(model, smallest),
+            partial(find_remaining_cause, model, loss_fn, batch, parts, _explain_fitted_weights),
+            find_starved_layers(model, smallest),
         )
 
 
@@ -89,11 +96,11 @@ def _compare_parts(
     batch: Any,
     parts: list[Any],
     weight: Callable[[Any], Any] | None,
-    off: frozenset[str],
+    off: Kinds,
 ) -> EquivalenceReport:
     """Compare both gradients while the layers of the kinds in `off` are in eval mode."""
-    with without(model, off):
-        reference = gradients(model, loss_fn, batch)
+    with switch_off_layers(model, off):
+        reference = compute_gradients(model, loss_fn, batch)
         # With the seed of the reference, the parts could draw its dropout masks piece by piece, and
         # the dropout would not show.
         torch.manual_seed(1)
@@ -107,18 +114,22 @@ def _compare_parts(
                     loss = loss_fn(apply_model(model, x), y) * micro.weight
                     loss.backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
                 # The rounding error of a sum is relative to its largest partial sum.
-                largest_term = max(largest_term, largest([taken(model)]))
-        return compare(reference, taken(model), largest_term)
+                largest_term = max(largest_term, find_largest_entry([copy_gradients(model)]))
+        return compare_gradients(reference, copy_gradients(model), largest_term)
 
 
-def _explain_fitted_weights(fitted: list[float]) -> str:
-    """Explain a difference that disappears if the parts have these weights."""
-    if all(abs(weight - 1) < 0.01 for weight in fitted):
-        return "sum reduction: the loss is a sum, so each part counts in full; leave out the weight"
+def _explain_fitted_weights(fitted: list[float]) -> Advised:
+    """Return cause and advice for a difference that disappears if the parts have these weights."""
+    if are_ones(fitted):
+        return (
+            EquivalenceCause.SUM_REDUCTION,
+            "The loss is a sum, so each part counts in full. Leave out the weight.",
+        )
     shown = ", ".join(f"{weight:.3g}" for weight in fitted[:4])
-    if len(fitted) > 4:
+    if len(fitted) > 4:  # the report is one line: a few weights show the pattern
         shown += ", ..."
     return (
-        f"mean of means: the loss does not average over what weight counts; the weights {shown} "
-        f"would fit. Pass weight=, for example lambda batch: (batch[1] != -100).sum()"
+        EquivalenceCause.MEAN_OF_MEANS,
+        f"The loss averages over something other than what weight counts; the weights {shown} "
+        f"would fit. Pass weight=, for example lambda batch: (batch[1] != -100).sum().",
     )
