@@ -78,9 +78,9 @@ def _call_command(options: argparse.Namespace, for_jupyter: Sequence[str]) -> in
 def run_command(options: argparse.Namespace) -> int:
     """Run lessons headless."""
     from nbkit.course.lessons import LessonError, find_lessons
-    from nbkit.course.run.course_run import LedgerError
-    from nbkit.course.run.course_run import run as run_lessons
+    from nbkit.course.run.course_run import LedgerError, run_lessons
     from nbkit.course.run.interrupts import keep_handlers
+    from nbkit.course.run.options import RunOptions
     from nbkit.course.run.tasks import read_grid
     from nbkit.lab.knobs import KnobError
     from nbkit.lab.shipped import lessons_dir
@@ -97,13 +97,15 @@ def run_command(options: argparse.Namespace) -> int:
                 out,
                 parameters,
                 options.profile,
-                options.timeout,
-                options.record,
-                grid=read_grid(options.grid),
-                jobs=options.jobs,
-                resume=options.resume,
-                executor=options.executor,
-                per_gpu=options.per_gpu,
+                read_grid(options.grid),
+                RunOptions(
+                    timeout=options.timeout,
+                    jobs=options.jobs,
+                    resume=options.resume,
+                    to_ledger=options.record,
+                    executor=options.executor,
+                    per_gpu=options.per_gpu,
+                ),
             )
     except (LessonError, KnobError) as error:
         raise UsageError(error) from error
