@@ -9,7 +9,7 @@ import sys
 from typing import TextIO
 
 
-def say(text: str = "") -> None:
+def print_line(text: str = "") -> None:
     """Print a line to stdout, as `write_text` does."""
     write_text(sys.stdout, text + "\n")
 

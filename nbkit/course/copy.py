@@ -61,7 +61,7 @@ def copy_lessons(
     return copied, kept
 
 
-def with_solutions(folder: Path, names: Iterable[str]) -> list[str]:
+def find_solved(folder: Path, names: Iterable[str]) -> list[str]:
     """Which of a folder's notebooks have solutions in them."""
     texts = {name: (folder / name).read_text(encoding="utf-8", errors="replace") for name in names}
     return [name for name, text in texts.items() if re.search(SUMMARY, text, re.IGNORECASE)]

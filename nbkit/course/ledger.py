@@ -1,8 +1,8 @@
 """The ledger: verdicts that were recorded on purpose, and that every later run must answer to.
 
-One file for each class of hardware and lesson, `data/ledger/<hardware>/<lesson>.json`: the record of
-a run, with all that it takes to repeat it. A number that moves is noise; a verdict that flips is a
-regression.
+It has a file for each class of hardware and lesson, `data/ledger/<hardware>/<lesson>.json`.
+It is the record of a run, with everything that is needed to repeat it. A number that moves is
+noise; a verdict that flips is a regression.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def ledger_dir() -> Path:
     return shipped.data_dir() / "ledger"
 
 
-def keep(record: Record, ledger: Path) -> Path:
+def keep_record(record: Record, ledger: Path) -> Path:
     """Write a run's record into the ledger, in place of what stood there; returns the file.
 
     Raises:
@@ -65,7 +65,7 @@ def find_flips(record: Record, ledger: Path) -> list[dict[str, Any]]:
     if recorded.parameters != record.parameters:
         return []
 
-    before, after = numbered(recorded.verdicts), numbered(record.verdicts)
+    before, after = number_verdicts(recorded.verdicts), number_verdicts(record.verdicts)
     pairs = [(then, now) for key, now in after.items() if (then := before.get(key))]
     if record.ok:
         pairs += [(then, _missing(then)) for key, then in before.items() if key not in after]
@@ -76,7 +76,7 @@ def find_flips(record: Record, ledger: Path) -> list[dict[str, Any]]:
     ]
 
 
-def numbered(verdicts: Sequence[dict[str, Any]]) -> dict[tuple[str, int], dict[str, Any]]:
+def number_verdicts(verdicts: Sequence[dict[str, Any]]) -> dict[tuple[str, int], dict[str, Any]]:
     """Each verdict under its claim and the how-maniest of that claim it is: none hides another."""
     seen: Counter[str] = Counter()
     found = {}

@@ -12,8 +12,8 @@ from tempfile import TemporaryDirectory
 
 from nbformat import NotebookNode
 
-from nbkit.course.console import say, write_text
-from nbkit.course.kernel.execute import execute, find_fault, save_notebook
+from nbkit.course.console import print_line, write_text
+from nbkit.course.kernel.execute import execute_notebook, find_fault, save_notebook
 from nbkit.course.lessons import LessonError, find_lessons
 from nbkit.lab.shipped import lessons_dir
 
@@ -25,7 +25,7 @@ def store(path: Path) -> None:
         LessonError: if it fails, with the cell and the reason; the file is as it was.
     """
     with TemporaryDirectory(prefix="nbkit-store-") as folder:
-        nb = execute(path, Path(folder, path.name))
+        nb = execute_notebook(path, Path(folder, path.name))
     fault = find_fault(nb)
     if fault:
         raise LessonError(f"{path.name} is left as it was: cell {fault[1]}, {fault[0]}")
@@ -60,7 +60,7 @@ def main(names: Sequence[str]) -> int:
     for path in lessons:
         try:
             store(path)
-            say(f"stored {path}")
+            print_line(f"stored {path}")
         except LessonError as error:
             write_text(sys.stderr, f"{error}\n")
             failed = 1

@@ -70,7 +70,12 @@ def test_small_unsigned_counts_do_not_wrap_around():
 
 def test_an_arm_takes_them_and_keeps_python_numbers():
     (rule,) = read_arms({"arm": {"lr": np.float32(0.5), "momentum": torch.tensor(0.25)}}, 1, 3)
-    assert (type(rule.lr), rule.lr, type(rule.momentum), rule.momentum) == (float, 0.5, float, 0.25)
+    assert (type(rule["lr"]), rule["lr"], type(rule["momentum"]), rule["momentum"]) == (
+        float,
+        0.5,
+        float,
+        0.25,
+    )
     with pytest.raises(ValueError, match="lr must be a number, got True"):
         read_arms({"arm": {"lr": True}}, 1, 3)
 

@@ -11,10 +11,11 @@ import pytest
 from course_notebooks import write
 
 import nbkit
-from nbkit.course import cli
-from nbkit.course.cli import _newest_folder, main
-from nbkit.course.console import say
+from nbkit.course.arguments import build_parser
+from nbkit.course.cli import main
+from nbkit.course.console import print_line
 from nbkit.course.copy import copy_lessons
+from nbkit.course.output_folder import find_newest_run, make_folder
 from nbkit.course.record import Record
 
 ROOT = Path(nbkit.__file__).parents[1]
@@ -159,7 +160,7 @@ def test_a_number_that_does_not_fit_is_answered_with_what_does(option, text, mes
 
 
 def test_the_gpus_can_be_left_to_all():
-    assert cli._parser().parse_args(["run", "--per-gpu", "0"]).per_gpu == 0
+    assert build_parser().parse_args(["run", "--per-gpu", "0"]).per_gpu == 0
 
 
 def test_the_time_limit_is_passed_on(course, capsys):
@@ -184,7 +185,7 @@ def test_a_grid_over_jobs_and_what_is_left_of_it_again(course, tmp_path, capsys)
 
 def test_two_runs_in_one_second_get_two_folders(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with cli.new_folder() as first, cli.new_folder() as second:
+    with make_folder() as first, make_folder() as second:
         assert first != second and first.is_dir() and second.is_dir()
         (first / "kept").touch()
     assert sorted(Path("runs").iterdir()) == [first]  # an empty one is not left behind
@@ -218,13 +219,13 @@ def test_a_reader_that_has_gone_ends_no_run(course, tmp_path, monkeypatch, name)
 
 def test_a_closed_stdout_is_no_error(monkeypatch):
     monkeypatch.setattr(sys, "stdout", None)
-    say("nobody hears it")
+    print_line("nobody hears it")
 
 
 def test_what_an_encoding_lacks_is_escaped(monkeypatch):
     data = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(data, encoding="cp1252"))
-    say("x → é")
+    print_line("x → é")
     assert data.getvalue().decode("cp1252").splitlines() == [r"x \u2192 é"]
 
 
@@ -235,7 +236,7 @@ def test_a_full_disk_below_stdout_is_said_on_stderr(monkeypatch, capsys):
     full = io.StringIO()
     full.write = refuse
     monkeypatch.setattr(sys, "stdout", full)
-    say("a table")
+    print_line("a table")
     assert "cannot be written: [Errno 28] No space left on device" in capsys.readouterr().err
 
 
@@ -322,7 +323,7 @@ def test_report_puts_runs_side_by_side(tmp_path, capsys, monkeypatch):
     assert capsys.readouterr().err == "nbkit report: file/new: Not a directory.\n"
 
 
-def test_resume_takes_the_newest_folder_of_a_run(tmp_path, monkeypatch):
+def test_resume_takes_thefind_newest_run_of_a_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     done = Record("01_x", {}, "0", "0", "2026", {}, status="ok")
     for time, name in enumerate(("first", "second", "docs", "both")):
@@ -333,4 +334,4 @@ def test_resume_takes_the_newest_folder_of_a_run(tmp_path, monkeypatch):
         if name == "both":  # newer still, and of a report
             assert main(["report", "runs/first", "runs/second", "--out", "runs/both"]) == 0
         os.utime(folder, (time, time))
-    assert _newest_folder() == Path("runs/second")
+    assert find_newest_run() == Path("runs/second")

@@ -7,9 +7,9 @@ from course_notebooks import write
 from course_pages import page
 
 from nbkit.course import cli, ledger
-from nbkit.course.ledger import find_flips, keep, ledger_dir
+from nbkit.course.ledger import find_flips, keep_record, ledger_dir
 from nbkit.course.record import Record
-from nbkit.course.report.write import summary, table
+from nbkit.course.report.write import format_table, summarize_records
 from nbkit.course.run import course_run
 
 CLAIM = """\
@@ -42,7 +42,7 @@ def test_the_ledger_stands_beside_the_data():
 
 
 def test_a_kept_record_says_what_it_takes_to_repeat_it(tmp_path):
-    path = keep(record(verdict("SUPPORTED", 1.0), lr=0.1), tmp_path)
+    path = keep_record(record(verdict("SUPPORTED", 1.0), lr=0.1), tmp_path)
     assert path == tmp_path / "cpu" / "01_a.json"
     kept = Record.load(path)
     assert kept.parameters == {"lr": 0.1} and kept.machine["processor"] == "a chip"
@@ -51,10 +51,10 @@ def test_a_kept_record_says_what_it_takes_to_repeat_it(tmp_path):
 
 
 def test_a_failed_lesson_is_not_kept_and_what_was_there_stays(tmp_path):
-    path = keep(record(verdict("SUPPORTED", 1.0)), tmp_path)
+    path = keep_record(record(verdict("SUPPORTED", 1.0)), tmp_path)
     before = path.read_bytes()
     with pytest.raises(ValueError, match="01_a failed, so it is not recorded"):
-        keep(record(status="failed"), tmp_path)
+        keep_record(record(status="failed"), tmp_path)
     assert path.read_bytes() == before
 
 
@@ -70,7 +70,7 @@ def test_a_failed_lesson_is_not_kept_and_what_was_there_stays(tmp_path):
     ],
 )
 def test_what_counts_as_flipped(tmp_path, then, now, flipped):
-    keep(record(verdict(then, 1.0), verdict("SUPPORTED", 1.0, claim="other")), tmp_path)
+    keep_record(record(verdict(then, 1.0), verdict("SUPPORTED", 1.0, claim="other")), tmp_path)
     flips = find_flips(record(verdict(now, 1.3), verdict("SUPPORTED", 1.2, "other")), tmp_path)
     assert [flip["claim"] for flip in flips] == ["c"] * flipped
     if flipped:
@@ -83,7 +83,7 @@ def claims_and_words(flips):
 
 def test_a_claim_judged_twice_is_compared_verdict_by_verdict(tmp_path):
     twice = [verdict("SUPPORTED", 1.0), verdict("REFUTED", 2.0)]
-    keep(record(*twice), tmp_path)
+    keep_record(record(*twice), tmp_path)
     assert find_flips(record(*twice), tmp_path) == []
     flips = find_flips(record(twice[0], verdict("INCONCLUSIVE", 1.5)), tmp_path)
     assert claims_and_words(flips) == [("c", "REFUTED", "INCONCLUSIVE")]
@@ -97,7 +97,7 @@ def test_a_claim_that_a_whole_run_no_longer_judges_is_a_flip(tmp_path):
         verdict("SKIPPED", 1.0, "skipped"),
         verdict("SUPPORTED", 1, "o"),
     ]
-    keep(record(*kept), tmp_path)
+    keep_record(record(*kept), tmp_path)
     flips = find_flips(record(kept[2]), tmp_path)
     assert claims_and_words(flips) == [("c", "REFUTED", "NO LONGER JUDGED")]
     assert flips[0]["now"]["reason"] == "the lesson ran to its end without a verdict on it"
@@ -106,7 +106,7 @@ def test_a_claim_that_a_whole_run_no_longer_judges_is_a_flip(tmp_path):
 
 
 def test_only_the_same_question_on_the_same_hardware_is_compared(tmp_path):
-    keep(record(verdict("SUPPORTED", 1.0), lr=0.1), tmp_path)
+    keep_record(record(verdict("SUPPORTED", 1.0), lr=0.1), tmp_path)
     refuted = verdict("REFUTED", 1.5)
     assert find_flips(record(refuted, lr=0.1), tmp_path)
     assert not find_flips(record(refuted, lr=0.2), tmp_path)
@@ -117,28 +117,28 @@ def test_only_the_same_question_on_the_same_hardware_is_compared(tmp_path):
 
 @pytest.mark.parametrize("text", ["{", "{}", "[1]"])
 def test_a_damaged_ledger_is_named(tmp_path, text):
-    path = keep(record(), tmp_path)
+    path = keep_record(record(), tmp_path)
     path.write_text(text)
     with pytest.raises(ValueError, match=r"cpu/01_a.json is not a record"):
         find_flips(record(), tmp_path)
 
 
 def test_a_flip_is_told_with_both_intervals(tmp_path):
-    keep(record(verdict("SUPPORTED", 1.0)), tmp_path)
+    keep_record(record(verdict("SUPPORTED", 1.0)), tmp_path)
     run = record(verdict("REFUTED", 1.5))
     run.flips = find_flips(run, tmp_path)
     told = "FLIPPED c: REFUTED, 1.5 [1.4, 1.6], n = 8; recorded 2026-01-02: SUPPORTED, 1 [0.9, 1.1]"
-    assert told in table([run]) and told in page([run])
-    assert summary([run]).endswith("; claims: 1 refuted; 1 flipped")
+    assert told in format_table([run]) and told in page([run])
+    assert summarize_records([run]).endswith("; claims: 1 refuted; 1 flipped")
 
 
 def test_a_missing_verdict_is_told_with_its_reason(tmp_path):
-    keep(record(verdict("SUPPORTED", 1.0)), tmp_path)
+    keep_record(record(verdict("SUPPORTED", 1.0)), tmp_path)
     run = record()
     run.flips = find_flips(run, tmp_path)
     why = "NO LONGER JUDGED, the lesson ran to its end without a verdict on it"
     told = f"FLIPPED c: {why}; recorded 2026-01-02: SUPPORTED, 1 [0.9, 1.1], n = 8"
-    assert told in table([run]) and told in page([run])
+    assert told in format_table([run]) and told in page([run])
 
 
 def test_a_run_is_recorded_on_purpose_only_and_a_flip_exits_with_3(tmp_path, monkeypatch, capsys):

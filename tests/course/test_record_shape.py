@@ -8,7 +8,7 @@ from test_course_report import MACHINE, VERDICT, record
 
 from nbkit.course.ledger import find_flips
 from nbkit.course.record import Record
-from nbkit.course.report.write import report, table
+from nbkit.course.report.write import format_table, write_report
 
 WORDS = ["", " ", "<b>x</b>", "\ud800"]
 ODD = [None, True, 5, -1, 10**400, float("nan"), *WORDS, [], [1], {}, {"a": 1}]
@@ -55,13 +55,13 @@ def test_no_change_of_a_record_ends_the_report(tmp_path, change):
         if path or change is not KeyError:
             text = json.dumps(changed(whole(), path, change))
             (sound / f"odd{number}.json").write_text(text)
-    told = report([sound], tmp_path / "out")
+    told = write_report([sound], tmp_path / "out")
     ours = [lesson.title for lesson in told.lessons if lesson.title == "02_b"]
     assert ours == ["02_b"]
     assert "<b>x</b>" not in (tmp_path / "out" / "report.md").read_text()
     assert "<b>x</b>" not in (tmp_path / "out" / "index.html").read_text()
     found = [one for path in sorted(sound.glob("*.json")) if (one := Record.find(path))]
-    assert table(found)
+    assert format_table(found)
 
 
 @pytest.mark.parametrize(
@@ -94,9 +94,9 @@ def test_json_that_is_nested_too_deep_is_no_record(tmp_path):
 def test_a_ledger_whose_verdict_has_no_claim_is_named(tmp_path):
     (tmp_path / "cpu").mkdir()
     told = whole() | {"verdicts": [{"verdict": "SUPPORTED"}], "flips": []}
-    (tmp_path / "cpu" / "01_a.json").write_text(json.dumps(told))
+    (tmp_path / "cpu" / "a.json").write_text(json.dumps(told))
     with pytest.raises(ValueError, match="is not a record: take it back from git"):
         find_flips(Record(**whole()), tmp_path)
     nowhere = Record(**(whole() | {"machine": {"processor": "a chip"}}))
-    with pytest.raises(ValueError, match="01_a: its record names no hardware"):
+    with pytest.raises(ValueError, match="a: its record names no hardware"):
         find_flips(nowhere, tmp_path)

@@ -11,7 +11,8 @@ import nbformat
 import pytest
 from course_notebooks import write
 
-from nbkit.course.cli import _parser, main
+from nbkit.course.arguments import build_parser
+from nbkit.course.cli import main
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -66,7 +67,7 @@ def test_each_command_can_be_read(words):
     if words.split()[0] not in ("report", "run", "copy", "lab", "doctor", "new"):
         pytest.fail(f"nbkit has no command {words.split()[0]}")
     if len(words.split()) > 1 or words not in ("report", "copy"):  # these two are also named alone
-        _parser().parse_args(shlex.split(words.replace('"', "")))
+        build_parser().parse_args(shlex.split(words.replace('"', "")))
 
 
 def test_there_are_commands():

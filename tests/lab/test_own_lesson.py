@@ -7,7 +7,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
-from nbkit.course.run.course_run import run
+from nbkit.course.run.course_run import run_lessons
 from nbkit.lab.evidence.claims import Claim, load_claims
 from nbkit.lab.evidence.intervals import Interval
 from nbkit.lab.exercise import Exercise
@@ -35,7 +35,7 @@ def folder(tmp_path, monkeypatch):
 
 def test_it_runs_headless_with_its_claims_and_its_knobs(folder):
     lesson = [folder / "weight_decay.ipynb"]
-    (record,) = run(lesson, folder / "runs", {"lr": "0.05"}, "smoke")
+    (record,) = run_lessons(lesson, folder / "runs", {"lr": "0.05"}, "smoke")
     assert (record.status, record.reason) == ("ok", None)
     (verdict,) = record.verdicts
     assert (verdict["claim"], verdict["verdict"]) == ("decay-narrows-the-gap", "SKIPPED")
@@ -45,7 +45,7 @@ def test_it_runs_headless_with_its_claims_and_its_knobs(folder):
 
 def test_its_parameters_are_checked_before_a_kernel_starts(folder):
     with pytest.raises(KnobError, match=r"weight_decay must be a float from 0.0001 to 1, got '7'"):
-        run([folder / "weight_decay.ipynb"], folder / "runs", {"weight_decay": "7"})
+        run_lessons([folder / "weight_decay.ipynb"], folder / "runs", {"weight_decay": "7"})
     assert not (folder / "runs").exists()
 
 

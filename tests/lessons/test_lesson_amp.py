@@ -210,19 +210,19 @@ def a_record(gpu, effect=1.7, interval=(1.6, None)):
 
 def test_without_a_recorded_gpu_the_lesson_says_so(tmp_path):
     assert "No run of this lesson on a GPU has been recorded" in lesson.recorded("amp", tmp_path)
-    ledger.keep(a_record(gpu=False), tmp_path)
+    ledger.keep_record(a_record(gpu=False), tmp_path)
     assert "No run of this lesson on a GPU has been recorded" in lesson.recorded("amp", tmp_path)
 
 
 def test_recorded_verdicts_of_gpus_are_shown_with_hardware_and_date(tmp_path):
-    ledger.keep(a_record(gpu=False), tmp_path)
-    ledger.keep(a_record(gpu=True), tmp_path)
+    ledger.keep_record(a_record(gpu=False), tmp_path)
+    ledger.keep_record(a_record(gpu=True), tmp_path)
     *_, row = lesson.recorded("amp", tmp_path).splitlines()
     assert row == (
         "| `amp-speed` | SUPPORTED | 1.7 [1.6, ∞], n = 20 timings | NVIDIA H200 | 2026-11-30 |"
     )
     assert "No run" in lesson.recorded("clipping", tmp_path)
-    ledger.keep(a_record(gpu=True, effect=None), tmp_path)
+    ledger.keep_record(a_record(gpu=True, effect=None), tmp_path)
     assert "| SKIPPED | needs cuda |" in lesson.recorded("amp", tmp_path)
 
 

@@ -14,7 +14,7 @@ from ranks import PATIENCE
 from torch import nn
 
 from nbkit.base.equivalence import EquivalenceReport
-from nbkit.course.kernel.execute import execute, find_fault
+from nbkit.course.kernel.execute import execute_notebook, find_fault
 from nbkit.ddp import LaunchError, all_mean, rank
 from nbkit.lab import plots
 from nbkit.lab.data import digits
@@ -304,7 +304,7 @@ def test_the_lesson_runs_without_a_second_process_and_says_so(tmp_path):
     planted = "import torch.distributed\n\ntorch.distributed.is_available = lambda: False"
     lesson.cells.insert(0, nbformat.v4.new_code_cell(planted))
     nbformat.write(lesson, tmp_path / "07_ddp.ipynb")
-    done = execute(tmp_path / "07_ddp.ipynb", tmp_path / "out.ipynb", {"profile": "smoke"})
+    done = execute_notebook(tmp_path / "07_ddp.ipynb", tmp_path / "out.ipynb", {"profile": "smoke"})
     assert find_fault(done) is None
     told = [o for cell in done.cells for o in cell.get("outputs", [])]
     text = "".join(o.get("text", "") for o in told)
@@ -342,7 +342,7 @@ def test_pairs_join_the_two_arms_of_a_round(ax):
 
 
 def test_errors_are_coloured_by_their_verdict(ax):
-    reports = {"same": EquivalenceReport(0.0, True), "not": EquivalenceReport(0.1, False, "x")}
+    reports = {"same": EquivalenceReport(0.0, True), "not": EquivalenceReport(0.1, False)}
     assert draw_errors(ax, reports) is ax
     colors = [matplotlib.colors.to_hex(bar.get_facecolor()).upper() for bar in ax.patches]
     assert colors == [plots.BEST, plots.TECHNIQUE]

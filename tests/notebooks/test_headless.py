@@ -7,7 +7,7 @@ import nbformat
 import pytest
 
 from nbkit.course.record import Record
-from nbkit.course.run.course_run import run
+from nbkit.course.run.course_run import run_lessons
 from nbkit.lab.shipped import lessons_dir
 
 LESSON = lessons_dir() / "01_lr_finder.ipynb"
@@ -15,7 +15,7 @@ LESSON = lessons_dir() / "01_lr_finder.ipynb"
 
 @pytest.mark.parametrize("path", sorted(lessons_dir().glob("*.ipynb")), ids=lambda p: p.stem)
 def test_a_smoke_run_of_every_lesson_succeeds(tmp_path, path):
-    (record,) = run([path], tmp_path, {}, "smoke")
+    (record,) = run_lessons([path], tmp_path, {}, "smoke")
     assert (record.status, record.reason) == ("ok", None)
     assert record.verdicts
     assert {verdict["verdict"] for verdict in record.verdicts} == {"SKIPPED"}
@@ -60,7 +60,7 @@ def test_an_error_under_a_slider_turns_the_run_red(tmp_path):
     lab.source = lab.source.replace("    yield\n", "    yield\n    raise KeyError('planted')\n", 1)
     planted = tmp_path / LESSON.name
     nbformat.write(lesson, planted)
-    (record,) = run([planted], tmp_path / "out", {}, "smoke")
+    (record,) = run_lessons([planted], tmp_path / "out", {}, "smoke")
     assert record.status == "failed"
     assert "planted" in record.reason
     done = nbformat.read(tmp_path / "out" / LESSON.name, 4)

@@ -24,7 +24,7 @@ SILENT = logging.NullHandler()
 ONE_AT_A_TIME = Lock()  # the filters of warnings belong to all threads
 
 
-def execute(
+def execute_notebook(
     path: Path,
     executed: Path,
     parameters: Mapping[str, Value] | None = None,

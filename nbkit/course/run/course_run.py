@@ -1,6 +1,6 @@
-"""Run lessons headless; one that fails does not stop the next.
+"""Run lessons headless, one after another or side by side; a failed lesson does not stop the rest.
 
-Each leaves three files: the executed notebook, the same as HTML, and a record for programs.
+For each lesson, a run writes the executed notebook, an HTML copy and a machine-readable record.
 """
 
 from __future__ import annotations
@@ -8,180 +8,221 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from nbkit.course.console import say
+from nbkit.course.console import print_line
 from nbkit.course.kernel import fork_client as warm
-from nbkit.course.kernel.client import CELL_SECONDS
 from nbkit.course.kernel.headless import share_threads
-from nbkit.course.ledger import find_flips, keep, ledger_dir
+from nbkit.course.ledger import find_flips, keep_record, ledger_dir
 from nbkit.course.lessons import LessonError
 from nbkit.course.record import Record
-from nbkit.course.report.write import PAGE, check_page, table, write_reports
+from nbkit.course.report.write import PAGE, check_page, format_table, write_reports
 from nbkit.course.run.dispatch import drive
 from nbkit.course.run.exclusive import needs_quiet
 from nbkit.course.run.executors import LOCAL, open_executor
 from nbkit.course.run.folder_lock import hold_folder
 from nbkit.course.run.interrupts import keep_handlers
 from nbkit.course.run.one_lesson import run_lesson, with_profile
+from nbkit.course.run.options import RunOptions
 from nbkit.course.run.progress import Progress
 from nbkit.course.run.tasks import Task, plan
 from nbkit.course.run.time_left import Expected, expect
 
-__all__ = ["run", "run_lesson"]
+__all__ = ["run_lesson", "run_lessons"]
+
+MAX_SHOWN_PATH = 200  # characters of a path in a message
 
 
 class LedgerError(Exception):
-    """The lessons ran, and are reported; the ledger could not be read or written."""
+    """The lessons ran and are reported, but the ledger could not be read or written."""
 
 
-def run(
+def run_lessons(
     lessons: Sequence[Path],
     out: Path,
     parameters: Mapping[str, object] | None = None,
     profile: str | None = None,
-    timeout: float = CELL_SECONDS,
-    to_ledger: bool = False,
-    *,
     grid: Mapping[str, Sequence[object]] | None = None,
-    jobs: int = 1,
-    resume: bool = False,
-    executor: str = LOCAL,
-    per_gpu: int = 1,
+    options: RunOptions | None = None,
 ) -> list[Record]:
-    """Run the lessons, showing progress; print the table, write the page.
+    """Run the lessons, show the progress, print the table of results and write the page.
 
     Args:
         lessons: paths of notebooks.
-        out: the folder for what they leave; made if it is not there.
-        parameters: for each of the lessons; text is read by the declared type.
-        profile: `smoke`, `lesson` or `full`: short for the parameter of that name.
-        timeout: seconds that one cell may take.
-        to_ledger: write the record of each lesson that ran into the ledger too.
-        grid: values by parameter: each lesson runs at each combination.
-        jobs: how many run at a time; they share the cores.
-        resume: keep what an earlier run in this folder has done: same parameters, lesson and nbkit.
-        executor: where: `local`, `dask:ADDRESS`, or `module:callable`.
-        per_gpu: how many may share a GPU; 0 leaves the GPUs to all of them.
+        out: output folder; created if it does not exist.
+        parameters: values by name for every lesson; text is converted to the declared type.
+        profile: `smoke`, `lesson` or `full`; short for the parameter of that name.
+        grid: values by parameter; each lesson runs once for each combination.
+        options: time limit, number of jobs, executor and the like; default `RunOptions()`.
     Returns:
-        the records, in the order of the lessons and points.
+        one record for each lesson and grid point, in their order.
     Raises:
-        KnobError: if a lesson does not take one of the parameters; none has been started.
-        LessonError: if two lessons, or a lesson and somebody's work, would share a file, or
-            another run is at work in the folder.
-        LedgerError: if the ledger cannot be read or written; after all have run and are reported.
+        KnobError: if a lesson does not accept one of the parameters; no lesson has been started.
+        LessonError: if two lessons would write the same file, a file in the output folder was not
+            written by a run, or another run uses the folder.
+        LedgerError: if the ledger cannot be read or written; all lessons have run and are reported.
     """
-    if to_ledger and grid:
-        raise LessonError("the ledger holds one run of a lesson: record without a grid.")
-    environment = share_threads(jobs) if executor == LOCAL else {}
+    options = options or RunOptions()
+    if options.to_ledger and grid:
+        raise LessonError(
+            "the ledger keeps one result per lesson, got --record together with --grid: "
+            "record without a grid."
+        )
+    # An executor's workers may have other cores than this machine: they keep their own settings.
+    environment = share_threads(options.jobs) if options.executor == LOCAL else {}
     try:
         tasks = plan(
-            *(lessons, out, with_profile(parameters, profile), grid, timeout),
+            lessons,
+            out,
+            with_profile(parameters, profile),
+            grid,
+            timeout=options.timeout,
             environment=environment,
-            per_gpu=per_gpu,
+            per_gpu=options.per_gpu,
         )
         check_page(out)
-    except OSError as error:  # a name that is too long, a folder that nobody may look into
-        where = str(error.filename or out)
-        where = where if len(where) < 200 else f"{where[:200]}..."
-        raise LessonError(f"{where} cannot be used: {error.strerror}.") from error
-    if executor == LOCAL:
-        warm.start([task.path for task in tasks], environment)  # meanwhile the rest is got ready
+    except OSError as error:  # the name is too long, or the folder is not readable
+        path = str(error.filename or out)
+        shown = path if len(path) < MAX_SHOWN_PATH else f"{path[:MAX_SHOWN_PATH]}..."
+        raise LessonError(
+            f"{shown} cannot be used: {error.strerror}. Choose another --out."
+        ) from error
+    if options.executor == LOCAL:
+        # torch is imported in the background while the executor and the folder are prepared.
+        warm.start([task.path for task in tasks], environment)
     try:
-        with open_executor(executor, jobs) as pool, hold_folder(out) as token, keep_handlers():
+        with (
+            open_executor(options.executor, options.jobs) as pool,
+            hold_folder(out) as token,
+            keep_handlers(),
+        ):
             tasks = [replace(task, token=token) for task in tasks]
-            return _run(tasks, pool, out, jobs, resume, to_ledger)
+            return _run_tasks(tasks, pool, out, options)
     finally:
         warm.stop()
 
 
-def _run(
-    tasks: list[Task], pool: object, out: Path, jobs: int, resume: bool, to_ledger: bool
-) -> list[Record]:
-    kept = {task.name: done for task in tasks if resume and (done := task.done())}
+def _run_tasks(tasks: list[Task], pool: Any, out: Path, options: RunOptions) -> list[Record]:
+    """Run the tasks that are not finished yet, then report all of them."""
+    kept = _find_finished(tasks) if options.resume else {}
     missing = [task for task in tasks if task.name not in kept]
     expected = {task.name: expect(task) for task in tasks}
     for task in missing:
-        _wait(task)
+        _write_waiting_record(task)
 
     problems: list[str] = []
-    places = {task.name: task.record_path for task in tasks}
+    paths = {task.name: task.record_path for task in tasks}
 
-    def finished(record: Record) -> None:
-        problems.extend(_hold_against_ledger(record, places[record.name], to_ledger))
+    def check_ledger(record: Record) -> None:
+        problem = _compare_with_ledger(record, paths[record.name], options.to_ledger)
+        if problem:
+            problems.append(problem)
 
+    # A kept result is compared again: the ledger may have changed since.
     for record in kept.values():
-        finished(record)  # it may have been recorded since
+        check_ledger(record)
     try:
-        with Progress(len(missing), jobs=jobs, expected=expected) as progress:
-            drive(_in_order(missing, expected, jobs), pool, progress, finished)
-    finally:  # what has run is reported after Ctrl-C too
+        with Progress(len(missing), jobs=options.jobs, expected=expected) as progress:
+            drive(_order_tasks(missing, expected, options.jobs), pool, progress, check_ledger)
+    finally:  # after Ctrl-C too, everything that has run is reported
         if kept:
-            say(f"done before, and kept: {', '.join(kept)}")
-        records = [_stands(task) for task in tasks]
-        _report(records, out)
+            print_line(f"done before, and kept: {', '.join(kept)}")
+        records = [_read_final_record(task) for task in tasks]
+        _report_records(records, out)
         for problem in problems:
-            say(f"ledger: {problem}")
+            print_line(f"ledger: {problem}")
     if problems:
         raise LedgerError("; ".join(problems))
     return records
 
 
-def _hold_against_ledger(record: Record, path: Path, to_ledger: bool) -> list[str]:
-    """Note what has flipped, and record the verdicts if that is wanted; what went wrong with it.
+def _find_finished(tasks: Sequence[Task]) -> dict[str, Record]:
+    """Map the name of each task that an earlier run has finished to its record."""
+    kept = {}
+    for task in tasks:
+        record = task.done()
+        if record is not None:
+            kept[task.name] = record
+    return kept
 
-    A ledger that cannot be read or written is nothing that is wrong with the lesson, or the others.
+
+def _compare_with_ledger(record: Record, path: Path, to_ledger: bool) -> str | None:
+    """Note flipped verdicts in the record, and write it into the ledger if `to_ledger`.
+
+    Args:
+        record: of a lesson that has ended; its `flips` are updated.
+        path: the file of the record, rewritten if the flips have changed.
+        to_ledger: whether to record the verdicts.
+    Returns:
+        why the ledger could not be read or written, else None. Such a problem does not fail the
+        lesson.
     """
-    if not record.machine:  # it has not begun
-        return []
-    problems, before = [], record.flips
+    if not record.machine:  # the lesson has not begun
+        return None
+    problem, before = None, record.flips
     try:
         record.flips = find_flips(record, ledger_dir())
         if record.flips != before:
             record.save(path)
     except (OSError, ValueError) as error:
-        problems = [str(error)] if record.ok else []
+        problem = str(error) if record.ok else None
     if not (to_ledger and record.ok):
-        return problems
+        return problem
+    # Recording replaces a damaged ledger file, so an error of reading it no longer matters.
     try:
-        keep(record, ledger_dir())
+        keep_record(record, ledger_dir())
     except (OSError, ValueError) as error:
-        return [str(error)]
-    return []
+        return str(error)
+    return None
 
 
-def _wait(task: Task) -> None:
-    """Put a record there that says that it has not begun, and remove what earlier runs left."""
-    record = task.record()
+def _write_waiting_record(task: Task) -> None:
+    """Write a record with the status `waiting`, and remove the outputs of earlier runs."""
+    record = task.record()  # built first: it counts the attempts of the earlier record
     task.clear()
     try:
         record.save(task.record_path)
     except OSError as error:
-        raise LessonError(f"{task.record_path} cannot be written: {error.strerror}.") from error
+        raise LessonError(
+            f"{task.record_path} cannot be written: {error.strerror}. "
+            f"Free some space, or choose another --out."
+        ) from error
 
 
-def _in_order(tasks: list[Task], expected: Mapping[str, Expected | None], jobs: int) -> list[Task]:
-    """In an order that leaves no core idle for long: the lessons that run alone go first.
+def _order_tasks(
+    tasks: list[Task], expected: Mapping[str, Expected | None], jobs: int
+) -> list[Task]:
+    """Order the tasks so that no core is idle for long; a single job keeps their order.
 
-    After them the longest, so that none of these is left over at the end.
+    Lessons that need the machine alone go first, then the longest lessons, so that none of these
+    is left over at the end.
     """
     if jobs == 1:
         return tasks
-    seconds = {name: times.seconds if times else float("inf") for name, times in expected.items()}
-    shared = {task.name: not needs_quiet(task.lesson) for task in tasks}
-    return sorted(tasks, key=lambda task: (shared[task.name], -seconds[task.name]))
+
+    def rank_task(task: Task) -> tuple[bool, float]:
+        times = expected[task.name]
+        # An unknown duration counts as long.
+        seconds = times.seconds if times else float("inf")
+        return not needs_quiet(task.lesson), -seconds
+
+    return sorted(tasks, key=rank_task)
 
 
-def _stands(task: Task) -> Record:
-    """The record as it is on disk."""
-    gone = "its record is gone, or is no record any more"
+def _read_final_record(task: Task) -> Record:
+    """Read the record of a task from disk; a missing or damaged one counts as a failure."""
+    gone = "its record was removed or damaged while the run was going on"
     return Record.find(task.record_path) or task.record(status="failed", reason=gone)
 
 
-def _report(records: Sequence[Record], out: Path) -> None:
-    """Write the page, then print the table: whoever reads that may be gone already."""
-    told = f"Everything on one page: {out / PAGE}"
+def _report_records(records: Sequence[Record], out: Path) -> None:
+    """Write the page, then print the table.
+
+    The page comes first: printing may fail if the reader of the output has gone.
+    """
+    last_line = f"Everything on one page: {out / PAGE}"
     try:
         write_reports(records, out)
     except OSError as error:
-        told = f"{out / PAGE} cannot be written: {error.strerror}."
-    say(f"{table(records)}\n\n{told}")
+        last_line = f"{out / PAGE} cannot be written: {error.strerror}."
+    print_line(f"{format_table(records)}\n\n{last_line}")

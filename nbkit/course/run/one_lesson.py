@@ -19,7 +19,13 @@ import nbkit
 from nbkit.base.whole_file import write_whole
 from nbkit.course.kernel import fork_client as warm
 from nbkit.course.kernel.client import CELL_SECONDS, Stopped, runnable_cells
-from nbkit.course.kernel.execute import as_html, execute, find_fault, read_left, save_notebook
+from nbkit.course.kernel.execute import (
+    as_html,
+    execute_notebook,
+    find_fault,
+    read_left,
+    save_notebook,
+)
 from nbkit.course.kernel.headless import headless_environment
 from nbkit.course.lessons import LessonError, check_parameters
 from nbkit.course.record import RUNNING, Record
@@ -127,7 +133,7 @@ def _run(task: Task, progress: Callable[[int, int], None]) -> Record:
         with company(alone, task.stopped), lease(task.per_gpu, task.stopped) as gpu:
             record, began = _open_record(task), monotonic()  # waiting is not running
             record.save(task.record_path)
-            nb = execute(
+            nb = execute_notebook(
                 task.path,
                 task.part,
                 task.values,

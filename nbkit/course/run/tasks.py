@@ -134,8 +134,10 @@ def plan(
     out: Path,
     given: Mapping[str, object],
     grid: Mapping[str, Sequence[object]] | None = None,
+    *,
     timeout: float = CELL_SECONDS,
-    **more: object,
+    environment: Mapping[str, str] | None = None,
+    per_gpu: int = 1,
 ) -> list[Task]:
     """A task for each lesson; with a grid, for each lesson at each point.
 
@@ -145,7 +147,8 @@ def plan(
         given: parameters for each of the lessons; text is read by the declared type.
         grid: values by parameter; the points are all combinations.
         timeout: seconds that one cell may take.
-        more: for each task: `environment`, `per_gpu`, `token`.
+        environment: variables for the kernels.
+        per_gpu: number of lessons that may share a GPU; 0 lets every lesson see all GPUs.
     Raises:
         KnobError: if a lesson does not take one of the parameters.
         LessonError: if two tasks, or a task and somebody's work, would share a file.
@@ -156,7 +159,7 @@ def plan(
     tasks = []
     for path in (path.absolute() for path in lessons):
         for name, values in _points(path, given, grid or {}):
-            tasks.append(Task(path, out, name, values, timeout, **more))  # type: ignore[arg-type]
+            tasks.append(Task(path, out, name, values, timeout, dict(environment or {}), per_gpu))
     names = [task.name for task in tasks]
     for task in tasks:
         if names.count(task.name) > 1:

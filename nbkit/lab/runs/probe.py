@@ -1,4 +1,4 @@
-"""A few samples through a stack and through its models: whether both compute the same."""
+"""Send a few samples through a stack and through its models, and compare what they compute."""
 
 from __future__ import annotations
 
@@ -14,20 +14,21 @@ from torch.overrides import TorchFunctionMode
 
 from nbkit.base.state import preserve_state
 from nbkit.lab.runs.stacked_layers import StackedLinear, Vmapped, Wide
-from nbkit.lab.runs.stacking import UNUSUAL, refusal, stack_layers
+from nbkit.lab.runs.stacking import UNUSUAL, make_refusal, stack_layers
 
-Answer = dict[str, list[Tensor]]  # what is compared -> tensors (runs, numbers)
-OPTIONS = ("padding_idx", "max_norm", "norm_type", "scale_grad_by_freq", "sparse")  # F.embedding's
+Answer = dict[str, list[Tensor]]  # by what is compared, tensors of (runs, numbers of one run)
+# What F.embedding takes after the tokens and the weight, in order.
+LOOKUP_OPTIONS = ("padding_idx", "max_norm", "norm_type", "scale_grad_by_freq", "sparse")
 
 
-def compare(stacked: nn.Module, models: Sequence[nn.Module], x: Tensor) -> None:
-    """Refuse models whose stack does not do, on these samples, what each of them does.
+def check_stack(stacked: nn.Module, models: Sequence[nn.Module], x: Tensor) -> None:
+    """Refuse models whose stack computes something else on these samples than each of them does.
 
-    Compared are the outputs in training and in evaluation, the gradient of each parameter, and what
-    is left in the buffers. That finds a forward that vmap cannot follow, that draws random numbers,
-    that puts a new buffer in an old one's place, or that depends on what differs between the models
-    and is no tensor of theirs. Copies are called: none is changed. Linear, Flatten and activations
-    alone leave nothing to find.
+    It compares the outputs in training and in evaluation, the gradient of each parameter, and the
+    buffers afterwards. That finds a forward that vmap cannot follow, that draws random numbers,
+    that replaces a buffer by a new one, or that depends on something which differs between the
+    models and is not one of their tensors. It calls copies, so no model changes. A stack of Linear,
+    Flatten and activations only is not compared: nothing can go wrong there.
 
     Raises:
         ValueError: if anything differs; it names the innermost layer that differs by itself.
@@ -35,136 +36,168 @@ def compare(stacked: nn.Module, models: Sequence[nn.Module], x: Tensor) -> None:
     if not any(isinstance(module, Vmapped | Wide) for module in stacked.modules()):
         return
     with preserve_state(), torch.enable_grad():
-        wrong = _wrong(stacked, models, [x] * len(models))
+        wrong = _find_difference(stacked, models, [x] * len(models))
         if wrong is not None:
-            raise _innermost(models, x) or wrong
+            raise _find_innermost(models, x) or wrong
 
 
-def _wrong(stacked: nn.Module, models: Sequence[nn.Module], xs: list[Tensor]) -> ValueError | None:
-    """The refusal of this stack, or None; `xs` are the samples of each model."""
+def _find_difference(
+    stacked: nn.Module, models: Sequence[nn.Module], xs: list[Tensor]
+) -> ValueError | None:
+    """Return the refusal of this stack, or None; `xs` are the samples of each model."""
     name = type(models[0]).__name__
-    alone: dict[tuple[int, int], Answer] = {}
     pairs = list(zip(models, xs, strict=True))
+    alone: dict[tuple[int, int], Answer] = {}
     for model, x in pairs:
         if (id(model), id(x)) not in alone:  # arms that start alike share their models
-            alone[id(model), id(x)] = _answer(copy.deepcopy(model), x, 1, nullcontext())
+            alone[id(model), id(x)] = _answer_samples(copy.deepcopy(model), x, 1, nullcontext())
     try:
-        found = _answer(copy.deepcopy(stacked), torch.stack(xs), len(xs), _PlainLookups())
+        found = _answer_samples(
+            copy.deepcopy(stacked), torch.stack(xs), len(xs), RefuseLookupOptions()
+        )
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
-        reason = str(error).strip().split("\n")[0]
-        refused = refusal(f"the forward of {name} ({reason})")
+        first_line = str(error).strip().split("\n")[0]
+        refused = make_refusal(f"the forward of {name} ({first_line})")
         refused.__cause__ = error
         return refused
     for what, ours in found.items():
-        theirs = zip(*(alone[id(model), id(x)][what] for model, x in pairs), strict=True)
-        if not _close(ours, [torch.cat(parts) for parts in theirs]):
-            return refusal(f"{name}: stacked, it gives other {what} than each model alone")
+        answers = [alone[id(model), id(x)][what] for model, x in pairs]
+        # Tensor by tensor, the models' answers as (runs, numbers of one run).
+        theirs = [torch.cat(parts) for parts in zip(*answers, strict=True)]
+        if not _are_close(ours, theirs):
+            return make_refusal(f"{name}: stacked, it gives other {what} than each model alone")
     return None
 
 
-def _innermost(models: Sequence[nn.Module], x: Tensor) -> ValueError | None:
-    """The refusal of the innermost layer that is wrong by itself, on what its model gives it."""
-    calls = [_calls(copy.deepcopy(model), x) for model in models]
-    for path in reversed([path for path in calls[0] if path]):  # a block's layers before the block
-        if not all(path in each for each in calls):
+def _find_innermost(models: Sequence[nn.Module], x: Tensor) -> ValueError | None:
+    """Return the refusal of the innermost layer that differs by itself, on its own inputs."""
+    calls = [_record_inputs(copy.deepcopy(model), x) for model in models]
+    for path in reversed(list(calls[0])):  # the layers in a block come before the block
+        if not path or not all(path in each for each in calls):
             continue
         layers = [model.get_submodule(path) for model in models]
-        around = [models[0], *map(models[0].get_submodule, _prefixes(path))]
-        in_sequence = all(type(block) is nn.Sequential for block in around)
-        # In a block with a forward of its own everything goes through vmap.
-        stacked = stack_layers(layers) if in_sequence else Vmapped(layers)
-        wrong = _wrong(stacked, layers, [each[path] for each in calls])
+        # In a block with its own forward everything goes through vmap.
+        stacked = stack_layers(layers) if _is_in_sequence(models[0], path) else Vmapped(layers)
+        wrong = _find_difference(stacked, layers, [each[path] for each in calls])
         if wrong is not None:
             return wrong
     return None
 
 
-def _prefixes(path: str) -> list[str]:
-    """The blocks around a layer, by path: a and a.b around a.b.c."""
-    names = path.split(".")
-    return [".".join(names[:count]) for count in range(1, len(names))]
+def _is_in_sequence(model: nn.Module, path: str) -> bool:
+    """Return whether every block around a layer is a plain nn.Sequential."""
+    block = model
+    for name in path.split("."):
+        if type(block) is not nn.Sequential:
+            return False
+        block = block.get_submodule(name)
+    return True
 
 
-def _calls(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
-    """What each layer that takes one tensor and gives one is called with, outer layers first."""
+def _record_inputs(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
+    """Record the input of each layer that takes and returns one tensor, outer layers first."""
     given: dict[str, Tensor] = {}
 
-    def note(path: str, args: Any, output: Any) -> None:
+    def note_input(path: str, args: Any, output: Any) -> None:
         if len(args) == 1 and isinstance(args[0], Tensor) and isinstance(output, Tensor):
             given.setdefault(path, args[0].detach().clone())
 
     for path, module in model.named_modules():
-        module.register_forward_hook(lambda _, args, output, path=path: note(path, args, output))
+        module.register_forward_hook(
+            lambda _, args, output, path=path: note_input(path, args, output)
+        )
     model(x.clone())
+    # The hooks ran inner layers first.
     return {path: given[path] for path, _ in model.named_modules() if path in given}
 
 
-def _answer(
+def _answer_samples(
     model: nn.Module, x: Tensor, runs: int, training: AbstractContextManager[Any]
 ) -> Answer:
-    """What the model gives for these samples and keeps of them; it is changed."""
+    """Return everything that is compared; the model's buffers change.
+
+    Args:
+        model: a stack, or with runs=1 a single model.
+        x: its samples.
+        runs: how many runs share each tensor.
+        training: a context for the calls in training mode.
+    """
     with training:
         with torch.no_grad():
-            model(x.clone())  # what the first call leaves counts in the second
+            model(x.clone())  # the second call sees the buffers that the first one has changed
         y = model(x.clone())
-    turned = {id(m.weight) for m in model.modules() if isinstance(m, StackedLinear)}
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    gradients: Sequence[Tensor | None] = [None] * len(parameters)
-    if y.requires_grad:
-        ramp = torch.linspace(-1, 1, y.numel() // runs, dtype=y.dtype, device=y.device)
-        total = (y.reshape(runs, -1) * ramp).sum()
-        gradients = torch.autograd.grad(total, parameters, allow_unused=True)
-    each = [
-        _rows(y.new_empty(0) if g is None else g.mT if id(p) in turned else g, runs)
-        for p, g in zip(parameters, gradients, strict=True)
-    ]
-    buffers = [_rows(buffer.detach(), runs) for buffer in model.buffers()]
+    gradients = _find_gradients(model, y, runs)
+    buffers = [_split_runs(buffer.detach(), runs) for buffer in model.buffers()]
     with torch.no_grad():
         evaluated = model.eval()(x.clone())
     return {
-        "outputs": [_rows(y.detach(), runs)],
-        "gradients": each,
+        "outputs": [_split_runs(y.detach(), runs)],
+        "gradients": gradients,
         "buffers": buffers,
-        "outputs in evaluation": [_rows(evaluated, runs)],
+        "outputs in evaluation": [_split_runs(evaluated, runs)],
     }
 
 
-def _rows(tensor: Tensor, runs: int) -> Tensor:
-    """(runs, numbers of one run); a lone number is the same in all of them."""
+def _find_gradients(model: nn.Module, y: Tensor, runs: int) -> list[Tensor]:
+    """Return the gradients of a weighted sum of the outputs, as they look in a single model."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    found: Sequence[Tensor | None] = [None] * len(parameters)
+    if y.requires_grad:
+        # A plain sum would not notice outputs that have changed places.
+        ramp = torch.linspace(-1, 1, y.numel() // runs, dtype=y.dtype, device=y.device)
+        total = (y.reshape(runs, -1) * ramp).sum()
+        found = torch.autograd.grad(total, parameters, allow_unused=True)
+    turned = {id(m.weight) for m in model.modules() if isinstance(m, StackedLinear)}
+    gradients = []
+    for parameter, gradient in zip(parameters, found, strict=True):
+        if gradient is None:
+            gradient = y.new_empty(0)
+        elif id(parameter) in turned:  # a stacked Linear keeps (inputs, outputs)
+            gradient = gradient.mT
+        gradients.append(_split_runs(gradient, runs))
+    return gradients
+
+
+def _split_runs(tensor: Tensor, runs: int) -> Tensor:
+    """Reshape to (runs, numbers of one run); a single number is the same in all runs."""
     if not tensor.ndim:
         return tensor.expand(runs, 1)
     return tensor.reshape(runs, tensor.numel() // runs)
 
 
-def _close(found: Sequence[Tensor], expected: Sequence[Tensor]) -> bool:
+def _are_close(found: Sequence[Tensor], expected: Sequence[Tensor]) -> bool:
+    """Return whether all tensors are equal but for rounding, wherever the expected is finite."""
     if [tensor.shape for tensor in found] != [tensor.shape for tensor in expected]:
         return False
     # Weights may be so large that nothing can be compared; times 1.0, counts are floats too.
     theirs = [1.0 * tensor.where(tensor.isfinite(), 0) for tensor in expected]
     ours = [1.0 * a.where(b.isfinite(), 0) for a, b in zip(found, expected, strict=True)]
     sizes = [tensor.abs().max().item() if tensor.numel() else 0.0 for tensor in theirs]
-    # Rounding, of what is next to nothing: of its tensor, or a whole tensor beside the others, such
-    # as the gradient of a bias before a BatchNorm.
-    least = [1e-3 * size + 1e-4 * max(sizes) for size in sizes]
-    each = zip(ours, theirs, least, strict=True)
-    return all(torch.allclose(a, b, rtol=1e-3, atol=atol) for a, b, atol in each)
+    for mine, other, size in zip(ours, theirs, sizes, strict=True):
+        # Absolute tolerance for values that are tiny relative to their tensor, and for tensors that
+        # are tiny relative to the others, such as the gradient of a bias before a BatchNorm.
+        tolerance = 1e-3 * size + 1e-4 * max(sizes)
+        if not torch.allclose(mine, other, rtol=1e-3, atol=tolerance):
+            return False
+    return True
 
 
-class _PlainLookups(TorchFunctionMode):
-    """Refuses F.embedding with an option: under vmap its gradient is right in the first run only.
+class RefuseLookupOptions(TorchFunctionMode):
+    """Refuse F.embedding with an option: under vmap its gradient is right in the first run only.
 
-    A token of padding may be in none of the samples, and then comparing them finds nothing.
+    Comparing outputs may miss that: perhaps none of the samples holds a token of padding.
     """
 
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
     ) -> Any:
-        """The call as it was meant, or the refusal."""
+        """Call the function, or refuse it."""
         kwargs = kwargs or {}
         if func is F.embedding:
-            given = {**dict(zip(OPTIONS, args[2:], strict=False)), **kwargs}
+            given = {**dict(zip(LOOKUP_OPTIONS, args[2:], strict=False)), **kwargs}
             wrong = [option for option in UNUSUAL if given.get(option)]
-            wrong += ["padding_idx"] * (given.get("padding_idx") is not None)
+            if given.get("padding_idx") is not None:
+                wrong.append("padding_idx")
             if wrong:
                 raise ValueError(f"F.embedding with {' and '.join(wrong)}")
         return func(*args, **kwargs)

@@ -1,105 +1,140 @@
-"""The two ways to train many runs: one by one, and as one program."""
+"""Train many runs in two ways: one by one, or stacked into as few programs as possible."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from nbkit.lab.data import Batches, Data
-from nbkit.lab.runs.arms import Rule
-from nbkit.lab.runs.probe import compare
-from nbkit.lab.runs.stacked_clipping import find_layouts
-from nbkit.lab.runs.stacked_optimizers import make_update, per_run, run_losses
+from nbkit.lab.runs.assembly import (
+    choose_loss,
+    choose_stacked_loss,
+    group_program,
+    make_optimizer,
+    make_update,
+)
+from nbkit.lab.runs.layouts import find_layouts
+from nbkit.lab.runs.option import Rule
+from nbkit.lab.runs.probe import check_stack
 from nbkit.lab.runs.stacking import stack
-from nbkit.lab.runs.training import train
+from nbkit.lab.runs.training import Step, train
 
 PROBE = 8  # samples on which a stack is compared with its models before it is trained
 
 Predict = Callable[[Tensor], Tensor]  # samples -> logits (runs, samples, classes)
-Start = tuple[Predict, Iterator[Tensor]]  # and, step by step, the losses (runs)
+# How to predict, and an iterator that trains one step at a time and yields the losses (runs).
+Start = tuple[Predict, Iterator[Tensor]]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """One run to be: its model as it starts, how it is trained, and on what."""
+    """One run before it starts: its initial model, its rule and its batches."""
 
     model: nn.Module
     rule: Rule
     order: Batches
 
 
-def apart(plans: Sequence[Plan], data: Data) -> Start:
-    """The plain version: an ordinary loop for each run, one step of each in turn."""
+# ---- one by one ----
+
+
+def train_separately(plans: Sequence[Plan], data: Data) -> Start:
+    """Train each run in an ordinary loop, one step of each in turn."""
     models, trainings = [], []
     for plan in plans:
-        models.append(copy.deepcopy(plan.model))
-        loss_fn = partial(F.cross_entropy, label_smoothing=plan.rule.label_smoothing)
-        optimizer = plan.rule.make_optimizer(models[-1])
-        schedule = plan.rule.schedule
-        trainings.append(train(models[-1], plan.order, optimizer, loss_fn, schedule=schedule))
-    losses = (torch.stack([step.loss for step in steps]) for steps in zip(*trainings, strict=True))
-    return (lambda x: torch.stack([_evaluated(model, x) for model in models])), losses
+        model = copy.deepcopy(plan.model)
+        optimizer = make_optimizer(plan.rule, model)
+        loss_fn, schedule = choose_loss(plan.rule), plan.rule["schedule"]
+        trainings.append(train(model, plan.order, optimizer, loss_fn, schedule=schedule))
+        models.append(model)
+
+    def predict_runs(x: Tensor) -> Tensor:
+        return torch.stack([_call_evaluated(model, x) for model in models])
+
+    return predict_runs, _join_steps(trainings)
 
 
-def together(plans: Sequence[Plan], data: Data) -> Start:
-    """The fast version: one program for all plans of one make, side by side with the others."""
-    makes = [_make(plan) for plan in plans]
-    members = [
-        [run for run, make in enumerate(makes) if make == one] for one in dict.fromkeys(makes)
-    ]
-    starts = [_program([plans[run] for run in runs], data) for runs in members]
+def _join_steps(trainings: Sequence[Iterator[Step]]) -> Iterator[Tensor]:
+    """Yield the losses (runs) of one step of every training."""
+    for steps in zip(*trainings, strict=True):
+        yield torch.stack([step.loss for step in steps])
+
+
+# ---- stacked ----
+
+
+def train_stacked(plans: Sequence[Plan], data: Data) -> Start:
+    """Train the runs that can be stacked as one program each, all programs side by side."""
+    members: dict[Hashable, list[int]] = {}  # by program, the places of its runs in `plans`
+    for place, plan in enumerate(plans):
+        members.setdefault(identify_program(plan), []).append(place)
+    starts, order = [], []
+    for places in members.values():
+        starts.append(_start_program([plans[place] for place in places], data))
+        order += places
     if len(starts) == 1:
         return starts[0]
-    # The programs' runs, one program after another -> in the order of the plans.
-    order = [run for runs in members for run in runs]
+    # From the programs' runs, one program after another, to the order of the plans.
     back = torch.tensor(order, device=data.x_train.device).argsort()
     predicts, losses = zip(*starts, strict=True)
-    return (
-        (lambda x: torch.cat([predict(x) for predict in predicts])[back]),
-        (torch.cat(parts)[back] for parts in zip(*losses, strict=True)),
-    )
+
+    def predict_runs(x: Tensor) -> Tensor:
+        return torch.cat([predict(x) for predict in predicts])[back]
+
+    return predict_runs, _join_programs(losses, back)
 
 
-def _make(plan: Plan) -> tuple[object, ...]:
-    """Equal for runs that one program can train: the same layers, and a kindred optimizer."""
-    shapes = [
-        (name, p.shape, p.dtype, p.requires_grad) for name, p in plan.model.named_parameters()
-    ]
+def _join_programs(losses: Sequence[Iterator[Tensor]], back: Tensor) -> Iterator[Tensor]:
+    """Yield the losses (runs) of one step of every program, in the order of the plans."""
+    for parts in zip(*losses, strict=True):
+        yield torch.cat(parts)[back]
+
+
+def identify_program(plan: Plan) -> Hashable:
+    """Return a key that is equal for runs with the same layers and kindred rules."""
+    shapes = []
+    for name, parameter in plan.model.named_parameters():
+        shapes.append((name, parameter.shape, parameter.dtype, parameter.requires_grad))
     modes = [module.training for module in plan.model.modules()]
-    builder = id(plan.rule.model)  # what another function builds may only look the same
-    return (plan.rule.optimizer == "sgd", builder, repr(plan.model), str(shapes), str(modes))
+    return (group_program(plan.rule), repr(plan.model), str(shapes), str(modes))
 
 
-def _program(plans: Sequence[Plan], data: Data) -> Start:
-    """One model whose every tensor has a leading dimension for the run."""
+def _start_program(plans: Sequence[Plan], data: Data) -> Start:
+    """Stack the models, so that every tensor has a leading dimension for the run."""
     models = [plan.model for plan in plans]
     model = stack(models)
-    compare(model, models, data.x_train[:PROBE])
-    predict = partial(_evaluated, model)
-    return (lambda x: predict(x.expand(len(plans), *x.shape))), _train(model, plans, data)
+    check_stack(model, models, data.x_train[:PROBE])
+    predict = partial(_call_evaluated, model)
+
+    def predict_runs(x: Tensor) -> Tensor:
+        return predict(x.expand(len(plans), *x.shape))
+
+    return predict_runs, _train_program(model, plans, data)
 
 
-def _train(model: nn.Module, plans: Sequence[Plan], data: Data) -> Iterator[Tensor]:
+def _train_program(model: nn.Module, plans: Sequence[Plan], data: Data) -> Iterator[Tensor]:
     parameters = [p for p in model.parameters() if p.requires_grad]
     rules = [plan.rule for plan in plans]
-    smoothing = [rule.label_smoothing for rule in rules]
-    soft = per_run(smoothing, parameters[0]) if any(smoothing) else None
+    find_losses = choose_stacked_loss(rules, parameters[0])
     layouts = find_layouts(model, plans[0].model)
     update = make_update(rules, parameters, plans[0].order.steps, layouts)
-    for step, rows in enumerate(_draws(plans)):
-        losses = run_losses(model(data.x_train[rows]), data.y_train[rows], soft)
+    for step, rows in enumerate(_draw_batches(plans)):
+        losses = find_losses(model(data.x_train[rows]), data.y_train[rows])
+        # A run's loss depends on its own weights only, so the sum gives each run its gradients.
         update(step, torch.autograd.grad(losses.sum(), parameters, allow_unused=True))
         yield losses.detach()
 
 
-def _draws(plans: Sequence[Plan]) -> Iterator[Tensor]:
-    """The rows of each step's batches, (runs, batch); a seed's are drawn once: that pairs them."""
+def _draw_batches(plans: Sequence[Plan]) -> Iterator[Tensor]:
+    """Yield the rows of each step's batches, (runs, batch).
+
+    Runs with the same seed get the same batches, which pairs them; they are drawn once.
+    """
     orders = {plan.order.seed: plan.order for plan in plans}
     places = {seed: place for place, seed in enumerate(orders)}
     of_run = torch.tensor([places[plan.order.seed] for plan in plans])
@@ -108,11 +143,13 @@ def _draws(plans: Sequence[Plan]) -> Iterator[Tensor]:
         yield torch.stack(rows)[of_run]
 
 
-def _evaluated(model: nn.Module, x: Tensor) -> Tensor:
+def _call_evaluated(model: nn.Module, x: Tensor) -> Tensor:
+    """Call the model in evaluation mode, and give each module its own mode back."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        return model(x)
+        logits: Tensor = model(x)
+        return logits
     finally:
         for module, mode in modes.items():
             module.training = mode

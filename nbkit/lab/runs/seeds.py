@@ -12,7 +12,7 @@ in their layers or train by another kind of optimizer become a program each, beh
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -21,8 +21,10 @@ from torch.nn import functional as F
 
 from nbkit.base.state import preserve_state
 from nbkit.lab.data import Data
-from nbkit.lab.runs.arms import Rule, read_arms
-from nbkit.lab.runs.programs import Plan, Predict, apart, together
+from nbkit.lab.runs.arms import read_arms
+from nbkit.lab.runs.assembly import build_model, identify_start
+from nbkit.lab.runs.option import MakeModel, Rule
+from nbkit.lab.runs.programs import Plan, Predict, train_separately, train_stacked
 
 CHUNK = 1024  # samples evaluated at once: keeps the activations of many runs small
 
@@ -71,21 +73,21 @@ class Runs:
         0: it predicts nothing.
         """
         chunks = zip(x.split(CHUNK), y.split(CHUNK), strict=True)
-        losses, correct = zip(*(self._scores(*chunk) for chunk in chunks), strict=True)
+        losses, correct = zip(*(self._score_chunk(*chunk) for chunk in chunks), strict=True)
         shape = self.diverged.shape
         loss = torch.stack(losses).sum(0).view(shape) / len(x)
         accuracy = torch.stack(correct).sum(0).view(shape) / len(x)
         lost = self.diverged | ~loss.isfinite()
         return loss.masked_fill(lost, torch.inf), accuracy.masked_fill(lost, 0.0)
 
-    def _scores(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    def _score_chunk(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Each run's summed loss and number of correct answers."""
         logits = self._predict(x)
         labels = y.expand(len(logits), -1)
         losses = F.cross_entropy(logits.mT, labels, reduction="none")
         return losses.sum(1), (logits.argmax(-1) == labels).sum(1)
 
-    def _record(self, losses: Tensor) -> None:
+    def _record_losses(self, losses: Tensor) -> None:
         losses = losses.view(self.diverged.shape)
         self.diverged = self.diverged | ~losses.isfinite()
         self._losses[..., self.step] = losses.masked_fill(self.diverged, torch.inf)
@@ -154,33 +156,36 @@ def train_runs(
     orders = [data.batches(batch_size, seed=seed, steps=steps) for seed in seeds]
 
     with preserve_state():
-        models = _build(make_model, rules, [order.seed for order in orders], data.x_train.device)
-    plans = map(Plan, models, rules, orders * len(arms))
-    predict, losses = (together if vectorize else apart)(list(plans), data)
-    return _follow(Runs(list(arms), seeds, steps, predict, next(models[0].parameters())), losses)
+        own_seeds = [order.seed for order in orders]
+        models = _build_models(make_model, rules, own_seeds, data.x_train.device)
+    plans = list(map(Plan, models, rules, orders * len(arms)))
+    predict, losses = train_stacked(plans, data) if vectorize else train_separately(plans, data)
+    runs = Runs(list(arms), seeds, steps, predict, like=next(models[0].parameters()))
+    return _record_steps(runs, losses)
 
 
-def _build(
-    make_model: Callable[[], nn.Module],
+def _build_models(
+    make_model: MakeModel,
     rules: Sequence[Rule],
     seeds: Sequence[int],
     device: torch.device,
 ) -> list[nn.Module]:
-    """The model of each run; runs that start from the same one share it."""
-    built: dict[tuple[object, ...], nn.Module] = {}
+    """Build the model of each run; runs that start from the same one share it."""
+    built: dict[Hashable, nn.Module] = {}
     models = []
     for run, rule in enumerate(rules):
+        # The runs stand arm after arm, and within an arm seed after seed.
         seed = seeds[run % len(seeds)]
-        start = (id(rule.model), id(rule.init), rule.gain, seed)
+        start = (identify_start(rule), seed)
         if start not in built:
-            built[start] = rule.build(make_model, seed).to(device)
+            built[start] = build_model(rule, make_model, seed).to(device)
         models.append(built[start])
     if len({id(model) for model in built.values()}) < len(built):
         raise ValueError("make_model must build a new model at each call, got the same one again.")
     return models
 
 
-def _follow(runs: Runs, losses: Iterator[Tensor]) -> Iterator[Runs]:
+def _record_steps(runs: Runs, losses: Iterator[Tensor]) -> Iterator[Runs]:
     for step_losses in losses:
-        runs._record(step_losses)
+        runs._record_losses(step_losses)
         yield runs

@@ -1,4 +1,4 @@
-"""Models stacked: R of one make become one with a leading run dimension, or are refused by name."""
+"""Stack R models of the same make into one with a leading run dimension, or refuse them by name."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ DROPOUTS = (nn.modules.dropout._DropoutNd, nn.MultiheadAttention, nn.RNNBase)
 
 
 def stack(models: Sequence[nn.Module]) -> nn.Module:
-    """One model that does what each of these does to its own run.
+    """Stack models into one that does what each of them does to its own run.
 
         (R, batch, ...) -> (R, batch, ...)
 
     Args:
-        models: of one make, with weights of their own; they are copied.
+        models: of the same layers, each with its own weights; they are copied.
     Raises:
         ValueError: if a layer has hooks, shares its parameters or buffers with another, drops out
-            at random or is otherwise known not to be stacked. What only a sample shows, `compare`
-            finds.
+            at random or is otherwise known not to stack. `check_stack` finds what shows only on
+            samples.
 
-    Linear, convolutions, BatchNorm and pooling have kernels of their own here; any other module
-    goes through torch.func.vmap, whatever its forward.
+    Linear, convolutions, BatchNorm and pooling have fast kernels here; any other module goes
+    through torch.func.vmap, whatever its forward.
 
     >>> import torch
     >>> model = stack([nn.Sequential(nn.Linear(3, 2), nn.Tanh()) for _ in range(5)])
@@ -36,50 +36,57 @@ def stack(models: Sequence[nn.Module]) -> nn.Module:
     torch.Size([5, 7, 2])
     """
     for model in models:
-        _check(model)
+        _refuse_unstackable(model)
     return stack_layers(models)
 
 
 def stack_layers(layers: Sequence[nn.Module]) -> nn.Module:
-    """One layer of these, which have been checked."""
+    """Stack layers, or whole models, that have been checked."""
     first: Any = layers[0]
+    stacked: nn.Module
     if type(first) is nn.Sequential:
-        return nn.Sequential(*[stack_layers(inner) for inner in zip(*layers, strict=True)])
-    if type(first) is nn.Linear:
-        return StackedLinear(layers)
-    if type(first) is nn.Flatten:
-        return nn.Flatten(*(dim + (dim >= 0) for dim in (first.start_dim, first.end_dim)))
-    if type(first) in ELEMENTWISE:
-        return first
-    if type(first) in WIDE:
-        return Wide(layers)
-    return Vmapped(layers)
+        stacked = nn.Sequential(*[stack_layers(inner) for inner in zip(*layers, strict=True)])
+    elif type(first) is nn.Linear:
+        stacked = StackedLinear(layers)
+    elif type(first) is nn.Flatten:
+        # Dimensions counted from the front move behind the run dimension, negative ones stay.
+        dims = (first.start_dim, first.end_dim)
+        stacked = nn.Flatten(*[dim + (dim >= 0) for dim in dims])
+    elif type(first) in ELEMENTWISE:
+        stacked = first
+    elif type(first) in WIDE:
+        stacked = Wide(layers)
+    else:
+        stacked = Vmapped(layers)
+    return stacked
 
 
-def _check(model: nn.Module) -> None:
-    """Refuse what stacking would lose without a word."""
+def _refuse_unstackable(model: nn.Module) -> None:
+    """Refuse a model with something that a stack would lose silently."""
     for module in model.modules():
         name = type(module).__name__
         if any(getattr(module, hooks) for hooks in HOOKS):
-            raise refusal(f"a {name} with hooks")
-        if isinstance(module, DROPOUTS) and module.training and _dropout(module):
-            raise refusal(f"a {name} that drops out: its random numbers would be others")
+            raise make_refusal(f"a {name} with hooks")
+        if isinstance(module, DROPOUTS) and module.training and _read_dropout(module):
+            raise make_refusal(f"a {name} that drops out: its random numbers would be others")
         if isinstance(module, nn.RNNBase) and module.proj_size:
-            raise refusal(f"a {name} with proj_size")
+            raise make_refusal(f"a {name} with proj_size")
         if isinstance(module, nn.Embedding) and any(getattr(module, of) for of in UNUSUAL):
-            raise refusal(f"a {name} with one of {', '.join(UNUSUAL)}")
+            raise make_refusal(f"a {name} with one of {', '.join(UNUSUAL)}")
+    # Named with their duplicates, shared tensors count twice.
     if len(list(model.named_parameters(remove_duplicate=False))) > len(list(model.parameters())):
-        raise refusal("parameters that two layers share")
+        raise make_refusal("parameters that two layers share")
     if len(list(model.named_buffers(remove_duplicate=False))) > len(list(model.buffers())):
-        raise refusal("buffers that two layers share, such as those of a BatchNorm used twice")
+        raise make_refusal("buffers that two layers share, such as those of a BatchNorm used twice")
 
 
-def _dropout(module: Any) -> float:
+def _read_dropout(module: Any) -> Any:
+    """Read the probability of a layer that may drop out."""
     return module.p if isinstance(module, nn.modules.dropout._DropoutNd) else module.dropout
 
 
-def refusal(what: str) -> ValueError:
-    """The error that says what is not batched, and the way out."""
+def make_refusal(what: str) -> ValueError:
+    """Make the error that names what cannot be stacked, and the way out."""
     return ValueError(
         f"train_runs cannot batch {what}. "
         f"Pass vectorize=False to train the runs one by one: the same result, slower."

@@ -8,8 +8,9 @@ import pytest
 from course_pages import page
 
 from nbkit.course.record import Record
-from nbkit.course.report.words import duration, effect, failure, memory
-from nbkit.course.report.write import report, summary, table, write_reports
+from nbkit.course.report.summary import describe_failure
+from nbkit.course.report.words import format_duration, format_effect, format_memory
+from nbkit.course.report.write import format_table, summarize_records, write_report, write_reports
 from nbkit.lab.curriculum import word_of
 from nbkit.lab.evidence.claims import without_lesson
 
@@ -66,7 +67,7 @@ def records():
 
 
 def test_the_table_has_a_row_for_each_claim(records):
-    assert table(records).splitlines() == [
+    assert format_table(records).splitlines() == [
         "lesson  seconds  claim      verdict",
         "01_a       12.3  near-best  SUPPORTED",
         "                 needs-gpu  SKIPPED (needs CUDA)",
@@ -77,14 +78,14 @@ def test_the_table_has_a_row_for_each_claim(records):
 
 
 def test_a_run_of_nothing_is_a_table_too():
-    assert table([]).split() == ["lesson", "seconds", "claim", "verdict"]
-    assert summary([]) == "0 of 0 lessons ran"
+    assert format_table([]).split() == ["lesson", "seconds", "claim", "verdict"]
+    assert summarize_records([]) == "0 of 0 lessons ran"
     assert "<h1>0 of 0 lessons ran</h1>" in page([])
 
 
 def test_the_summary_counts(records):
-    assert summary(records) == "2 of 3 lessons ran; claims: 1 supported, 1 skipped"
-    assert summary(records[:1]) == "1 of 1 lesson ran; claims: 1 supported, 1 skipped"
+    assert summarize_records(records) == "2 of 3 lessons ran; claims: 1 supported, 1 skipped"
+    assert summarize_records(records[:1]) == "1 of 1 lesson ran; claims: 1 supported, 1 skipped"
 
 
 @pytest.mark.parametrize(
@@ -102,8 +103,8 @@ def test_the_summary_counts(records):
 )
 def test_a_lesson_without_an_end_says_what_happened(values, words):
     broken = record("01_a", **values)
-    assert failure(broken) == words
-    assert f"01_a {words}" in table([broken])
+    assert describe_failure(broken) == words
+    assert f"01_a {words}" in format_table([broken])
     assert words.partition(" in ")[0].partition(":")[0].upper() in page([broken])
     assert words.partition(": ")[2] in page([broken])
 
@@ -120,14 +121,14 @@ def test_a_lesson_without_an_end_says_what_happened(values, words):
     ],
 )
 def test_an_effect_is_shown_with_its_interval(value, interval, words):
-    assert effect({"effect": value, "interval": interval}) == words
+    assert format_effect({"effect": value, "interval": interval}) == words
 
 
 def test_times_and_memory_are_short():
-    assert [duration(s) for s in (0, 7.46, 99.96, 125, 3725)] == [
+    assert [format_duration(s) for s in (0, 7.46, 99.96, 125, 3725)] == [
         *("0.0 s", "7.5 s", "1 min 40 s", "2 min 5 s", "1 h 2 min"),
     ]
-    assert [memory(mib) for mib in (None, 812.4, 2048)] == [
+    assert [format_memory(mib) for mib in (None, 812.4, 2048)] == [
         *("memory not measured", "812 MiB", "2.0 GiB"),
     ]
 
@@ -257,9 +258,9 @@ def test_times_are_bars_on_one_scale(records):
 
 def test_a_folder_of_no_run_is_refused(tmp_path):
     with pytest.raises(ValueError, match="give at least one folder"):
-        report([], tmp_path / "out")
+        write_report([], tmp_path / "out")
     with pytest.raises(ValueError, match="nowhere is not a folder: give one that `nbkit run`"):
-        report([tmp_path / "nowhere"], tmp_path / "out")
+        write_report([tmp_path / "nowhere"], tmp_path / "out")
     with pytest.raises(ValueError, match=r"has no records, <lesson>.json"):
-        report([tmp_path], tmp_path / "out")
+        write_report([tmp_path], tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 from test_course_report import MACHINE, VERDICT, Tags, record
 
-from nbkit.course.report.markdown import plain
-from nbkit.course.report.pictures import choose, pictures, thumbnail
-from nbkit.course.report.read import Entry, read_entry
-from nbkit.course.report.write import report, table, write_reports
+from nbkit.course.report.markdown import escape_markdown
+from nbkit.course.report.pictures import choose_pictures, collect_pictures, make_thumbnail
+from nbkit.course.report.read import StoredRecord, read_record
+from nbkit.course.report.write import format_table, write_report, write_reports
 from nbkit.lab.evidence.claims import all_claims
 
 GPU = {**MACHINE, "hardware": "nvidia-h200", "gpu": "NVIDIA H200"}
@@ -72,7 +72,7 @@ def two(tmp_path):
 
 
 def test_two_machines_stand_side_by_side(two, tmp_path):
-    told = report(two, tmp_path / "out")
+    told = write_report(two, tmp_path / "out")
     assert [run.name for run in told.runs] == ["a chip", "NVIDIA H200"]
     assert told.title == "2 runs side by side: they agree on 0 claims, disagree on 1"
     first, fast, few = told.lessons[0].findings
@@ -99,7 +99,7 @@ def test_two_machines_stand_side_by_side(two, tmp_path):
 
 
 def test_links_lead_from_the_report_to_each_run(two, tmp_path):
-    report(two, tmp_path / "out")
+    write_report(two, tmp_path / "out")
     page, text = ((tmp_path / "out" / name).read_text() for name in ("index.html", "report.md"))
     links = [link for link in Tags(page).links if not link.startswith("#")]
     assert links and all((tmp_path / "out" / link.replace("%20", " ")).exists() for link in links)
@@ -108,7 +108,7 @@ def test_links_lead_from_the_report_to_each_run(two, tmp_path):
 
 
 def test_markdown_and_json_say_the_same(two, tmp_path):
-    report(two, tmp_path / "out")
+    write_report(two, tmp_path / "out")
     text = (tmp_path / "out" / "report.md").read_text()
     for phrase in (
         "| claim | a chip | NVIDIA H200 |",
@@ -132,11 +132,11 @@ def test_markdown_and_json_say_the_same(two, tmp_path):
 
 
 def test_runs_that_agree_say_so_and_alike_machines_have_names(two, tmp_path):
-    told = report([two[0], two[0]], tmp_path / "out")
+    told = write_report([two[0], two[0]], tmp_path / "out")
     assert told.title == "2 runs side by side: they agree on 1 claim"
     assert [run.name for run in told.runs] == ["a chip · cpu · 1", "a chip · cpu · 2"]
     other = save(tmp_path / "other", record("01_a", status="ok"))
-    told = report([two[0], other], tmp_path / "out")
+    told = write_report([two[0], other], tmp_path / "out")
     assert [run.name for run in told.runs] == ["a chip · cpu", "a chip · other"]
     assert told.title == "2 runs side by side: no claim was judged in more than one"
 
@@ -148,20 +148,20 @@ def test_a_claim_that_no_longer_stands_is_named_with_its_run(two, tmp_path):
         point = record("01_a", status="ok", verdicts=[weak])
         folders.append(save(tmp_path / name, record("02_b", status="ok", verdicts=[weak])))
         point.save(folders[-1] / "01_a--lr=1.json")
-    told = report(folders, tmp_path / "out")
+    told = write_report(folders, tmp_path / "out")
     assert told.weakened == [
         f"near-best (a chip · {run}{point})"
         for run in ("one", "two")
         for point in (", 01_a--lr=1", "")
     ]
-    alone = report(folders[:1], tmp_path / "out")
+    alone = write_report(folders[:1], tmp_path / "out")
     assert alone.weakened == ["near-best (01_a--lr=1)", "near-best"]
     assert "near-best (01\\_a--lr=1), near-best." in (tmp_path / "out" / "report.md").read_text()
 
 
 def test_what_else_differs_between_runs_is_said(two, tmp_path):
     other = record("01_a", status="ok", parameters={"lr": 1}, notebook_sha256="cd")
-    told = report([two[0], save(tmp_path / "other", other)], tmp_path / "out")
+    told = write_report([two[0], save(tmp_path / "other", other)], tmp_path / "out")
     assert told.lessons[0].differs == ["parameters", "version of the lesson"]
     words = "Not the same in all runs: parameters, version of the lesson."
     assert words in (tmp_path / "out" / "index.html").read_text()
@@ -186,18 +186,18 @@ def test_a_damaged_record_is_named_and_the_others_are_reported(tmp_path, text, p
     if callable(text):
         text = json.dumps(text(json.loads((folder / "01_a.json").read_text())))
     (folder / "05_e.json").write_text(text)
-    told = report([folder], folder)
+    told = write_report([folder], folder)
     assert [lesson.title for lesson in told.lessons] == ["01_a"]
     (damaged,) = told.damaged
     assert damaged.file.endswith("05_e.json") and problem in damaged.problem
     for name in ("index.html", "report.md", "report.json"):
         assert "05" in (folder / name).read_text()
-    assert report([folder], folder) == told  # its own report.json is no record
+    assert write_report([folder], folder) == told  # its own report.json is no record
 
 
 def test_a_notebook_that_nobody_recorded_is_named(tmp_path):
     folder = save(tmp_path / "run", record("02_b", status="ok"), **{"01_a": notebook()})
-    told = report([folder], folder)
+    told = write_report([folder], folder)
     assert told.damaged[0].problem == "an executed notebook without a record"
     assert told.title == "1 of 1 lesson ran"
 
@@ -210,7 +210,7 @@ def test_a_folder_without_a_record_is_no_run_and_its_page_stays(tmp_path, name, 
     (tmp_path / name).write_text("{}")
     (tmp_path / "index.html").write_text("somebody's")
     with pytest.raises(ValueError, match=rf"has no records(?s:.*){name}: .*{problem}"):
-        report([tmp_path], tmp_path)
+        write_report([tmp_path], tmp_path)
     assert (tmp_path / "index.html").read_text() == "somebody's"
 
 
@@ -219,10 +219,10 @@ def test_nobodys_page_is_written_over(two, tmp_path, name):
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / name).write_text("{}")
     with pytest.raises(ValueError, match=f"{name} is not nbkit's and would be lost"):
-        report(two, tmp_path / "site")
+        write_report(two, tmp_path / "site")
     assert [path.name for path in (tmp_path / "site").iterdir()] == [name]
-    report(two, tmp_path / "out")
-    report(two[:1], tmp_path / "out")  # its own gives way
+    write_report(two, tmp_path / "out")
+    write_report(two[:1], tmp_path / "out")  # its own gives way
     assert "a chip" in (tmp_path / "out" / "index.html").read_text()
 
 
@@ -230,8 +230,8 @@ def test_a_record_of_a_later_version_is_read(tmp_path):
     save(tmp_path, record("01_a", status="ok"))
     path = tmp_path / "01_a.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"new": 1, "peak_bytes": 3 * 2**30}))
-    assert read_entry(path).memory_mib == 3072
-    assert report([tmp_path], tmp_path).runs[0].memory_mib == 3072
+    assert read_record(path).memory_mib == 3072
+    assert write_report([tmp_path], tmp_path).runs[0].memory_mib == 3072
     words = " ".join(Tags((tmp_path / "index.html").read_text()).words)
     assert "12.3 s in all, 3.0 GiB of memory at most" in words and "12.3 s, 3.0 GiB" in words
 
@@ -240,7 +240,7 @@ def test_the_points_of_a_grid_have_the_names_of_their_files(tmp_path):
     save(tmp_path, record("01_a", status="ok"))
     (tmp_path / "01_a.json").rename(tmp_path / "01_a@lr=0.1.json")
     save(tmp_path, record("01_a", status="ok", parameters={"lr": 1}))
-    told = report([tmp_path], tmp_path)
+    told = write_report([tmp_path], tmp_path)
     assert [lesson.title for lesson in told.lessons] == ["01_a", "01_a@lr=0.1"]
 
     point = record("01_a", status="ok", seconds=99.0)
@@ -248,7 +248,7 @@ def test_the_points_of_a_grid_have_the_names_of_their_files(tmp_path):
     told = write_reports([point], tmp_path)
     assert [lesson.title for lesson in told.lessons] == ["01_a", point.name]
     assert told.lessons[1].sides[0].seconds == 99.0  # what is at hand counts
-    assert table([point]).splitlines()[1].startswith("01_a@lr=0.1 ")
+    assert format_table([point]).splitlines()[1].startswith("01_a@lr=0.1 ")
 
 
 def test_a_claim_that_is_judged_twice_is_shown_twice(tmp_path):
@@ -281,12 +281,12 @@ def test_pictures_are_those_before_and_with_the_verdicts():
             [shown("after")],
         )
     )["cells"]
-    assert choose(cells) == [
+    assert choose_pictures(cells) == [
         ("figure", ""),
         ("bars", "Intervals and margins: near-best SUPPORTED, other SUPPORTED."),
         ("own", "in words"),
     ]
-    assert choose(cells[:4]) == []  # without a verdict there is nothing to show
+    assert choose_pictures(cells[:4]) == []  # without a verdict there is nothing to show
 
 
 ALT = {"image/png": {"alt": "in words"}}
@@ -295,17 +295,17 @@ ALT = {"image/png": {"alt": "in words"}}
 def test_a_picture_is_made_small():
     buffer = io.BytesIO()
     Image.new("RGBA", (1440, 100), (0, 0, 0, 0)).save(buffer, "PNG")
-    small = thumbnail(base64.b64encode(buffer.getvalue()).decode(), alt="x", width=720)
+    small = make_thumbnail(base64.b64encode(buffer.getvalue()).decode(), alt="x", width=720)
     assert (small.width, small.height, small.alt) == (720, 50, "x")
     kind, _, data = small.source.partition(",")
     image = Image.open(io.BytesIO(base64.b64decode(data)))
     assert kind == "data:image/png;base64" and image.size == (720, 50)
     assert image.convert("RGB").getpixel((0, 0)) == (255, 255, 255)
-    assert thumbnail(png(10, 10), alt="").width == 10
+    assert make_thumbnail(png(10, 10), alt="").width == 10
 
 
 def test_the_page_shows_pictures_with_words_and_a_link(two, tmp_path):
-    report(two, tmp_path / "out")
+    write_report(two, tmp_path / "out")
     tags = Tags((tmp_path / "out" / "index.html").read_text())
     assert tags.alts == ["What 01_a measured.", "Intervals and margins: near-best SUPPORTED."]
     assert all(source.startswith("data:image/png;base64,") for source in tags.sources)
@@ -326,9 +326,9 @@ def test_the_page_stays_small_and_says_what_it_left_out(tmp_path):
 def test_each_lesson_has_a_picture_before_one_has_two(tmp_path):
     lesson = notebook([shown(png())], [verdict_output(), shown(png())])
     save(tmp_path, **{"01_a": lesson, "02_b": lesson})
-    run = [Entry(name, record(name), tmp_path) for name in ("01_a", "02_b")]
-    one = len(pictures([run])[0][0, "01_a"][0].source)
-    kept, damaged, left_out = pictures([run], room=2 * one)
+    run = [StoredRecord(name, record(name), tmp_path) for name in ("01_a", "02_b")]
+    one = len(collect_pictures([run])[0][0, "01_a"][0].source)
+    kept, damaged, left_out = collect_pictures([run], room=2 * one)
     assert [len(several) for several in kept.values()] == [1, 1]
     assert (damaged, left_out) == ([], 2)
 
@@ -345,11 +345,11 @@ def test_each_lesson_has_a_picture_before_one_has_two(tmp_path):
 )
 def test_a_damaged_notebook_is_named(tmp_path, text, problem):
     save(tmp_path, record("01_a", status="ok"), **{"01_a": text})
-    (damaged,) = report([tmp_path], tmp_path).damaged
+    (damaged,) = write_report([tmp_path], tmp_path).damaged
     assert damaged.file.endswith("01_a.ipynb") and problem in damaged.problem
 
 
 def test_markdown_has_no_markup_of_others():
-    assert plain("a|b\n<i> *c* [d](e) `f` _g_ \\") == (
+    assert escape_markdown("a|b\n<i> *c* [d](e) `f` _g_ \\") == (
         "a\\|b \\<i\\> \\*c\\* \\[d\\](e) \\`f\\` \\_g\\_ \\\\"
     )

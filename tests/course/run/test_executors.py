@@ -20,9 +20,10 @@ from nbkit.course import cli
 from nbkit.course.lessons import LessonError
 from nbkit.course.record import Record
 from nbkit.course.run import executors
-from nbkit.course.run.course_run import run
+from nbkit.course.run.course_run import run_lessons
 from nbkit.course.run.executors import open_executor
 from nbkit.course.run.one_lesson import run_task
+from nbkit.course.run.options import RunOptions
 from nbkit.course.run.tasks import plan
 
 ROOT = str(Path(nbkit.__file__).parents[1])
@@ -68,7 +69,9 @@ def two_at_a_time(jobs):
 
 def test_any_executor_by_name(tmp_path):
     lessons = [write(tmp_path / f"0{n}_a.ipynb", "1") for n in (1, 2, 3)]
-    records = run(lessons, tmp_path / "out", jobs=2, executor=f"{__name__}:two_at_a_time")
+    records = run_lessons(
+        lessons, tmp_path / "out", options=RunOptions(jobs=2, executor=f"{__name__}:two_at_a_time")
+    )
     assert [record.ok for record in records] == [True] * 3
 
 
@@ -94,7 +97,7 @@ def test_a_pool_that_breaks_is_a_reason_with_the_cell(tmp_path):
     )
     lesson = write(tmp_path / "01_a.ipynb", "import os", source)
     driver = f"{__name__}:in_processes_that_name_themselves"
-    (record,) = run([lesson], tmp_path / "out", executor=driver)
+    (record,) = run_lessons([lesson], tmp_path / "out", options=RunOptions(executor=driver))
     assert record.status == "failed" and record.cell == 2
     assert record.reason.startswith("BrokenProcessPool: ")
     assert Record.load(tmp_path / "out" / "01_a.json") == record
@@ -174,7 +177,9 @@ def test_a_cluster_that_loses_a_worker_finishes_the_run(cluster, tmp_path, capsy
         write(tmp_path / "03_c.ipynb", "1"),
     ]
 
-    records = run(lessons, tmp_path / "out", jobs=2, executor=f"dask:{address}")
+    records = run_lessons(
+        lessons, tmp_path / "out", options=RunOptions(jobs=2, executor=f"dask:{address}")
+    )
 
     assert [record.ok for record in records] == [True, True, True], records
     with contextlib.suppress(subprocess.TimeoutExpired):

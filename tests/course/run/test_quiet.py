@@ -15,9 +15,10 @@ from nbkit.course.kernel import fork_client as warm
 from nbkit.course.kernel.client import Stopped
 from nbkit.course.record import Record
 from nbkit.course.run import locks as file_locks
-from nbkit.course.run.course_run import _in_order, run
+from nbkit.course.run.course_run import _order_tasks, run_lessons
 from nbkit.course.run.exclusive import company, needs_quiet
 from nbkit.course.run.one_lesson import run_task
+from nbkit.course.run.options import RunOptions
 from nbkit.course.run.tasks import Task
 
 
@@ -104,8 +105,8 @@ def test_without_file_locks_nobody_waits(monkeypatch):
 
 
 def test_only_lessons_with_claims_over_timings_need_quiet():
-    assert needs_quiet("07_ddp") and needs_quiet("05_amp")
-    assert not needs_quiet("06_accumulation")
+    assert needs_quiet("ddp") and needs_quiet("amp")
+    assert not needs_quiet("accumulation")
     assert not needs_quiet("a lesson of one's own")
 
 
@@ -113,8 +114,8 @@ def test_lessons_that_run_alone_go_first_and_then_the_longest():
     names = ["05_amp", "06_accumulation", "07_ddp"]
     tasks = [Task(Path(f"{name}.ipynb"), Path(), name) for name in names]
     expected = dict.fromkeys(names)
-    assert [task.name for task in _in_order(tasks, expected, jobs=1)] == names
-    by_two = [task.name for task in _in_order(tasks, expected, jobs=2)]
+    assert [task.name for task in _order_tasks(tasks, expected, jobs=1)] == names
+    by_two = [task.name for task in _order_tasks(tasks, expected, jobs=2)]
     assert by_two == ["05_amp", "07_ddp", "06_accumulation"]
 
 
@@ -135,7 +136,7 @@ def test_a_run_leaves_the_lesson_that_needs_it_alone(tmp_path):
     sources = {"01_a": MEET.format(**here), "07_ddp": wait, "08_b": MEET.format(**there)}
     lessons = [write(tmp_path / f"{name}.ipynb", text, SAY) for name, text in sources.items()]
     times = {}
-    for record in run(lessons, tmp_path / "out", jobs=3):
+    for record in run_lessons(lessons, tmp_path / "out", options=RunOptions(jobs=3)):
         nb = nbformat.read(tmp_path / "out" / f"{record.name}.ipynb", as_version=4)
         began, ended, met = nb.cells[2].outputs[0].text.split()
         assert met == "True"  # the other two have run side by side

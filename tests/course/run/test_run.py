@@ -15,13 +15,14 @@ from course_notebooks import write
 
 import nbkit
 from nbkit.course.cli import main
-from nbkit.course.kernel.execute import execute, find_fault
+from nbkit.course.kernel.execute import execute_notebook, find_fault
 from nbkit.course.lessons import LessonError
 from nbkit.course.record import Record
 from nbkit.course.run import course_run
 from nbkit.course.run import one_lesson as lesson_run
-from nbkit.course.run.course_run import run, run_lesson
+from nbkit.course.run.course_run import run_lesson, run_lessons
 from nbkit.course.run.folder_lock import hold_folder
+from nbkit.course.run.options import RunOptions
 from nbkit.lab.knobs import KnobError
 
 VERDICT = """\
@@ -106,7 +107,7 @@ def test_a_nan_in_the_notebook_is_a_failure_and_is_not_saved(tmp_path):
 
 
 def test_a_cell_that_did_not_run_is_a_fault(tmp_path):
-    nb = execute(write(tmp_path / "01_a.ipynb", "1", "2", ""), tmp_path / "out.ipynb")
+    nb = execute_notebook(write(tmp_path / "01_a.ipynb", "1", "2", ""), tmp_path / "out.ipynb")
     assert find_fault(nb) is None
     nb.cells[2].execution_count = None
     assert find_fault(nb) == ("the cell did not run", 2)
@@ -143,7 +144,7 @@ def test_one_failure_stops_no_other(tmp_path, capsys):
         write(tmp_path / "02_b.ipynb", VERDICT),
     ]
 
-    records = run(lessons, tmp_path / "new" / "out")
+    records = run_lessons(lessons, tmp_path / "new" / "out")
 
     assert [record.status for record in records] == ["failed", "ok"]
     printed = capsys.readouterr()
@@ -157,10 +158,12 @@ def test_one_failure_stops_no_other(tmp_path, capsys):
 
 @pytest.mark.parametrize("given", [{"lrr": "1"}, {"lr": "banana"}, {"lr": "100"}])
 def test_no_kernel_starts_when_a_parameter_does_not_fit(tmp_path, monkeypatch, given):
-    monkeypatch.setattr(lesson_run, "execute", lambda *a, **k: pytest.fail("a kernel started"))
+    monkeypatch.setattr(
+        lesson_run, "execute_notebook", lambda *a, **k: pytest.fail("a kernel started")
+    )
     path = write(tmp_path / "01_a.ipynb", "1", parameters=True)
     with pytest.raises(KnobError, match="01_a: "):
-        run([path], tmp_path / "out", given)
+        run_lessons([path], tmp_path / "out", given)
     with pytest.raises(KnobError, match="01_a: "):
         run_lesson(path, tmp_path, given)
     assert not (tmp_path / "out").exists()
@@ -169,23 +172,23 @@ def test_no_kernel_starts_when_a_parameter_does_not_fit(tmp_path, monkeypatch, g
 def test_a_profile_is_given_once(tmp_path):
     path = write(tmp_path / "01_a.ipynb", "1", parameters=True)
     with pytest.raises(KnobError, match="given twice: 'full' and 'smoke'"):
-        run([path], tmp_path / "out", {"profile": "full"}, profile="smoke")
+        run_lessons([path], tmp_path / "out", {"profile": "full"}, profile="smoke")
 
 
 def test_nobodys_notebook_is_written_over(tmp_path):
     path = write(tmp_path / "01_a.ipynb", "1")
     before = path.read_bytes()
     with pytest.raises(LessonError, match="is not a run's and would be lost"):
-        run([path], tmp_path)
+        run_lessons([path], tmp_path)
     work = write(tmp_path_made(tmp_path / "work") / "01_a.ipynb", "mine")
     with pytest.raises(LessonError, match="is not a run's and would be lost"):
         run_lesson(path, work.parent)
     assert path.read_bytes() == before
     assert "mine" in work.read_text()
     executed = tmp_path_made(tmp_path / "out") / "01_a.ipynb"
-    execute(path, executed)  # a run's own, but here it is what is to be run
+    execute_notebook(path, executed)  # a run's own, but here it is what is to be run
     with pytest.raises(LessonError, match="is not a run's and would be lost"):
-        run([executed], executed.parent)
+        run_lessons([executed], executed.parent)
 
 
 @pytest.mark.parametrize("name", ["index.html", "report.md", "01_a.html", "01_a.json"])
@@ -194,7 +197,7 @@ def test_nobodys_page_or_json_is_written_over(tmp_path, name):
     site = tmp_path_made(tmp_path / "site")
     (site / name).write_text('{"name": "somebody"}')
     with pytest.raises(LessonError, match=f"{name} is not .* and would be lost"):
-        run([path], site)
+        run_lessons([path], site)
     assert [file.name for file in site.iterdir()] == [name]
     assert (site / name).read_text() == '{"name": "somebody"}'
 
@@ -214,16 +217,18 @@ def test_an_earlier_run_gives_way_to_a_new_one(tmp_path):
 def test_lessons_of_one_name_and_a_file_for_a_folder_are_refused(tmp_path):
     a, b = (write(tmp_path_made(tmp_path / name) / "01_a.ipynb", "1") for name in "ab")
     with pytest.raises(LessonError, match="two lessons are called 01_a"):
-        run([a, b], tmp_path / "out")
+        run_lessons([a, b], tmp_path / "out")
     (tmp_path / "file").write_text("")
     with pytest.raises(LessonError, match="is a file"):
-        run([a], tmp_path / "file")
+        run_lessons([a], tmp_path / "file")
 
 
 def test_each_point_of_a_grid_has_its_own_files_and_lessons_run_beside_each_other(tmp_path, capsys):
     path = write(tmp_path / "01_a.ipynb", "print(lr, quick)", parameters=True)
     grid = {"lr": ["0.1", "1"], "quick": ["false", "true"]}
-    records = run([path], tmp_path / "out", profile="smoke", grid=grid, jobs=2)
+    records = run_lessons(
+        [path], tmp_path / "out", profile="smoke", grid=grid, options=RunOptions(jobs=2)
+    )
     assert [record.name for record in records] == [
         "01_a--lr=0.1--quick=False",
         "01_a--lr=0.1--quick=True",
@@ -231,7 +236,7 @@ def test_each_point_of_a_grid_has_its_own_files_and_lessons_run_beside_each_othe
         "01_a--lr=1--quick=True",
     ]
     for record in records:
-        assert record.ok and record.lesson == "01_a" and record.parameters["profile"] == "smoke"
+        assert record.ok and record.lesson == "a" and record.parameters["profile"] == "smoke"
         nb = nbformat.read(tmp_path / "out" / f"{record.name}.ipynb", as_version=4)
         said = f"{record.parameters['lr']} {record.parameters['quick']}\n"
         assert nb.cells[4].outputs[0].text == said
@@ -242,34 +247,34 @@ def test_each_point_of_a_grid_has_its_own_files_and_lessons_run_beside_each_othe
 def test_a_grid_is_not_for_the_ledger(tmp_path):
     path = write(tmp_path / "01_a.ipynb", "1", parameters=True)
     with pytest.raises(LessonError, match="record without a grid"):
-        run([path], tmp_path / "out", to_ledger=True, grid={"lr": [1]})
+        run_lessons([path], tmp_path / "out", grid={"lr": [1]}, options=RunOptions(to_ledger=True))
 
 
 def test_resume_runs_only_what_is_not_done(tmp_path, capsys):
     good = write(tmp_path / "01_a.ipynb", "1", parameters=True)
     bad = write(tmp_path / "02_b.ipynb", "1 / 0", parameters=True)
-    first = run([good, bad], tmp_path / "out")
+    first = run_lessons([good, bad], tmp_path / "out")
     assert [record.ok for record in first] == [True, False]
     write(bad, "1", parameters=True)
     capsys.readouterr()
 
-    again = run([good, bad], tmp_path / "out", resume=True)
+    again = run_lessons([good, bad], tmp_path / "out", options=RunOptions(resume=True))
 
     assert [record.ok for record in again] == [True, True]
     assert again[0] == first[0]
     assert "done before, and kept: 01_a\n" in capsys.readouterr().out
     assert "02_b" in (tmp_path / "out" / "index.html").read_text()
-    third = run([good, bad], tmp_path / "out", {"lr": 1}, resume=True)
+    third = run_lessons([good, bad], tmp_path / "out", {"lr": 1}, options=RunOptions(resume=True))
     assert all(new.started and new != old for new, old in zip(third, again, strict=True))
 
 
 def test_a_part_that_is_run_again_keeps_the_others_on_the_page(tmp_path, capsys):
     lessons = [write(tmp_path / f"{name}.ipynb", "1") for name in ("01_a", "02_b", "03_c")]
-    run(lessons, tmp_path / "out")
+    run_lessons(lessons, tmp_path / "out")
     (tmp_path / "out" / "03_c.json").write_text("{}")
     before = (tmp_path / "out" / "index.html").read_text()
     capsys.readouterr()
-    run(lessons[1:2], tmp_path / "out", resume=True)
+    run_lessons(lessons[1:2], tmp_path / "out", options=RunOptions(resume=True))
     told = json.loads((tmp_path / "out" / "report.json").read_text())
     assert [lesson["title"] for lesson in told["lessons"]] == ["01_a", "02_b"]
     assert [each["file"] for each in told["damaged"]] == [str(tmp_path / "out" / "03_c.json")]
@@ -301,7 +306,7 @@ def test_a_ledger_that_cannot_be_written_stops_no_lesson(ledger, tmp_path, capsy
 def test_a_damaged_ledger_stops_no_lesson_and_is_recorded_anew(ledger, tmp_path, capsys):
     words = ["run", str(write(tmp_path / "01_a.ipynb", VERDICT)), "--out", str(tmp_path / "out")]
     assert main([*words, "--record"]) == 0
-    (kept,) = ledger.glob("*/01_a.json")
+    (kept,) = ledger.glob("*/a.json")
     kept.write_text("{")
     for more in ([], ["--resume"]):
         assert main([*words, *more]) == 1
@@ -317,8 +322,8 @@ def test_two_runs_in_one_folder_are_refused(tmp_path):
     path = write(tmp_path / "01_a.ipynb", "1")
     busy = pytest.raises(LessonError, match="another run is at work in")
     with hold_folder(tmp_path / "out"), busy:
-        run([path], tmp_path / "out")
-    assert run([path], tmp_path / "out")[0].ok
+        run_lessons([path], tmp_path / "out")
+    assert run_lessons([path], tmp_path / "out")[0].ok
 
 
 FULL = """\
@@ -343,7 +348,7 @@ def test_plain_papermill_does_the_same(tmp_path):
     """With its own engine and kernel: the same outputs, so the same verdicts."""
     source = "import torch\ntorch.manual_seed(0)\nprint(torch.randn(3), profile, lr)"
     path = write(tmp_path / "01_a.ipynb", source, VERDICT, parameters=True)
-    (record,) = run([path], tmp_path / "out", {"lr": "1e-3"}, "smoke")
+    (record,) = run_lessons([path], tmp_path / "out", {"lr": "1e-3"}, "smoke")
     plain = tmp_path / "plain.ipynb"
     parameters = {"lr": 1e-3, "profile": "smoke"}
     papermill.execute_notebook(str(path), str(plain), parameters, progress_bar=False)

@@ -1,5 +1,7 @@
 """What is to be run is known, checked and named before anything starts."""
 
+from dataclasses import replace
+
 import nbformat
 import pytest
 from course_notebooks import write
@@ -269,7 +271,8 @@ def test_an_attempt_at_something_else_is_not_counted(lesson, tmp_path):
 
 
 def test_a_task_stops_when_its_run_has(lesson, tmp_path):
-    (task,) = plan([lesson], tmp_path / "out", {}, token=(tmp_path / "token", "mine"))
+    (task,) = plan([lesson], tmp_path / "out", {})
+    task = replace(task, token=(tmp_path / "token", "mine"))
     (tmp_path / "token").write_text("mine")
     assert not task.stopped()
     (tmp_path / "token").write_text("another run's")

@@ -11,10 +11,12 @@ from nbkit import clip_gradients_
 from nbkit.lab.data import Data, digits
 from nbkit.lab.models import mlp
 from nbkit.lab.runs import stacked_clipping
-from nbkit.lab.runs import stacked_optimizers as _stacked_optimizers
-from nbkit.lab.runs.arms import Rule, read_arms
+from nbkit.lab.runs.arms import make_rule, read_arms
+from nbkit.lab.runs.assembly import make_update
+from nbkit.lab.runs.layouts import Layout, find_layouts
+from nbkit.lab.runs.options.clip import choose_mode
 from nbkit.lab.runs.seeds import train_runs
-from nbkit.lab.runs.stacked_clipping import StackedClip, find_layouts
+from nbkit.lab.runs.stacked_clipping import StackedClip
 from nbkit.lab.runs.stacking import stack
 
 MODES = ("max_norm", "max_value", "agc")
@@ -83,13 +85,13 @@ def clip_stacked(models, rules):
     gradients = {}
     for index, layout in enumerate(layouts):
         own = torch.stack([parameters[index].grad for parameters in trained])
-        gradients[index] = layout.fold(own)
-        assert_same(layout.unfold(gradients[index]), own)
+        gradients[index] = layout.fold_runs(own)
+        assert_same(layout.unfold_runs(gradients[index]), own)
         in_stack = torch.stack([parameters[index].detach() for parameters in trained])
-        assert_same(layout.unfold(weights[index]), in_stack)
+        assert_same(layout.unfold_runs(weights[index]), in_stack)
     clipped = StackedClip(rules, weights, layouts)(gradients)
     return [
-        [layouts[i].unfold(gradient)[run] for i, gradient in clipped.items()]
+        [layouts[i].unfold_runs(gradient)[run] for i, gradient in clipped.items()]
         for run in range(len(models))
     ]
 
@@ -97,8 +99,8 @@ def clip_stacked(models, rules):
 def clip_one_by_one(models, rules):
     """The same by `clip_gradients_`, model by model."""
     for model, rule in zip(models, rules, strict=True):
-        if rule.clip_options():
-            clip_gradients_(model, nonfinite="ignore", **rule.clip_options())
+        if choose_mode(rule):
+            clip_gradients_(model, nonfinite="ignore", **choose_mode(rule))
     return [[p.grad for p in model.parameters() if p.requires_grad] for model in models]
 
 
@@ -106,7 +108,7 @@ def clip_one_by_one(models, rules):
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("net", NETS)
 def test_a_stack_clips_each_run_as_clip_gradients_does(net, mode, dtype):
-    rules = [Rule(lr=0.1, **{mode: limit}) for limit in LIMITS]
+    rules = [make_rule(lr=0.1, **{mode: limit}) for limit in LIMITS]
     models = models_with_gradients(NETS[net], dtype=dtype)
     before = [[p.grad.clone() for p in m.parameters() if p.requires_grad] for m in models]
     found, expected = clip_stacked(models, rules), clip_one_by_one(models, rules)
@@ -121,7 +123,7 @@ def test_a_stack_clips_each_run_as_clip_gradients_does(net, mode, dtype):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_gradient_whose_norm_is_beyond_float32_is_clipped_to_its_threshold(mode):
-    rules = [Rule(lr=0.1, **{mode: limit}) for limit in LIMITS]
+    rules = [make_rule(lr=0.1, **{mode: limit}) for limit in LIMITS]
     models = models_with_gradients(NETS["mlp"], scale=1e30)
     found, expected = clip_stacked(models, rules), clip_one_by_one(models, rules)
     for ours, theirs in zip(found[:3], expected[:3], strict=True):
@@ -135,7 +137,7 @@ def test_a_gradient_whose_norm_is_beyond_float32_is_clipped_to_its_threshold(mod
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("bad", [math.inf, math.nan])
 def test_a_run_that_has_diverged_is_as_in_its_own_model_and_leaves_the_others_alone(mode, bad):
-    rules = [Rule(lr=0.1, **{mode: limit}) for limit in LIMITS]
+    rules = [make_rule(lr=0.1, **{mode: limit}) for limit in LIMITS]
     alone = clip_stacked(models_with_gradients(NETS["mlp"]), rules)
     models = models_with_gradients(NETS["mlp"])
     models[1][0].weight.grad[2, 3] = bad
@@ -148,7 +150,7 @@ def test_a_run_that_has_diverged_is_as_in_its_own_model_and_leaves_the_others_al
 
 
 def test_runs_of_all_three_modes_stand_in_one_program():
-    rules = [Rule(lr=0.1, **{mode: 0.01}) for mode in MODES] + [Rule(lr=0.1)]
+    rules = [make_rule(lr=0.1, **{mode: 0.01}) for mode in MODES] + [make_rule(lr=0.1)]
     models = models_with_gradients(layers)
     found, expected = clip_stacked(models, rules), clip_one_by_one(models, rules)
     for ours, theirs in zip(found, expected, strict=True):
@@ -158,8 +160,8 @@ def test_runs_of_all_three_modes_stand_in_one_program():
 
 def test_half_precision_keeps_a_factor_that_it_cannot_hold():
     weights = [torch.ones(2, 2, dtype=torch.float16)]
-    rules = [Rule(lr=1.0, max_norm=1e-3), Rule(lr=1.0)]
-    clip = StackedClip(rules, weights, [stacked_clipping.Layout(torch.Size([2]))])
+    rules = [make_rule(lr=1.0, max_norm=1e-3), make_rule(lr=1.0)]
+    clip = StackedClip(rules, weights, [Layout(torch.Size([2]))])
     given = torch.full((2, 2), 30000.0, dtype=torch.float16)
     (gradient,) = clip({0: given}).values()
     expected = torch.tensor([1e-3 / math.sqrt(2)] * 2, dtype=torch.float16)
@@ -185,7 +187,7 @@ def test_a_training_that_clips_is_the_same_stacked_and_one_by_one(make):
 def test_both_ways_to_clip_call_the_one_rule(monkeypatch):
     """A formula of the stack's own would not see this change of the rule."""
     weights = torch.zeros(1, 2)
-    update = _stacked_optimizers.make_update([Rule(lr=1.0, max_norm=1.0)], [weights], steps=1)
+    update = make_update([make_rule(lr=1.0, max_norm=1.0)], [weights], steps=1)
     monkeypatch.setattr(stacked_clipping, "norm_factor", lambda total, limit: total * 0 + 0.5)
     update(0, [torch.tensor([[3.0, 4.0]])])
     assert weights.tolist() == [[-1.5, -2.0]]

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from nbkit.base.state import digest
-from nbkit.lab.runs.probe import compare
+from nbkit.lab.runs.probe import check_stack
 from nbkit.lab.runs.stacking import ELEMENTWISE, stack
 
 
@@ -349,7 +349,7 @@ def test_a_forward_that_cannot_be_stacked_is_found_by_a_few_samples(make, reason
     x = torch.randn(5, 4)
     stacked, before = stack(models), digest(*models)
     with pytest.raises(ValueError, match=f"train_runs cannot batch {reason}"):
-        compare(stacked, models, x)
+        check_stack(stacked, models, x)
     assert digest(*models) == before
 
 
@@ -387,7 +387,7 @@ def test_the_layer_is_named_wherever_it_is(make, reason):
     x = torch.randn(5, 4)
     stacked, before = stack(models), digest(*models)
     with pytest.raises(ValueError, match=f"cannot batch {reason}.*Pass vectorize=False"):
-        compare(stacked, models, x)
+        check_stack(stacked, models, x)
     assert digest(*models) == before
 
 
@@ -418,13 +418,13 @@ class OwnEmbedding(nn.Embedding):
 def test_a_lookup_that_vmap_gets_wrong_is_refused_though_no_sample_shows_it(make, option):
     models = [nn.Sequential(make(), nn.Flatten(), nn.Linear(6, 2)) for _ in range(3)]
     with pytest.raises(ValueError, match=f"the forward of {option}"):
-        compare(stack(models), models, torch.tensor([[1, 2], [3, 4]]))
+        check_stack(stack(models), models, torch.tensor([[1, 2], [3, 4]]))
 
 
 @pytest.mark.parametrize("make", [lambda: SpecialEmbedding(9, 3), OwnEmbedding])
 def test_other_lookups_are_batched(make):
     models = [nn.Sequential(make(), nn.Flatten(), nn.Linear(6, 2)) for _ in range(3)]
-    compare(stack(models), models, torch.tensor([[0, 2], [3, 3]]))
+    check_stack(stack(models), models, torch.tensor([[0, 2], [3, 3]]))
 
 
 @pytest.mark.parametrize("gain", [1.0, 1e30])
@@ -436,20 +436,22 @@ def test_comparing_does_not_refuse_for_rounding_or_overflow(gain, last):
     for parameter in models[0].parameters():
         nn.init.normal_(parameter, std=gain)
     models = [copy.deepcopy(model) for model in models]
-    compare(stack(models), models, torch.randn(8, 4))
+    check_stack(stack(models), models, torch.randn(8, 4))
 
 
 def test_comparing_weighs_the_outputs_so_that_a_last_norm_leaves_a_gradient():
     """The sum of squares after a norm is constant: its gradient would be rounding alone."""
     models = [nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4, eps=0, elementwise_affine=False))]
     models = [copy.deepcopy(models[0]) for _ in range(3)]
-    compare(stack(models), models, torch.randn(8, 4, generator=torch.Generator().manual_seed(0)))
+    check_stack(
+        stack(models), models, torch.randn(8, 4, generator=torch.Generator().manual_seed(0))
+    )
 
 
 def test_comparing_is_blind_to_the_rounding_of_a_gradient_that_is_nothing():
     """A bias before a BatchNorm: the mean takes it away again."""
     models = [nn.Sequential(nn.Linear(64, 8), nn.BatchNorm1d(8), nn.Linear(8, 2)) for _ in range(3)]
-    compare(stack(models), models, torch.randn(8, 64))
+    check_stack(stack(models), models, torch.randn(8, 64))
 
 
 def test_comparing_leaves_models_statistics_samples_and_random_state_alone():
@@ -459,7 +461,7 @@ def test_comparing_leaves_models_statistics_samples_and_random_state_alone():
     stacked = stack(models)
     x = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
     before = digest(stacked, *models, x)
-    compare(stacked, models, x)
+    check_stack(stacked, models, x)
     assert digest(stacked, *models, x) == before
 
 

@@ -1,0 +1,156 @@
+"""Put the parts of a training together from the options of its rules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nbkit.lab.runs.layouts import Layout
+from nbkit.lab.runs.option import (
+    GradientOption,
+    Loss,
+    LossOption,
+    MakeModel,
+    Rule,
+    StackedLoss,
+    StartOption,
+)
+from nbkit.lab.runs.options import OPTIONS, find_optimizers
+
+AnyLoss = TypeVar("AnyLoss", Loss, StackedLoss)
+
+
+# ---- where a run starts ----
+
+
+def build_model(rule: Rule, make_model: MakeModel, seed: int) -> nn.Module:
+    """Build the model that a run starts from; seeds torch's random state and moves it on."""
+    starts = [option for option in OPTIONS if isinstance(option, StartOption)]
+    for option in starts:
+        make_model = option.choose_builder(rule) or make_model
+    torch.manual_seed(seed)
+    model = make_model()
+    for option in starts:
+        option.set_weights(rule, model)
+    return model
+
+
+def identify_start(rule: Rule) -> Hashable:
+    """Return a key that is equal for rules whose runs start alike from the same seed."""
+    key: list[Hashable] = []
+    for option in OPTIONS:
+        if isinstance(option, StartOption):
+            for name in option.defaults:
+                value = rule[name]
+                # Functions and other objects are the same only if they are one object.
+                key.append(value if isinstance(value, int | float | str) else id(value))
+    return tuple(key)
+
+
+def group_program(rule: Rule) -> Hashable:
+    """Return a key that is equal for rules which one program can train."""
+    kinds = [option.group_runs(rule) for option in OPTIONS]
+    return (id(find_optimizers()[rule["optimizer"]]), *kinds)
+
+
+# ---- a separate run ----
+
+
+def make_optimizer(rule: Rule, model: nn.Module) -> torch.optim.Optimizer:
+    """Make torch's own optimizer for one run; it changes the gradients before each step."""
+    option = find_optimizers()[rule["optimizer"]]
+    make: Any = option.optimizers[rule["optimizer"]]
+    own = {name: rule[name] for name in option.defaults}
+    optimizer: torch.optim.Optimizer = make(
+        model.parameters(), lr=rule["lr"], weight_decay=rule["weight_decay"], **own
+    )
+    for each in OPTIONS:
+        if isinstance(each, GradientOption):
+            change = each.change_gradients(rule, model)
+            if change is not None:
+                _call_before_step(optimizer, change)
+    return optimizer
+
+
+def _call_before_step(optimizer: torch.optim.Optimizer, change: Callable[[], None]) -> None:
+    optimizer.register_step_pre_hook(lambda *_: change())
+
+
+def choose_loss(rule: Rule) -> Loss:
+    """Choose the loss of a separate run: the cross-entropy, or what an option puts in its place."""
+    losses = [option.make_loss(rule) for option in _list_loss_options()]
+    return _take_one(losses, F.cross_entropy)
+
+
+# ---- stacked runs ----
+
+
+def choose_stacked_loss(rules: Sequence[Rule], like: Tensor) -> StackedLoss:
+    """Choose the loss of stacked runs: (runs, batch, classes), (runs, batch) -> (runs)."""
+    losses = [option.stack_loss(rules, like) for option in _list_loss_options()]
+    return _take_one(losses, average_cross_entropy)
+
+
+def average_cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
+    """Return each run's mean cross-entropy, (runs)."""
+    # Classes before samples: over a last dimension torch's softmax takes nine times as long.
+    return F.cross_entropy(logits.mT, y, reduction="none").mean(1)
+
+
+def _list_loss_options() -> list[LossOption]:
+    return [option for option in OPTIONS if isinstance(option, LossOption)]
+
+
+def _take_one(losses: Sequence[AnyLoss | None], plain: AnyLoss) -> AnyLoss:
+    """Return the one loss that an option gave, or the plain one.
+
+    Raises:
+        ValueError: if several options gave one; each of them would replace the others.
+    """
+    given = [loss for loss in losses if loss is not None]
+    if len(given) > 1:
+        raise ValueError(
+            f"an arm may use one option that replaces the loss, got {len(given)}: leave out all "
+            f"but one of them."
+        )
+    return given[0] if given else plain
+
+
+def make_update(
+    rules: Sequence[Rule],
+    parameters: Sequence[Tensor],
+    steps: int,
+    layouts: Sequence[Layout] | None = None,
+) -> Callable[[int, Sequence[Tensor | None]], None]:
+    """Make the update of stacked runs, `update(step, gradients)`: change the gradients, then step.
+
+    Args:
+        rules: one for each run; all name optimizers of the same option.
+        parameters: stacked, with a leading dimension for the run; changed in place.
+        steps: how many updates there will be.
+        layouts: of the parameters; None: one run's part looks as it does in the run's own model.
+    """
+    # Each parameter as (runs, numbers of one run), a view of the same memory.
+    weights = [parameter.detach().view(len(rules), -1) for parameter in parameters]
+    layouts = layouts or [Layout(parameter.shape[1:]) for parameter in parameters]
+    optimizer = find_optimizers()[rules[0]["optimizer"]].stack_update(rules, weights, steps)
+    changes = []
+    for option in OPTIONS:
+        if isinstance(option, GradientOption):
+            change = option.stack_change(rules, weights, layouts)
+            if change is not None:
+                changes.append(change)
+
+    @torch.no_grad()
+    def update_runs(step: int, gradients: Sequence[Tensor | None]) -> None:
+        flat = {i: g.reshape(len(rules), -1) for i, g in enumerate(gradients) if g is not None}
+        for change in changes:
+            flat = dict(change(flat))
+        for index, gradient in flat.items():
+            optimizer.take_step(step, index, gradient)
+
+    return update_runs

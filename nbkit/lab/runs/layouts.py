@@ -1,0 +1,65 @@
+"""How one run's part of a stacked parameter looks in the run's own model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from nbkit.clipping import Units, find_units
+from nbkit.lab.runs.stacked_layers import StackedLinear, Vmapped, Wide
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Shape and units of a parameter in one run's own model.
+
+    Attributes:
+        shape: the shape of the parameter in that model.
+        turned: the stack keeps the matrix transposed; a stacked Linear has (inputs, outputs).
+        units: how the parameter falls into units, for adaptive clipping.
+    """
+
+    shape: torch.Size
+    turned: bool = False
+    units: Units = field(default_factory=Units)
+
+    def unfold_runs(self, flat: Tensor) -> Tensor:
+        """Return a view: (runs, numbers of one run) -> (runs, *shape)."""
+        if self.turned:
+            outputs, inputs = self.shape
+            return flat.view(-1, inputs, outputs).mT
+        return flat.view(len(flat), *self.shape)
+
+    def fold_runs(self, tensor: Tensor) -> Tensor:
+        """Return (runs, *shape) as (runs, numbers of one run), in the order of the stack."""
+        return (tensor.mT if self.turned else tensor).reshape(len(tensor), -1)
+
+
+def find_layouts(stacked: nn.Module, model: nn.Module) -> list[Layout]:
+    """Find the layout of each trained parameter of a stack, given one of the models in it."""
+    units = {}
+    for unit in find_units(model, dict(model.named_parameters())).values():
+        units[id(unit.parameter)] = unit.units
+    layouts = {}
+    for layer, own_layer in _pair_layers(stacked, model):
+        turned = isinstance(layer, StackedLinear)
+        source = layer if turned else layer.get_submodule("layer")
+        for name, parameter in source.named_parameters():
+            own = own_layer.get_parameter(name)
+            is_matrix = turned and name == "weight"  # a bias has nothing to transpose
+            layouts[id(parameter)] = Layout(own.shape, is_matrix, units[id(own)])
+    return [layouts[id(p)] for p in stacked.parameters() if p.requires_grad]
+
+
+def _pair_layers(stacked: nn.Module, model: nn.Module) -> Iterator[tuple[nn.Module, nn.Module]]:
+    """Yield each stacked layer with the layer of the model that it stands for."""
+    if type(model) is nn.Sequential:
+        # Not children(): that leaves out the second use of a layer, which is stacked twice.
+        for layer, own in zip(stacked._modules.values(), model, strict=True):
+            assert layer is not None
+            yield from _pair_layers(layer, own)
+    elif isinstance(stacked, StackedLinear | Wide | Vmapped):
+        yield stacked, model

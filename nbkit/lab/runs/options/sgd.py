@@ -1,0 +1,65 @@
+"""The optimizer "sgd", with momentum and nesterov."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from nbkit.lab.runs.option import OptimizerOption, Rule, StackedUpdate
+from nbkit.lab.runs.run_values import stack_steps, stack_used_values, stack_values
+
+
+class Sgd(OptimizerOption):
+    """torch.optim.SGD."""
+
+    defaults: ClassVar = {"momentum": 0.0, "nesterov": False}
+    numbers = ("momentum",)
+    optimizers: ClassVar = {"sgd": torch.optim.SGD}
+
+    def find_problem(self, rule: Rule, steps: int) -> str | None:
+        """Check momentum, and that nesterov has one."""
+        momentum = rule["momentum"]
+        if not 0 <= momentum < math.inf:
+            return f"momentum must be finite and at least 0, got {momentum}"
+        if rule["nesterov"] and momentum == 0:
+            return "nesterov needs a momentum above 0"
+        return None
+
+    def stack_update(
+        self, rules: Sequence[Rule], weights: Sequence[Tensor], steps: int
+    ) -> StackedUpdate:
+        """Return the update of SGD for stacked runs."""
+        return StackedSgd(rules, weights, steps)
+
+
+class StackedSgd:
+    """velocity = momentum * velocity + gradient; weight -= lr * velocity, as in torch.optim.SGD."""
+
+    def __init__(self, rules: Sequence[Rule], weights: Sequence[Tensor], steps: int) -> None:
+        like = weights[0]
+        self.weights = weights
+        self.velocities = [torch.zeros_like(weight) for weight in weights]
+        self.momentum = stack_values([rule["momentum"] for rule in rules], like)
+        self.lrs = stack_steps([rule.list_lrs(steps) for rule in rules], like)
+        self.decay = stack_used_values([rule["weight_decay"] for rule in rules], like)
+        nesterov = stack_used_values([rule["nesterov"] for rule in rules], like)
+        self.nesterov = None if nesterov is None else nesterov.bool()
+
+    def take_step(self, step: int, index: int, gradient: Tensor) -> None:
+        """Update one parameter of all runs in place."""
+        weight, velocity = self.weights[index], self.velocities[index]
+        if self.decay is not None:
+            gradient = torch.addcmul(gradient, weight, self.decay)
+        velocity.mul_(self.momentum).add_(gradient)
+        if self.nesterov is not None:
+            # Nesterov's step looks ahead: gradient + momentum * the new velocity.
+            ahead = torch.addcmul(gradient, velocity, self.momentum)
+            velocity = torch.where(self.nesterov, ahead, velocity)
+        weight.addcmul_(velocity, self.lrs[step], value=-1)
+
+
+OPTION = Sgd()
