@@ -49,25 +49,31 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from nbkit.base.batches import count_rows, split_rows
-from nbkit.base.equivalence import (
-    EquivalenceReport,
+from nbkit.base.batch_gradients import (
     apply_model,
     check_batch,
-    compare,
-    explained,
-    gradients,
-    largest,
+    compute_gradients,
+    copy_gradients,
     read_pair,
-    reason,
-    starved_layers,
-    suspects,
-    taken,
-    without,
+)
+from nbkit.base.batches import count_rows, split_rows
+from nbkit.base.equivalence import (
+    EquivalenceCause,
+    EquivalenceReport,
+    compare_gradients,
+    find_largest_entry,
+)
+from nbkit.base.equivalence_causes import (
+    Advised,
+    Kinds,
+    are_ones,
+    explain_difference,
+    find_remaining_cause,
 )
 from nbkit.base.model_call import copy_batch
 from nbkit.base.numbers import read_integer
 from nbkit.base.state import preserve_state
+from nbkit.base.suspect_layers import find_starved_layers, list_suspects, switch_off_layers
 
 
 @dataclass(slots=True)
@@ -302,8 +308,9 @@ def check_accumulation(
         steps: micro-batches to divide it into.
         weight: as for `accumulate`.
     Returns:
-        EquivalenceReport: the error, and the cause if it is more than rounding: BatchNorm, dropout,
-        a mean of means (the loss averages over something else than `weight` counts) or a sum.
+        EquivalenceReport: the error and, if it is more than rounding, the causes with advice, such
+        as batchnorm, dropout, a mean of means (the loss averages over something other than `weight`
+        counts) or a sum.
     Raises:
         ValueError: if the batch has fewer rows than `steps`.
         TypeError: if the batch is no pair and no dict, or its keys do not fit the model.
@@ -311,8 +318,8 @@ def check_accumulation(
     >>> model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
     >>> batch = (torch.randn(8, 3), torch.randn(8, 4))
     >>> report = check_accumulation(model, nn.MSELoss(), batch, 4)
-    >>> report.equivalent, report.cause.split(":")[0]
-    (False, 'BatchNorm (1)')
+    >>> report.equivalent, report.cause
+    (False, 'batchnorm')
     """
     check_batch(model, batch)
     count = read_integer(steps)
@@ -324,17 +331,17 @@ def check_accumulation(
     parts = split_rows(batch, count)
     kept = [model, loss_fn] if isinstance(loss_fn, nn.Module) else [model]
     with preserve_state(*kept):
-        return explained(
-            suspects(model),
+        return explain_difference(
+            list_suspects(model),
             partial(_compare_parts, model, loss_fn, batch, parts, weight),
-            partial(reason, model, loss_fn, batch, parts, _wrong_weights),
-            starved_layers(model, min(parts, key=count_rows)),
+            partial(find_remaining_cause, model, loss_fn, batch, parts, _wrong_weights),
+            find_starved_layers(model, min(parts, key=count_rows)),
         )
 
 
-def _compare_parts(model, loss_fn, batch, parts, weight, off: frozenset[str]) -> EquivalenceReport:
-    with without(model, off):
-        reference = gradients(model, loss_fn, batch)
+def _compare_parts(model, loss_fn, batch, parts, weight, off: Kinds) -> EquivalenceReport:
+    with switch_off_layers(model, off):
+        reference = compute_gradients(model, loss_fn, batch)
         torch.manual_seed(1)  # one stream of masks, cut into parts, would hide the dropout
         model.zero_grad(set_to_none=True)
         term = 0.0
@@ -343,16 +350,19 @@ def _compare_parts(model, loss_fn, batch, parts, weight, off: frozenset[str]) ->
                 x, y = read_pair(micro.batch)
                 with micro.sync():
                     (loss_fn(apply_model(model, x), y) * micro.weight).backward()
-                term = max(term, largest([taken(model)]))
-        return compare(reference, taken(model), term)
+                term = max(term, find_largest_entry([copy_gradients(model)]))
+        return compare_gradients(reference, copy_gradients(model), term)
 
 
-def _wrong_weights(fitted: list[float]) -> str:
-    if all(abs(w - 1) < 0.01 for w in fitted):
-        return "sum reduction: the loss is a sum, so each part counts in full; leave out the weight"
-    shown = ", ".join(f"{w:.3g}" for w in fitted[:4])
+def _wrong_weights(fitted: list[float]) -> Advised:
+    if are_ones(fitted):
+        return (
+            EquivalenceCause.SUM_REDUCTION,
+            "The loss is a sum, so each part counts in full. Leave out the weight.",
+        )
+    shown = ", ".join(f"{w:.3g}" for w in fitted[:4]) + (", ..." if len(fitted) > 4 else "")
     return (
-        f"mean of means: the loss averages over something else than weight counts; the weights "
-        f"{shown}{', ...' if len(fitted) > 4 else ''} would fit. Pass weight=, for example "
-        f"lambda batch: (batch[1] != -100).sum()"
+        EquivalenceCause.MEAN_OF_MEANS,
+        f"The loss averages over something other than what weight counts; the weights {shown} "
+        f"would fit. Pass weight=, for example lambda batch: (batch[1] != -100).sum().",
     )
