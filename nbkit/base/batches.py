@@ -38,6 +38,7 @@ def count_rows(batch: Any) -> int:
     # The strictest reading first: only where it finds nothing may a list be more than parts.
     for pairs, numbers in ((False, True), (True, True), (False, False)):
         found = _read_row_counts(batch, pairs, numbers, root=True)
+        # Two readings of one batch, such as 2 views of 8 rows or 2 samples: the user must say.
         if found and len(found) > 1:
             raise ValueError(
                 f"expected a batch that can be read in one way, got a {type(batch).__name__} that "
@@ -125,11 +126,13 @@ def _read_row_counts(node: Any, pairs: bool, numbers: bool, root: bool = False) 
         root: whether the node is the whole batch.
     """
     if _has_rows(node):
+        # (rows, ...)
         return {node.shape[0]}
     children = open_container(node)
     if children is None:
         return FREE
     if _is_plain_sequence(node) and _is_list_of_leaves(node):
+        # At the top, numbers in a tuple are arguments; in a list they are samples.
         free = not numbers or (root and not isinstance(node, list))
         return FREE if free else {len(node)}
     together: Readings = FREE  # what all children agree on
@@ -259,6 +262,7 @@ def _may_be_samples(node: Any, root: bool) -> bool:
     image = _has_rows(node[0]) and len(node[0].shape) > 2  # (channels, height, width)
     if root and len(node) < (MANY_IMAGES if image else MANY):
         return False
+    # A set: one form means that the items are alike.
     kinds = {_describe_form(item) for item in node}
     return len(kinds) == 1 and kinds != {"leaf"}
 
@@ -273,6 +277,7 @@ def _describe_form(item: Any) -> object:
     if isinstance(item, Mapping):
         return "mapping", *sorted(str(key) for key, _ in children)
     kinds = [_describe_form(child) for _, child in children]
+    # Lists of equal kind may differ in length from sample to sample, as sentences do.
     if _is_plain_sequence(item) and len(set(kinds)) < 2:
         return "list", *kinds[:1]
     return type(item).__name__, *kinds

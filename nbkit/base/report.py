@@ -91,6 +91,7 @@ def convert_to_json(value: object) -> object:
     >>> convert_to_json({"norm": torch.tensor(2.0), "names": ("a", "b"), "worst": math.inf})
     {'norm': 2.0, 'names': ['a', 'b'], 'worst': None}
     """
+    # A tensor is a number or nested lists, which may hold NaN.
     if isinstance(value, torch.Tensor):
         return convert_to_json(value.tolist())
     if isinstance(value, Report):
@@ -106,6 +107,7 @@ def convert_to_json(value: object) -> object:
         return converted
     if isinstance(value, (list, tuple, set, frozenset)):
         return [convert_to_json(item) for item in value]
+    # numpy need not be installed, so its types are recognised by their methods.
     if hasattr(value, "dtype") and hasattr(value, "tolist"):  # numpy's numbers and arrays
         return convert_to_json(value.tolist())
     if isinstance(value, float) and not math.isfinite(value):
