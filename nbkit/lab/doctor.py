@@ -87,7 +87,7 @@ def _find_skipped_claims() -> list[SkippedClaim]:
     unwritten = without_lesson()
     skipped = []
     for name, claim in all_claims().items():
-        missing = claim.missing()
+        missing = claim.find_missing_needs()
         if missing and name not in unwritten:
             skipped.append(SkippedClaim(claim.id, claim.lesson, missing))
     return skipped

@@ -12,7 +12,7 @@ from typing import Any
 import nbkit
 from nbkit.base.state import preserve_state
 from nbkit.lab.evidence.claims import Claim, Verdict, judge, load_claims
-from nbkit.lab.evidence.diary import Diary, calibrate
+from nbkit.lab.evidence.diary import Diary, measure_calibration
 from nbkit.lab.evidence.intervals import Interval
 from nbkit.lab.evidence.predictions import Prediction
 from nbkit.lab.exercise import Exercise, has_exercises, load_exercise
@@ -195,7 +195,7 @@ class Lesson:
         """The claims of this lesson, as a table, before any of them is measured."""
         rows = "\n".join(
             f"| `{claim.id}` | {escape_markdown(claim.sentence)} | "
-            f"{escape_markdown(claim.metric)} | {claim.bound()} | {claim.n} {claim.over} | "
+            f"{escape_markdown(claim.metric)} | {claim.describe_bound()} | {claim.n} {claim.over} | "
             f"{escape_markdown(claim.source)} |"
             for claim in self.claims.values()
         )
@@ -219,23 +219,23 @@ class Lesson:
         for claim, prediction in self.predictions.items():
             if claim not in self.verdicts:
                 raise ValueError(f"{claim} was predicted, but has not been measured yet.")
-            score = prediction.score(self.verdicts[claim])
+            score = prediction.score_against(self.verdicts[claim])
             _show(str(score), {"kind": "prediction", **score.to_dict()})
             if _watched():
-                self._diary.score(score)
+                self._diary.keep_score(score)
 
     def calibration(self) -> None:
         """How sure the learner was, in all lessons so far, beside how often they were right."""
         if not _watched():
             print("Your own predictions appear here, once you have made some in JupyterLab.")
             return
-        entries = list(self._diary.entries().values())
+        entries = list(self._diary.read_predictions().values())
         if not any(entry.right is not None for entry in entries):
             print(f"No prediction has been scored yet: {self._diary.path} has {len(entries)}.")
             return
         from IPython.display import display
 
-        display(calibrate(entries))
+        display(measure_calibration(entries))
 
     def takeaways(self) -> None:
         """What to take home, worded from the verdicts: a refuted claim reads differently."""
@@ -247,7 +247,7 @@ class Lesson:
 
     def _keep(self, prediction: Prediction) -> None:
         try:
-            if not self._diary.commit(prediction):
+            if not self._diary.keep_prediction(prediction):
                 print(f"{self._diary.path} has an earlier prediction of it; that one counts.")
         except OSError as error:  # a folder that is read-only is no reason to stop a lesson
             print(f"{self._diary.path}: it is not kept ({error.strerror}).")

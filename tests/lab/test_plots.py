@@ -143,7 +143,7 @@ def test_against_margin_keeps_an_open_interval_in_the_frame(ax):
 
 def test_against_margin_of_a_skipped_claim_says_so_without_a_bar(ax):
     needy = Claim(**{**vars(CLAIM), "needs": ("two gpus",)})
-    if needy.missing():
+    if needy.find_missing_needs():
         plots.against_margin(ax, judge(needy), label="x")
         assert not ax.lines and ax.get_title() == "SKIPPED"
 

@@ -128,13 +128,13 @@ class Claim:
         """Of the interval that decides it: two one-sided tests at 5 % are an interval of 90 %."""
         return 0.90 if self.side == "within" else 0.95
 
-    def bound(self) -> str:
+    def describe_bound(self) -> str:
         """The margin in words: `below 1.25`, `within ±0.01`, `exact`."""
         if self.margin is None:
             return "exact"
         return f"{self.side} {'±' if self.side == 'within' else ''}{self.margin:g}"
 
-    def holds(self, effect: float) -> bool:
+    def holds_for(self, effect: float) -> bool:
         """Whether an effect of that size, known exactly, would make the claim true."""
         return self.decide_range(effect, effect) == SUPPORTED
 
@@ -175,7 +175,7 @@ class Claim:
             inside, outside = low > over, high < under
         return SUPPORTED if inside else REFUTED if outside else INCONCLUSIVE
 
-    def missing(self) -> list[str]:
+    def find_missing_needs(self) -> list[str]:
         """What the claim needs and this machine has not got."""
         return [need for need in self.needs if not NEEDS[need]()]
 
@@ -228,7 +228,7 @@ class Verdict:
             "sentence": self.claim.sentence,
             "metric": self.claim.metric,
             "margin": self.claim.margin,
-            "bound": self.claim.bound(),
+            "bound": self.claim.describe_bound(),
             "verdict": self.verdict,
             "reason": self.reason,
             "effect": _finite(effect.estimate) if effect else None,
@@ -330,7 +330,7 @@ def judge(claim: Claim, measured: Interval | Sequence[bool] | None = None) -> Ve
     claim needs, when other programs kept it busy while it was timed (the numbers are kept), or when
     there are fewer seeds than it states.
     """
-    if missing := claim.missing():
+    if missing := claim.find_missing_needs():
         return Verdict(claim, SKIPPED, f"needs {' and '.join(missing)}")
     effect = _effect(claim, measured)
     if effect.load and effect.load.is_busy:

@@ -201,7 +201,7 @@ def sizes(claim):
 )
 def test_twice_the_margin_is_found_with_the_n_that_the_claim_states(claim):
     effect = twice_the_margin(claim)
-    expected = "SUPPORTED" if claim.holds(effect) else "REFUTED"
+    expected = "SUPPORTED" if claim.holds_for(effect) else "REFUTED"
     assert at_least(0.8, verdicts(claim, effect, 150).count(expected), 150)
     if claim.side == "within":
         assert at_least(0.8, verdicts(claim, 0.0, 150).count("SUPPORTED"), 150)

@@ -280,7 +280,7 @@ def test_copies_of_one_number_decide_nothing(kind, margin, measured, what):
 @pytest.mark.parametrize(("kind", "margin", "measured", "what"), ALIKE)
 def test_what_is_counted_may_be_the_same_each_time(kind, margin, measured, what):
     got = judge(claim(kind, margin, deterministic=True), measured)
-    wanted = "SUPPORTED" if got.claim.holds(measured.estimate) else "REFUTED"
+    wanted = "SUPPORTED" if got.claim.holds_for(measured.estimate) else "REFUTED"
     assert (got.verdict, got.reason.startswith("the whole interval lies")) == (wanted, True)
 
 
@@ -369,9 +369,9 @@ def test_what_was_measured_must_be_what_the_claim_is_about(kind, margin, measure
 
 def test_where_launch_refuses_there_are_no_two_processes(monkeypatch):
     needy = claim(needs=("two processes",))
-    assert needy.missing() == []
+    assert needy.find_missing_needs() == []
     monkeypatch.setattr(claims.sys, "platform", "win32")
-    assert needy.missing() == ["two processes"]
+    assert needy.find_missing_needs() == ["two processes"]
 
 
 def test_what_the_machine_lacks_skips_the_claim(monkeypatch):
@@ -408,8 +408,12 @@ def test_a_claim_without_sentences_of_its_own_is_still_worded_by_its_verdict(low
 )
 def test_a_claim_tells_its_bound_and_its_side(kind, margin, bound, inside, outside):
     stated = claim(kind, margin)
-    assert (stated.bound(), stated.holds(inside), stated.holds(outside)) == (bound, True, False)
-    assert claim("equality", None).bound() == "exact"
+    assert (stated.describe_bound(), stated.holds_for(inside), stated.holds_for(outside)) == (
+        bound,
+        True,
+        False,
+    )
+    assert claim("equality", None).describe_bound() == "exact"
 
 
 def test_a_verdict_names_the_versions_and_the_noise():
