@@ -15,7 +15,7 @@ import torch
 
 from nbkit.base.report import Report
 from nbkit.lab.cost.busy import watch_others
-from nbkit.lab.evidence.claims import all_claims, without_lesson
+from nbkit.lab.evidence.register import all_claims, without_lesson
 from nbkit.lab.machine import CPUINFO, read_machine, read_processor
 
 LESSON_GIB = 3  # the most memory that a lesson needs

@@ -6,7 +6,8 @@ import math
 from dataclasses import dataclass
 from numbers import Integral, Real
 
-from nbkit.lab.evidence.claims import INCONCLUSIVE, MEASURES, SKIPPED, SUPPORTED, Claim, Verdict
+from nbkit.lab.evidence.claims import INCONCLUSIVE, MEASURES, SKIPPED, SUPPORTED, Claim
+from nbkit.lab.evidence.verdicts import Verdict
 
 
 def _is_finite_real(value: object) -> bool:

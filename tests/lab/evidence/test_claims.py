@@ -8,11 +8,14 @@ import pytest
 import torch
 from scipy.stats import ttest_1samp
 
+from nbkit.lab import shipped
 from nbkit.lab.evidence import claims
-from nbkit.lab.evidence.claims import Claim, all_claims, judge, load_claims, without_lesson
+from nbkit.lab.evidence.claims import Claim
 from nbkit.lab.evidence.intervals import Interval
 from nbkit.lab.evidence.proportions import accuracy_interval, proportion, proportion_difference
+from nbkit.lab.evidence.register import all_claims, load_claims, without_lesson
 from nbkit.lab.evidence.stats import mean_interval, paired_difference, paired_ratio
+from nbkit.lab.evidence.verdicts import judge
 
 REGISTERED = """
 accumulation-better-per-example accumulation-halves-memory accumulation-is-the-large-batch
@@ -125,7 +128,7 @@ def test_claims_without_a_lesson_are_listed(tmp_path, monkeypatch):
     register = all_claims()
     assert "lr_finder" not in lessons(without_lesson())
     (tmp_path / "05_amp.ipynb").touch()
-    monkeypatch.setattr(claims.shipped, "lessons_dir", lambda: tmp_path)
+    monkeypatch.setattr(shipped, "lessons_dir", lambda: tmp_path)
     assert set(register) - set(without_lesson()) == set(load_claims("amp"))
     assert len(load_claims("amp")) == 7
 
@@ -140,18 +143,18 @@ def test_claims_without_a_lesson_are_listed(tmp_path, monkeypatch):
 def test_a_broken_claims_file_is_refused(tmp_path, monkeypatch, text, message):
     (tmp_path / "lr_finder").mkdir()
     (tmp_path / "lr_finder/claims.toml").write_text(text)
-    monkeypatch.setattr(claims.shipped, "LESSONS", tmp_path)
+    monkeypatch.setattr(shipped, "LESSONS", tmp_path)
     with pytest.raises(ValueError, match=message):
         load_claims("lr_finder")
 
 
 def test_one_id_in_two_files_is_refused(tmp_path, monkeypatch):
-    one = (claims.shipped.LESSONS / "start_here/claims.toml").read_text()
+    one = (shipped.LESSONS / "start_here/claims.toml").read_text()
     for word in ("start_here", "somebodys"):
         (tmp_path / word).mkdir()
         (tmp_path / word / "claims.toml").write_text(one)
-    monkeypatch.setattr(claims.shipped, "LESSONS", tmp_path)
-    monkeypatch.setattr(claims, "read_course", list)
+    monkeypatch.setattr(shipped, "LESSONS", tmp_path)
+    monkeypatch.setattr("nbkit.lab.evidence.register.read_course", list)
     message = "'start-momentum' stands in the claims of somebodys and of start_here"
     with pytest.raises(ValueError, match=message):
         all_claims()

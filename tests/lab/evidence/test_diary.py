@@ -4,10 +4,11 @@ import json
 
 import pytest
 
-from nbkit.lab.evidence.claims import judge, load_claims
 from nbkit.lab.evidence.diary import Diary, KeptPrediction, measure_calibration
 from nbkit.lab.evidence.intervals import Interval
 from nbkit.lab.evidence.predictions import Prediction
+from nbkit.lab.evidence.register import load_claims
+from nbkit.lab.evidence.verdicts import judge
 from nbkit.lab.lesson import Lesson
 
 NEAR, _, CYCLE = load_claims("lr_finder").values()
