@@ -21,7 +21,7 @@ _HIGH_LOSS = 1.5  # with Kaiming's weights in the last layer, 1.3 of the loss of
 _LOW_LOSS = 0.9  # a model that knows nothing is this close to the smaller reference by chance
 
 
-def judge_layer(step: FirstStep, i: int) -> LayerFinding:
+def judge_call(step: FirstStep, i: int) -> LayerFinding:
     """Return the worst problem of call `i`, with advice."""
     # The worst first: a later check may fail as a consequence of an earlier one.
     checks = [check_finite, check_zero_output, check_copies, check_dead_units, check_saturation]

@@ -131,7 +131,7 @@ class Probe(TorchFunctionMode):
         """Act as a forward hook of every module."""
         self._clock += 1
         self._order[module] = self._clock
-        floats = _list_floats(output)
+        floats = _list_float_tensors(output)
         if not floats or not floats[0].numel():
             return
         if has_weights(module):
@@ -152,7 +152,7 @@ class Probe(TorchFunctionMode):
         size = note_first(numbers, "output_rms", root_mean_square(x))
         if _has_samples(x):
             note_first(numbers, "output_varying", share_that_varies(x, size))
-        for given in _list_floats(args):
+        for given in _list_float_tensors(args):
             size = note_first(numbers, "input_rms", root_mean_square(given))
             if _has_samples(given) and not self._pending.has_number(numbers, "input_varying"):
                 note_first(numbers, "input_varying", share_that_varies(given, size))
@@ -161,9 +161,9 @@ class Probe(TorchFunctionMode):
 
     def _look_at_inputs(self, batch: object) -> None:
         inputs = batch[0] if isinstance(batch, (tuple, list)) else batch
-        for x in _list_floats(inputs):
+        for x in _list_float_tensors(inputs):
             self._pending.note_first(self.totals, "input_rms", root_mean_square(x))
-        self.samples = _count_samples(inputs)
+        self.samples = _count_batch_samples(inputs)
 
     def _compute_gradients(
         self, output: object, loss_fn: Callable[..., Tensor], target: object
@@ -250,7 +250,7 @@ def _list_terms(given: tuple[Any, ...]) -> list[tuple[torch.Size, bool]]:
     return terms
 
 
-def _list_floats(tree: object) -> list[Tensor]:
+def _list_float_tensors(tree: object) -> list[Tensor]:
     return [tensor for tensor in list_tensors(tree) if tensor.is_floating_point()]
 
 
@@ -259,7 +259,7 @@ def _has_samples(x: Tensor) -> bool:
     return x.ndim > 1 and len(x) > 1
 
 
-def _count_samples(inputs: object) -> int:
+def _count_batch_samples(inputs: object) -> int:
     """Count the samples; where the parts disagree, such as a state, count those of the first."""
     try:
         return count_rows(inputs)

@@ -13,7 +13,7 @@ from nbkit.base.model_call import unwrap_model
 from nbkit.base.report import Report, ensure_axes
 from nbkit.initialization.calls import Call
 from nbkit.initialization.first_step import FirstStep
-from nbkit.initialization.judgement import judge_layer, judge_loss
+from nbkit.initialization.judgement import judge_call, judge_loss
 from nbkit.initialization.probe import Probe
 from nbkit.initialization.verdict import InitVerdict, LossVerdict
 
@@ -176,7 +176,7 @@ def _describe_call(step: FirstStep, i: int) -> InitLayer:
     call, numbers = step.calls[i], step.calls[i].numbers
     before = step.calls[i - 1] if i else None
     after = step.calls[i + 1] if i + 1 < len(step.calls) else None
-    verdict, advice = judge_layer(step, i)
+    verdict, advice = judge_call(step, i)
     return InitLayer(
         name=call.name,
         forward_rms=numbers.output_rms,
