@@ -69,7 +69,7 @@ def read_start(knobs: Mapping[str, Knob], start: Mapping[str, Value]) -> dict[st
 
 
 class Fitting:
-    """Run a fit function in slices, up to wherever it has been advanced.
+    """Run a fit function in slices, apart from the notebook.
 
     Args:
         fit: the generator function; it draws on `picture.figure`.
