@@ -1,4 +1,4 @@
-"""The lesson's own parts: data that can be learned, a net, a start, pictures that show the data."""
+"""The lesson's data can be learned, its networks are as described, its pictures show data."""
 
 import math
 
