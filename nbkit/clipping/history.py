@@ -29,7 +29,8 @@ class ClipHistory(Report):
     Adding does not synchronise. Reading synchronises once for all steps added since the last read.
     Steps whose norm is not finite are counted in `nonfinite` and left out of all other numbers.
 
-    >>> weight = nn.Parameter(torch.zeros(1))
+    >>> from nbkit.clipping import clip_gradients_
+    >>> weight = torch.nn.Parameter(torch.zeros(1))
     >>> history = ClipHistory()
     >>> for norm in (1.0, 2.0, 3.0, 40.0):
     ...     weight.grad = torch.tensor([norm])
