@@ -131,7 +131,7 @@ class LRCurve(Report):
         """Return whether the smoothed loss has risen too far above its lowest value.
 
         Args:
-            stop_factor: the allowed rise, as a multiple of the range of the losses up to the lowest.
+            stop_factor: the allowed rise, in multiples of the range of the losses up to there.
 
         Only differences of losses are compared, so losses at or below zero need no special care.
         """
