@@ -34,7 +34,7 @@ def differentiate_loss(
     model.zero_grad(set_to_none=True)
     x, y = read_pair(copy_batch(batch))
     loss = loss_fn(apply_model(model, x), y)
-    loss.backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
+    loss.backward()
     return copy_gradients(model), float(loss.detach())
 
 

@@ -220,7 +220,7 @@ def _list_random_places() -> Iterator[Place]:
         name = f"torch's generator on {generator.device}"
         yield Place(name, generator, generator.get_state(), generator.set_state, RANDOM)
     # CUDA's generators do not exist before CUDA has started; the block may start it.
-    if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+    if not torch.cuda.is_initialized():
         yield Place("torch.cuda", torch.cuda, torch.initial_seed(), _reseed_cuda, RANDOM)
     yield RandomSource("random", random, random.getstate, random.setstate)
     numpy = sys.modules.get("numpy")
@@ -233,7 +233,7 @@ def _list_random_places() -> Iterator[Place]:
 
 def _reseed_cuda(seed: int) -> None:
     """Seed CUDA's generators with torch's seed again, if the block was the first to start CUDA."""
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+    if torch.cuda.is_initialized():
         torch.cuda.manual_seed_all(seed)
 
 
