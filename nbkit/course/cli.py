@@ -192,7 +192,7 @@ def new_command(word: str) -> int:
     except OSError as error:
         raise UsageError(f"{error.filename or Path.cwd()}: {error.strerror}.") from error
     for path in written:
-        print_line(str(path))
+        print_line(str(path.relative_to(Path.cwd())))
     print_line("Fill in what says FILL IN; then make store, make test.")
     return OK
 
