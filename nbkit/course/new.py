@@ -15,7 +15,7 @@ from nbkit.lab.curriculum import CourseEntry, read_course
 TEMPLATE = Path(__file__).parent / "template"
 CELL = re.compile(r"^# %%( \[markdown\])? (\S+)\n", re.MULTILINE)
 WORD = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
-LONGEST = 40  # letters: with a longer word, lines of the skeleton would have over 100
+LONGEST = 30  # letters: with a longer word, lines of the skeleton would have over 100
 COURSE = "nbkit/lessons/course.toml"
 CLAIMS = "claims.toml"
 # Each template, and the file that is made from it.

@@ -19,7 +19,7 @@ ROOT = Path(nbkit.__file__).parents[1]
 COPIED = ("pyproject.toml", "README.md", "nbkit/lessons", "notebooks", "data/ledger",
           "nbkit/__init__.py", "nbkit/lab")  # fmt: skip
 # The last two are there for ruff alone, which sorts the imports of a package by its files.
-LONG = "a_" + "b" * 38  # the longest name that is allowed
+LONG = "a_" + "b" * 28  # the longest name that is allowed
 
 
 @pytest.fixture
