@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 
 from nbkit.initialization import InitReport, init_report, initialize_
 from nbkit.lab.data import Data, digits
-from nbkit.lab.evidence.stats import first_step
+from nbkit.lab.evidence.comparisons import first_step
 from nbkit.lab.models import mlp
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
