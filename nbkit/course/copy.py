@@ -118,7 +118,7 @@ def _prepare_for_nbgrader(cell: NotebookNode, seen: Counter[str]) -> list[Notebo
     exercises = find_exercises(cell.source)
     if not exercises:
         return []
-    grading = []
+    grading: list[NotebookNode] = []
     seen.update([exercise.name for exercise in exercises])
     for exercise in exercises:
         number = seen[exercise.name]

@@ -145,7 +145,7 @@ def _format_as_notebook(text: str) -> str:
     cells = []
     for is_markdown, name, source in _split_cells(text):
         make_cell = new_markdown_cell if is_markdown else new_code_cell
-        cell = make_cell(source, id=name)
+        cell = make_cell(source, id=name)  # type: ignore[no-untyped-call]  # nbformat has no types
         if name == "parameters":
             cell.metadata["tags"] = ["parameters"]
         cells.append(cell)

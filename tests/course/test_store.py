@@ -8,7 +8,7 @@ from course_notebooks import write
 
 from nbkit.course import store as course_store
 from nbkit.course.lessons import LessonError
-from nbkit.course.store import main, store
+from nbkit.course.store import main
 
 
 def test_what_is_stored_is_executed_and_clean(tmp_path):
@@ -21,7 +21,7 @@ def test_what_is_stored_is_executed_and_clean(tmp_path):
     nb.cells[3].execution_count = 17
     nbformat.write(nb, path)
 
-    store(path)
+    store_outputs(path)
 
     nb = nbformat.read(path, as_version=4)
     nbformat.validate(nb)
@@ -36,9 +36,9 @@ def test_what_is_stored_is_executed_and_clean(tmp_path):
 
 def test_storing_twice_changes_nothing_more(tmp_path):
     path = write(tmp_path / "01_a.ipynb", "print(1)", "1 + 1")
-    store(path)
+    store_outputs(path)
     once = path.read_bytes()
-    store(path)
+    store_outputs(path)
     assert path.read_bytes() == once
 
 
@@ -46,7 +46,7 @@ def test_a_lesson_that_fails_is_left_as_it_was(tmp_path):
     path = write(tmp_path / "01_a.ipynb", "print(1)", "1 / 0")
     before = path.read_bytes()
     with pytest.raises(LessonError, match="01_a.ipynb is left as it was: cell 2, ZeroDivision"):
-        store(path)
+        store_outputs(path)
     assert path.read_bytes() == before
 
 
