@@ -16,7 +16,7 @@ Excluded = str | nn.Module | Sequence[str | nn.Module]
 
 
 @dataclass(frozen=True)
-class Unit:
+class ParameterUnits:
     """Hold a parameter and its division into units.
 
     Attributes:
@@ -32,7 +32,7 @@ class Unit:
 
 def find_units(
     model: nn.Module, named: dict[str, Tensor], exclude: Excluded = ()
-) -> dict[str, Unit]:
+) -> dict[str, ParameterUnits]:
     """Find the units of the model's parameters, by name.
 
     Args:
@@ -59,7 +59,7 @@ def find_units(
     found = {}
     for name, tensor in named.items():
         units = Units(groups.get(id(tensor), 0))
-        found[name] = Unit(tensor, units, free=id(tensor) in free)
+        found[name] = ParameterUnits(tensor, units, free=id(tensor) in free)
     return found
 
 

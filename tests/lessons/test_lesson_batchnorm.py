@@ -1,4 +1,4 @@
-"""What 03_batchnorm needs of its own computes what an ordinary loop does, and changes nothing."""
+"""The networks of the lesson batchnorm compute what an ordinary loop does; measuring is safe."""
 
 import math
 
@@ -27,7 +27,7 @@ def side_by_side(data, seeds=(3, 7), **options):
 
 
 def plain_gap(model, x):
-    """The two gaps of the library's report, one number."""
+    """Combine the two gaps of the library's report into one number."""
     layers = reestimate_bn_(model, x.split(100)).layers
     return sum(math.hypot(one.mean_gap, one.var_gap) for one in layers) / len(layers)
 
@@ -120,7 +120,7 @@ def test_a_shift_moves_every_grey_level_and_no_label(data):
 
 
 def test_the_first_batchnorm_takes_a_brightness_away(data):
-    """The lab asks why: Linear makes of it one constant a channel, which is in the mean."""
+    """Linear turns the brightness into one constant a channel, and BatchNorm subtracts the mean."""
     first = task.build_batchnorm_net(depth=1)[:2].train()
     plain, moved = first(data.x_test), first(data.x_test + 0.5)
     assert torch.allclose(plain, moved, atol=1e-3)

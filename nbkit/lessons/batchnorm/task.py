@@ -85,7 +85,7 @@ def train_batchnorm_net(
     model = build_batchnorm_net(**options)
     optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9)
     batches = data.batches(batch_size, seed=seed, steps=steps)
-    # `train` yields after each step; here nobody looks in between.
+    # `train` yields after each step; nothing is measured in between here.
     for _ in train(model, batches, optimizer, cross_entropy):
         pass
     return model
