@@ -20,7 +20,7 @@ WAYS = ("host", "device")
 def way(request, monkeypatch):
     """Both ways through the code: with the result looked at, and as on a GPU, without."""
     if request.param == "device":
-        monkeypatch.setattr(rule, "_on_cpu", lambda kinds: False)
+        monkeypatch.setattr(rule, "_are_on_cpu", lambda kinds: False)
     return request.param
 
 
@@ -100,7 +100,7 @@ def test_by_value_gives_the_bits_of_torch(way, max_value, dtype):
 def test_both_ways_agree(monkeypatch, mode, nonfinite, scale):
     host, device = network(scale=scale), network(scale=scale)
     first = clip_gradients_(host, **MODES[mode], nonfinite=nonfinite)
-    monkeypatch.setattr(rule, "_on_cpu", lambda kinds: False)
+    monkeypatch.setattr(rule, "_are_on_cpu", lambda kinds: False)
     second = clip_gradients_(device, **MODES[mode], nonfinite=nonfinite)
     torch.testing.assert_close(flat(host), flat(device), rtol=1e-6, atol=0)
     assert first.norms == pytest.approx(second.norms, rel=1e-6)
@@ -110,7 +110,7 @@ def test_both_ways_agree(monkeypatch, mode, nonfinite, scale):
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("nonfinite", ["skip", "ignore"])
 def test_off_the_cpu_nothing_is_read(monkeypatch, mode, nonfinite):
-    monkeypatch.setattr(rule, "_on_cpu", lambda kinds: False)
+    monkeypatch.setattr(rule, "_are_on_cpu", lambda kinds: False)
     model = network()
     with monkeypatch.context() as patch:
         patch.setattr(ClipReport, "_numbers", property(lambda report: pytest.fail("it was read")))
@@ -349,7 +349,7 @@ def test_a_max_norm_that_is_not_positive_is_refused(wrong):
         (
             {"max_norm": torch.tensor(1.0)},
             TypeError,
-            r"got a tensor. To read one waits for its GPU, at every step: .* with .item\(\).",
+            r"got a tensor. Reading a tensor waits for its GPU, at every step: .* with .item\(\).",
         ),
         ({"max_value": math.inf}, ValueError, "max_value must be a finite number > 0, got inf."),
         ({"max_value": -1}, ValueError, "max_value must be a finite number > 0, got -1."),

@@ -258,7 +258,7 @@ def test_a_rank_whose_loss_is_nan_adds_zeros(ranks):
 
 
 def test_ranks_with_different_numbers_of_windows_are_told_and_do_not_hang(ranks):
-    told = "1 of 2 ranks have another window, the others have no batch left. Give each rank"
+    told = "expected the same number of batches on every rank, but 1 of 2 ranks have another window"
     # rank 0 has 3 batches, rank 1 has 2: one has a second window of one batch
     assert all(found["windows"].startswith(told) for found in ranks[0])
 
