@@ -160,7 +160,7 @@ def _explain_weights(sizes: list[int], fitted: list[float]) -> Advised:
             "DDP averages over the ranks, so a sum comes out divided by their number. Use a mean, "
             "or multiply the loss by world_size().",
         )
-    if _are_shares(fitted, sizes):
+    if _match_row_shares(fitted, sizes):
         return (
             EquivalenceCause.RAGGED_SHARDS,
             f"DDP averages the means of ragged shards (of {', '.join(map(str, sizes))} rows) as if "
@@ -173,7 +173,7 @@ def _explain_weights(sizes: list[int], fitted: list[float]) -> Advised:
     )
 
 
-def _are_shares(weights: Sequence[float], sizes: Sequence[int]) -> bool:
+def _match_row_shares(weights: Sequence[float], sizes: Sequence[int]) -> bool:
     """Return whether each weight is its part's share of the rows, to within 0.01."""
     total = sum(sizes)
     for weight, size in zip(weights, sizes, strict=True):

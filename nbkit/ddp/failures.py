@@ -38,7 +38,7 @@ class LaunchError(RuntimeError):
         return f"LaunchError: {self}".splitlines()
 
 
-def explain_failure(job: Path, name: str, options: JobOptions, said: list[str]) -> LaunchError:
+def explain_launch(job: Path, name: str, options: JobOptions, said: list[str]) -> LaunchError:
     """Make the error for a launch of function `name`; `said` holds the agent's own lines."""
     attempt, codes = find_last_attempt(job), read_exit_codes(job)
     failures = _list_failures(job, attempt, codes or {})

@@ -18,7 +18,7 @@ from typing import Any
 
 from nbkit.base.pickling import pickle_value
 from nbkit.base.state import delay_interrupts
-from nbkit.ddp.failures import explain_failure, find_last_attempt, is_late, read_exit_codes
+from nbkit.ddp.failures import explain_launch, find_last_attempt, is_late, read_exit_codes
 from nbkit.ddp.options import JobOptions
 
 # A function with its arguments and its keywords.
@@ -77,7 +77,7 @@ def run_job(job: Path, call: Call, options: JobOptions) -> list[Any]:
     values = [job / f"value_{rank}" for rank in range(options.nproc)]
     if read_exit_codes(job) == {} and all(path.exists() for path in values):
         return [pickle.loads(path.read_bytes()) for path in values]
-    raise explain_failure(job, name, options, said)
+    raise explain_launch(job, name, options, said)
 
 
 def _write_job(job: Path, name: str, call: Call, options: JobOptions) -> None:

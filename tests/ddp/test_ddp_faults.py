@@ -281,7 +281,7 @@ def test_a_crash_says_in_which_attempt_and_where(tmp_path):
     (tmp_path / "stack_0_1").write_text("")
     (tmp_path / "stack_1_1").write_text(CRASH.format(file=source))
     (tmp_path / "ended.json").write_text('{"1": -11}')
-    error = failures.explain_failure(tmp_path, "train", OPTIONS, [])
+    error = failures.explain_launch(tmp_path, "train", OPTIONS, [])
     assert str(error).splitlines() == [
         "train failed on rank 1 of 2 (attempt 2).",
         "the process ended by SIGSEGV, without a Python exception.",
@@ -296,14 +296,14 @@ def test_a_killed_rank_is_named_first_though_the_other_complained(tmp_path):
     complaint = {"type": "RuntimeError", "message": "peer", "traceback": "lost", "time": 1.0}
     (tmp_path / "error_0_0").write_text(json.dumps(complaint))
     (tmp_path / "ended.json").write_text('{"1": -9, "0": 1}')
-    error = failures.explain_failure(tmp_path, "train", OPTIONS, [])
+    error = failures.explain_launch(tmp_path, "train", OPTIONS, [])
     assert [f.rank for f in error.failures] == [1, 0]
     assert str(error).startswith("train failed on rank 1 of 2.\nthe process ended by SIGKILL")
     assert str(error).endswith("Rank 0 then: RuntimeError: peer")
 
 
 def test_a_launcher_that_ends_early_is_quoted(tmp_path):
-    error = failures.explain_failure(tmp_path, "train", OPTIONS, ["no port", "was free"])
+    error = failures.explain_launch(tmp_path, "train", OPTIONS, ["no port", "was free"])
     assert (
         str(error) == "train: the launcher ended before a rank failed. It said:\nno port\nwas free"
     )

@@ -25,7 +25,7 @@ from nbkit.lessons.ddp.pictures import (
     draw_errors,
     draw_lives,
     draw_pairs,
-    draw_race,
+    draw_timed_losses,
 )
 from nbkit.lessons.ddp.timings import Case, losses_of, time_cases, update_seconds
 
@@ -328,7 +328,7 @@ def test_costs_stand_side_by_side(ax):
 
 def test_the_race_runs_on_the_measured_clock(ax):
     losses = {"one process": torch.ones(2, 4), "two": torch.full((2, 2), 2.0)}
-    assert draw_race(ax, losses, [[0.1, 0.1], [0.3, 0.3]]) is ax
+    assert draw_timed_losses(ax, losses, [[0.1, 0.1], [0.3, 0.3]]) is ax
     ends = [float(line.get_xdata()[-1]) for line in ax.lines if line.get_marker() == "o"]
     assert ends == pytest.approx([400.0, 600.0])
     assert [text.get_text() for text in ax.texts if text.get_text()] == list(losses)

@@ -45,7 +45,7 @@ def draw_costs(ax: Axes, parts: Mapping[str, Seconds], micro_batches: int, rows:
     return ax
 
 
-def draw_race(ax: Axes, losses: Mapping[str, Tensor], seconds: Sequence[Seconds]) -> Axes:
+def draw_timed_losses(ax: Axes, losses: Mapping[str, Tensor], seconds: Sequence[Seconds]) -> Axes:
     """Draw the training loss against the time of the updates; one process first, then two."""
     colors, heights = (plots.BASELINE, plots.TECHNIQUE), (0.93, 0.84)
     for (name, rows), each, color, height in zip(
