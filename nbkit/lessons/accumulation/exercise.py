@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -86,22 +87,22 @@ def _describe_difference(taken: Tensor, expected: Tensor) -> str | None:
     return f"off by {error:.0%}"
 
 
-def one_step_for_each_window(attempt: Callable) -> str | None:
+def one_step_for_each_window(attempt: Callable[..., Any]) -> str | None:
     """Equal micro-batches: as many steps as windows, each with its window's gradient."""
     return _check_epoch(attempt, [2, 2, 2, 2, 2, 2], steps=3)
 
 
-def samples_count_alike_in_ragged_windows(attempt: Callable) -> str | None:
+def samples_count_alike_in_ragged_windows(attempt: Callable[..., Any]) -> str | None:
     """A sample of a small micro-batch weighs what every other sample does."""
     return _check_epoch(attempt, [4, 4, 1], steps=3)
 
 
-def a_short_window_at_the_end_is_whole(attempt: Callable) -> str | None:
+def a_short_window_at_the_end_is_whole(attempt: Callable[..., Any]) -> str | None:
     """The last window has fewer micro-batches, and is a batch all the same."""
     return _check_epoch(attempt, [2, 2, 2, 2, 2], steps=3)
 
 
-def a_window_may_be_one_micro_batch(attempt: Callable) -> str | None:
+def a_window_may_be_one_micro_batch(attempt: Callable[..., Any]) -> str | None:
     """With one micro-batch to a step it is the plain loop."""
     return _check_epoch(attempt, [3, 2], steps=1)
 

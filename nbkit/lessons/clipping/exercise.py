@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -43,7 +44,7 @@ def read_gradients(parameters: Iterable[nn.Parameter]) -> list[list[float]]:
     return [[round(value, 3) for value in grad.tolist()] for grad in grads]
 
 
-def it_returns_the_norm_of_all(attempt: Callable) -> str | None:
+def it_returns_the_norm_of_all(attempt: Callable[..., Any]) -> str | None:
     """The square root of the sum of all squares."""
     came = attempt(make_parameters([3.0], [4.0]), 10.0)
     norm = read_real(came)
@@ -54,7 +55,7 @@ def it_returns_the_norm_of_all(attempt: Callable) -> str | None:
     return None
 
 
-def a_short_one_stays(attempt: Callable) -> str | None:
+def a_short_one_stays(attempt: Callable[..., Any]) -> str | None:
     """Below the threshold nothing is changed."""
     parameters = make_parameters([3.0], [4.0])
     attempt(parameters, 10.0)
@@ -66,7 +67,7 @@ def a_short_one_stays(attempt: Callable) -> str | None:
     return None
 
 
-def all_by_one_factor(attempt: Callable) -> str | None:
+def all_by_one_factor(attempt: Callable[..., Any]) -> str | None:
     """Above it all are multiplied by the same factor: the direction stays."""
     parameters = make_parameters([3.0, 0.0], [4.0])
     came = attempt(parameters, 1.0)
@@ -83,7 +84,7 @@ def all_by_one_factor(attempt: Callable) -> str | None:
     return None
 
 
-def one_without_a_gradient(attempt: Callable) -> str | None:
+def one_without_a_gradient(attempt: Callable[..., Any]) -> str | None:
     """A frozen parameter, whose `grad` is None, is passed over."""
     parameters = make_parameters([3.0], None, [4.0])
     attempt(parameters, 1.0)
@@ -93,7 +94,7 @@ def one_without_a_gradient(attempt: Callable) -> str | None:
     return None
 
 
-def a_generator_too(attempt: Callable) -> str | None:
+def a_generator_too(attempt: Callable[..., Any]) -> str | None:
     """The same for a generator: `model.parameters()` can be read only once."""
     parameters = make_parameters([3.0], [4.0])
     attempt((parameter for parameter in parameters), 1.0)

@@ -39,7 +39,7 @@ def draw_signals(
     return axes
 
 
-def draw_race(
+def draw_loss_race(
     ax: Axes,
     runs: Runs,
     colors: Mapping[str, str],
