@@ -145,7 +145,7 @@ def weighted_report(
         for micro in window:
             x, y = micro.batch
             # The weight makes up for shares of different sizes.
-            (cross_entropy(model(x), y) * micro.weight).backward()  # type: ignore[no-untyped-call]  # torch has no annotation
+            (cross_entropy(model(x), y) * micro.weight).backward()
     reference = compute_gradients(make(), cross_entropy, batch)
     return compare_gradients(reference, copy_gradients(model.module))
 

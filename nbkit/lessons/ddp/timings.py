@@ -166,7 +166,7 @@ def _time_case(nets: Nets, case: Case) -> float:
     rows = case.rows * (2 if case.way == "alone" else 1)
     x, y = torch.randn(rows, 64), torch.randint(10, (rows,))
     if case.way == "update":
-        cross_entropy(model(x), y).backward()  # type: ignore[no-untyped-call]  # torch has no annotation
+        cross_entropy(model(x), y).backward()
     dist.barrier()  # both ranks start together
     start = time.perf_counter()
     if case.way not in ("alone", "update") or rank() == 0:
@@ -187,7 +187,7 @@ def _run_window(
             # Only a DDP model is quiet, and only it has no_sync.
             context: Any = model.no_sync if is_quiet else nullcontext
             with context():
-                (cross_entropy(model(x), y) / case.micro_batches).backward()  # type: ignore[no-untyped-call]  # torch has no annotation
+                (cross_entropy(model(x), y) / case.micro_batches).backward()
     if case.way != "never":  # "never" times the computing alone
         optimizer.step()
     # The update by itself needs the gradients again for its next step.
