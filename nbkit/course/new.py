@@ -144,10 +144,7 @@ def _format_as_notebook(text: str) -> str:
 
     cells = []
     for is_markdown, name, source in _split_cells(text):
-        if is_markdown:
-            cell = new_markdown_cell(source, id=name)
-        else:
-            cell = new_code_cell(source, id=name)
+        cell = new_markdown_cell(source, id=name) if is_markdown else new_code_cell(source, id=name)
         # The tag tells papermill and nbkit which cell declares the parameters.
         if name == "parameters":
             cell.metadata["tags"] = ["parameters"]
