@@ -24,7 +24,7 @@ from nbkit.course.run.course_run import run_lessons
 from nbkit.course.run.executors import open_executor
 from nbkit.course.run.one_lesson import run_task
 from nbkit.course.run.options import RunOptions
-from nbkit.course.run.tasks import plan
+from nbkit.course.run.tasks import plan_tasks
 
 ROOT = str(Path(nbkit.__file__).parents[1])
 
@@ -118,7 +118,7 @@ def name_myself():
     [({"nbkit": "99"}, "the run 99: install that"), ({"out": Path("/nowhere")}, "does not see")],
 )
 def test_a_machine_that_does_not_fit_says_so(tmp_path, change, message):
-    (task,) = plan([write(tmp_path / "01_a.ipynb", "1")], tmp_path / "out", {})
+    (task,) = plan_tasks([write(tmp_path / "01_a.ipynb", "1")], tmp_path / "out", {})
     task.out.mkdir()
     with pytest.raises(LessonError, match=message):
         run_task(replace(task, **change))
