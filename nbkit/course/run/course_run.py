@@ -68,10 +68,10 @@ def run_lessons(
             "the ledger keeps one result per lesson, got --record together with --grid: "
             "record without a grid."
         )
-    given = merge_profile(parameters, profile)
     # Workers on other machines may have other cores: their kernels keep the settings there.
     environment = share_threads(options.jobs) if options.executor == LOCAL else {}
-    tasks = _check_plan(lessons, out, given, grid, options, environment)
+    given = merge_profile(parameters, profile)
+    tasks = _plan_run(lessons, out, given, grid, options, environment)
     if options.executor == LOCAL:
         # torch is imported in the background while the executor and the folder are prepared.
         start_fork_server([task.path for task in tasks], environment)
@@ -87,7 +87,7 @@ def run_lessons(
         stop_fork_server()
 
 
-def _check_plan(
+def _plan_run(
     lessons: Sequence[Path],
     out: Path,
     given: Mapping[str, object],

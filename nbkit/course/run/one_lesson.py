@@ -261,7 +261,7 @@ def _open_record(task: Task) -> Record:
         status=RUNNING,
         started=datetime.now(UTC).isoformat(timespec="seconds"),
         # The lesson computes with the kernel's number of threads, not with this process's.
-        machine={**read_machine(), "threads": threads},
+        machine=read_machine().to_dict() | {"threads": threads},
         worker={"host": platform.node(), "pid": os.getpid()},
     )
 
