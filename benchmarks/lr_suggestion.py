@@ -23,7 +23,8 @@ from torch.nn.functional import cross_entropy, mse_loss
 from nbkit.lab.data import Data, digits
 from nbkit.lab.models import mlp
 from nbkit.lr_finder import lr_range_test
-from nbkit.lr_finder.curve import METHODS, LRCurve
+from nbkit.lr_finder.curve import LRCurve
+from nbkit.lr_finder.suggest import METHODS
 
 STEPS, SEEDS, BOUND = 100, range(40), 1.25
 OURS = "floor"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from nbkit.accumulation import MicroBatch, Window, accumulate, check_accumulation
     from nbkit.amp import Amp, Skipped, StepReport
-    from nbkit.base.equivalence import EquivalenceReport
+    from nbkit.base.equivalence import EquivalenceCause, EquivalenceReport
     from nbkit.base.state import digest, preserve_state
     from nbkit.batchnorm import (
         BNReport,
@@ -69,6 +69,7 @@ __all__ = [
     "BNVerdict",
     "ClipHistory",
     "ClipReport",
+    "EquivalenceCause",
     "EquivalenceReport",
     "Float64Use",
     "Float64Uses",
@@ -120,7 +121,7 @@ __all__ = [
 _PACKAGES = {
     "nbkit.accumulation": ("MicroBatch", "Window", "accumulate", "check_accumulation"),
     "nbkit.amp": ("Amp", "Skipped", "StepReport"),
-    "nbkit.base.equivalence": ("EquivalenceReport",),
+    "nbkit.base.equivalence": ("EquivalenceCause", "EquivalenceReport"),
     "nbkit.base.state": ("digest", "preserve_state"),
     "nbkit.batchnorm": (
         "BNReport",

@@ -1,5 +1,6 @@
-"""Gradient accumulation: micro-batches whose gradient is the large batch's."""
+"""Gradient accumulation: weight micro-batches so that their gradient is that of one large batch."""
 
-from nbkit.accumulation.windows import MicroBatch, Window, accumulate, check_accumulation
+from nbkit.accumulation.check import check_accumulation
+from nbkit.accumulation.windows import MicroBatch, Window, accumulate
 
 __all__ = ["MicroBatch", "Window", "accumulate", "check_accumulation"]

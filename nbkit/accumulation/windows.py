@@ -1,4 +1,4 @@
-"""Gradient accumulation whose gradient is the full batch's: ragged, weighted, on several ranks.
+"""Gradient accumulation whose gradient is that of the full batch.
 
 for window in accumulate(batches, 4, model=model):
     for micro in window:
@@ -14,8 +14,8 @@ The weights of a window make its gradient exact:
     gradient of the window = sum_i weight_i * gradient of micro-batch i's mean loss
     weight_i = terms_i / sum_j terms_j
 
-so it is the gradient of the mean over all loss terms of the window, whatever the sizes, as if the
-window were one batch. The sum of the weighted losses is the window's loss.
+This is the gradient of the mean over all loss terms of the window, as if the window were one batch.
+It holds for micro-batches of any sizes. The sum of the weighted losses is the window's loss.
 
 >>> batches = [torch.zeros(8, 3), torch.zeros(8, 3), torch.zeros(2, 3)]
 >>> for window in accumulate(batches, 2):
@@ -23,16 +23,17 @@ window were one batch. The sum of the weighted losses is the window's loss.
 [(0.5, False), (0.5, True)]
 [(1.0, True)]
 
-In a process group the sum goes over all ranks (one small all-reduce a window), and the weights are
-multiplied by their number: DDP averages over the ranks, so the averaged gradient is that of all
-ranks' terms together. The weights of a window then sum to 1 on the average of the ranks.
+In a process group the sum runs over all ranks (one small all-reduce per window), and the weights
+are multiplied by the number of ranks. DDP averages over the ranks, so the averaged gradient is that
+of the mean over the terms of all ranks. The weights of a window then sum to 1 when averaged over
+the ranks.
 
-An exception inside a window leaves DDP's synchronisation on again and the gradients of its first
-micro-batches in the model: `optimizer.zero_grad()` before going on.
+If an exception leaves a window early, DDP's synchronisation is switched on again, but the gradients
+of the first micro-batches stay in the model. Call `optimizer.zero_grad()` before you go on.
 
-DDP with `static_graph=True` synchronises its first micro-batch too: torch 2.13 crashes if its first
-backward does not. BatchNorm still sees each micro-batch alone, K times a step: `check_accumulation`
-says how much that changes.
+DDP with `static_graph=True` also synchronises the first micro-batch of all, because torch 2.13
+crashes if its first backward does not synchronise. BatchNorm still normalises each micro-batch by
+itself, K times per step; `check_accumulation` measures how much that changes.
 """
 
 from __future__ import annotations
@@ -49,107 +50,105 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from nbkit.base.batches import count_rows, split_rows
-from nbkit.base.equivalence import (
-    EquivalenceReport,
-    apply_model,
-    check_batch,
-    compare,
-    explained,
-    gradients,
-    largest,
-    read_pair,
-    reason,
-    starved_layers,
-    suspects,
-    taken,
-    without,
-)
-from nbkit.base.model_call import copy_batch
+from nbkit.base.batches import count_rows
 from nbkit.base.numbers import read_integer
-from nbkit.base.state import preserve_state
+
+SyncContext = AbstractContextManager[Any]
 
 
 @dataclass(slots=True)
 class MicroBatch:
-    """One forward and backward of a window.
+    """Hold one micro-batch of a window: the data of one forward and backward.
 
     Attributes:
-        batch: what the loader gave.
-        weight: its share of the window's loss terms; multiply its mean loss by it.
-        is_last: whether the optimizer steps after it.
+        batch: the batch as the loader gave it.
+        weight: its share of the window's loss terms; multiply the micro-batch's mean loss by it.
+        is_last: whether it is the window's last micro-batch, after which the optimizer steps.
     """
 
     batch: Any
     weight: float
     is_last: bool
-    _context: Callable[[], AbstractContextManager] = field(repr=False)
+    _context: Callable[[], SyncContext] = field(repr=False)
 
-    def sync(self) -> AbstractContextManager:
-        """Put this around forward and backward: DDP averages over the ranks in the last one only.
+    def sync(self) -> SyncContext:
+        """Return the context for forward and backward; in it, only the last micro-batch syncs DDP.
 
-        Around the backward alone it would do nothing: DDP decides in the forward.
+        Put it around the forward too: DDP decides in the forward whether the backward averages
+        over the ranks.
         """
         return self._context()
 
 
 class Window:
-    """The micro-batches of one optimizer step, to be gone through once."""
+    """Hold the micro-batches of one optimizer step; iterate over them once."""
 
-    def __init__(self, micros: list[MicroBatch], loop: _Loop):
-        self._micros, self._loop = micros, loop
-        micros[-1]._context = partial(loop.last, is_empty=not micros[-1].weight)
+    def __init__(self, micros: list[MicroBatch], progress: _Progress) -> None:
+        self._micros = micros
+        self._progress = progress
+        has_no_terms = not micros[-1].weight
+        micros[-1]._context = partial(progress.watch_last_micro, has_no_terms)
 
     def __len__(self) -> int:
         return len(self._micros)
 
     def __iter__(self) -> Iterator[MicroBatch]:
-        self._loop.check()  # not before: the body may begin with optimizer.zero_grad()
+        # Check here and not in accumulate: the loop's body may begin with optimizer.zero_grad().
+        self._progress.refuse_leftover_gradients()
         for micro in self._micros:
-            self._loop.complete = micro.is_last  # now: the body may end with a break
-            with self._loop.without_gradient(not micro.weight):
+            # Set before the yield: after the last micro-batch the body may end with a break.
+            self._progress.is_complete = micro.is_last
+            with self._progress.zero_gradients_if(not micro.weight):
                 yield micro
 
 
-class _Loop:
-    """Whether the window that is at work, or was the last to be, has had its last micro-batch."""
+class _Progress:
+    """Remember whether the latest window has reached the end of its last micro-batch."""
 
-    def __init__(self, model: nn.Module | None):
-        self.model, self.complete = model, True
+    def __init__(self, model: nn.Module | None) -> None:
+        self.model = model
+        self.is_complete = True
 
     @contextmanager
-    def last(self, is_empty: bool) -> Iterator[None]:
-        """Around the last micro-batch, which nothing keeps from synchronising."""
+    def watch_last_micro(self, has_no_terms: bool) -> Iterator[None]:
+        """Let the last micro-batch synchronise; if it raises, the window counts as left early."""
         try:
-            with self.without_gradient(is_empty):
+            with self.zero_gradients_if(has_no_terms):
                 yield
         except BaseException:
-            self.complete = False
+            self.is_complete = False
             raise
 
     @contextmanager
-    def without_gradient(self, is_empty: bool) -> Iterator[None]:
-        """Around a micro-batch without terms, whose mean is 0 / 0: NaN, also times a weight of 0.
+    def zero_gradients_if(self, has_no_terms: bool) -> Iterator[None]:
+        """Replace the gradients of a micro-batch without loss terms by zeros.
 
-        The zeros reach DDP, which averages what the hooks return.
+        Its mean loss is 0 / 0, which is NaN, and NaN times the weight 0 is NaN. DDP averages what
+        the hooks return, so the other ranks receive the zeros.
         """
-        parameters = self.model.parameters() if is_empty and self.model is not None else ()
-        hooks = [p.register_hook(torch.zeros_like) for p in parameters if p.requires_grad]
+        hooks = []
+        if has_no_terms and self.model is not None:
+            for parameter in self.model.parameters():
+                if parameter.requires_grad:
+                    hook = parameter.register_hook(torch.zeros_like)  # type: ignore[no-untyped-call]  # torch does not annotate it
+                    hooks.append(hook)
         try:
             yield
         finally:
             for hook in hooks:
                 hook.remove()
 
-    def check(self) -> None:
-        """A window left early and not cleared would leak into the next one's gradient."""
-        if self.model is None or self.complete:
+    def refuse_leftover_gradients(self) -> None:
+        """Raise if gradients of an unfinished window would leak into the next window's gradient."""
+        if self.model is None or self.is_complete:
             return
-        if any(p.grad is not None and p.grad.any() for p in self.model.parameters()):
-            raise RuntimeError(
-                "the window before this one was left early and its gradients are still in the "
-                "model: call optimizer.zero_grad() before going on, or finish the window."
-            )
+        for parameter in self.model.parameters():
+            if parameter.grad is not None and parameter.grad.any():
+                raise RuntimeError(
+                    "expected a model without gradients at the start of a window, but the window "
+                    "before this one was left early and its gradients are still in the model: "
+                    "call optimizer.zero_grad() before going on, or finish the window."
+                )
 
 
 def accumulate(
@@ -163,25 +162,27 @@ def accumulate(
     """Group batches into windows of `steps` micro-batches whose weights make the gradient exact.
 
     Args:
-        batches: any iterable, its length need not be known. It is read a window at a time, since
-            a weight needs the window's total before the first backward; no further.
-        steps: micro-batches in a window.
-        weight: how many terms the loss of a batch averages over, for example the labels that are
-            not ignored: `lambda batch: (batch[1] != -100).sum()`. None counts rows.
-        model: the DDP model, for `sync()`; a plain module does no harm.
-        last: what to do with fewer than `steps` batches at the end: a smaller window, or nothing.
+        batches: any iterable; its length need not be known. One window is read at a time, because
+            a weight needs the window's total before the first backward, and nothing beyond it.
+        steps: number of micro-batches in a window, at least 1.
+        weight: function that returns how many terms the loss of a batch averages over, for example
+            the labels that are not ignored: `lambda batch: (batch[1] != -100).sum()`. None counts
+            rows.
+        model: the DDP model, which `sync()` needs; a plain module is accepted too.
+        last: with fewer than `steps` batches at the end, "flush" gives a smaller window and "drop"
+            discards them.
     Returns:
-        An iterator of windows, each an iterable of `MicroBatch`.
+        An iterator of windows; each window is an iterable of `MicroBatch`.
     Raises:
         ValueError, TypeError: at once, for wrong arguments.
-        ValueError: on the way, if a weight is negative or not finite.
-        RuntimeError: on the way, on every rank, if some ranks have a window where others have
-            none; or, given the model, if a window was left early, the next one begins, and the
-            gradients are still there.
+        ValueError: during iteration, if a weight is negative or not finite.
+        RuntimeError: during iteration, on every rank, if some ranks have a window and others have
+            no batch left. With a model, also if a window was left early, the next one begins and
+            the gradients are still in the model.
 
-    A micro-batch of weight zero has no loss (the mean of nothing is NaN): it is passed over, and a
-    window of nothing else is no window. Only where other ranks have terms does such a rank get one
-    micro-batch, of weight 0.0, since DDP needs its backward.
+    A micro-batch of weight zero has no loss (the mean over no terms is NaN), so it is left out, and
+    a window in which all weights are zero is skipped. If other ranks have terms in that window, the
+    rank still gets one micro-batch, of weight 0.0, because DDP needs its backward.
     """
     count = read_integer(steps)
     if count is None or count < 1:
@@ -190,13 +191,13 @@ def accumulate(
         raise ValueError(
             f'last must be "flush" (a smaller window at the end) or "drop", got {last!r}.'
         )
-    _check_options(weight, model)
+    _check_weight_and_model(weight, model)
 
-    return _windows(iter(batches), steps, weight or count_rows, model, last)
+    return _yield_windows(iter(batches), steps, weight or count_rows, model, last)
 
 
-def _check_options(weight: object, model: object) -> None:
-    """Refuse a weight that is no function, and a model that is no module."""
+def _check_weight_and_model(weight: object, model: object) -> None:
+    """Refuse a weight that cannot be called, and a model that is not a module."""
     if weight is not None and not callable(weight):
         raise TypeError(
             f"weight must be a function that counts the loss terms of a batch, such as "
@@ -206,58 +207,68 @@ def _check_options(weight: object, model: object) -> None:
         raise TypeError(f"model must be a module, got a {type(model).__name__}.")
 
 
-def _windows(
+def _yield_windows(
     source: Iterator[Any],
     steps: int,
     weight: Callable[[Any], Any],
     model: nn.Module | None,
     last: str,
 ) -> Iterator[Window]:
+    """Read the source one window at a time and yield the windows that have loss terms."""
     no_sync = getattr(model, "no_sync", nullcontext)
-    unready = getattr(model, "static_graph", False)  # its first backward has to synchronise
-    loop, spare = _Loop(model), None
+    # The first backward of a static graph has to synchronise.
+    first_must_sync = getattr(model, "static_graph", False)
+    progress = _Progress(model)
+    spare = None  # the latest batch with terms, which a rank without terms passes in their place
     while True:
         group = list(islice(source, steps))
         if last == "drop" and len(group) < steps:
             group = []
-        terms = _terms(weight, group)
-        scale = _scale(sum(terms), bool(group), model)
+        terms = _count_terms(weight, group)
+        # This is an all-reduce, so a rank without a batch calls it as well.
+        scale = _scale_terms(sum(terms), bool(group), model)
         if not group:
             return
-        counted = [(b, n * scale) for b, n in zip(group, terms, strict=True) if n]
-        spare = counted[-1][0] if counted else spare
-        if not scale:  # not one loss term on any rank
+        # weight_i = terms_i * scale; a batch without terms has no mean loss and is left out.
+        weighted: list[tuple[Any, float]] = []
+        for batch, count in zip(group, terms, strict=True):
+            if count:
+                weighted.append((batch, count * scale))
+                spare = batch
+        if not scale:  # no rank has a loss term
             continue
-        if not counted:
-            counted = [(group[-1] if spare is None else spare, 0.0)]
-        yield Window(_micros(counted, no_sync, unready), loop)
-        unready = False
+        if not weighted:
+            weighted = [(group[-1] if spare is None else spare, 0.0)]
+        yield Window(_make_micro_batches(weighted, no_sync, first_must_sync), progress)
+        first_must_sync = False
 
 
-def _micros(
-    counted: list[tuple[Any, float]], no_sync: Callable[[], AbstractContextManager], unready: bool
+def _make_micro_batches(
+    weighted: list[tuple[Any, float]], no_sync: Callable[[], SyncContext], first_must_sync: bool
 ) -> list[MicroBatch]:
-    """`sync()` is DDP's `no_sync`, but not for the first where that has to synchronise.
+    """Make micro-batches whose `sync()` is `no_sync`, except for the first if it must synchronise.
 
-    `Window` sees to the last.
+    `Window` replaces the `sync()` of the last one.
     """
-    micros = [MicroBatch(batch, share, False, no_sync) for batch, share in counted]
-    if unready:
+    micros = [MicroBatch(batch, share, False, no_sync) for batch, share in weighted]
+    if first_must_sync:
         micros[0]._context = nullcontext
     micros[-1].is_last = True
     return micros
 
 
-def _terms(weight: Callable[[Any], Any], group: list[Any]) -> list[float]:
+def _count_terms(weight: Callable[[Any], Any], group: list[Any]) -> list[float]:
+    """Count the loss terms of each batch; refuse counts that are negative or not finite."""
     try:
         terms = [float(weight(batch)) for batch in group]
     except ValueError as error:
-        if weight is not count_rows:
+        if weight is not count_rows:  # the user's own function raised: show its error unchanged
             raise
         raise ValueError(
             f"cannot count the loss terms of a batch: {error} Say how many there are with weight=, "
             f"for example weight=lambda batch: len(batch[0])."
         ) from None
+    # A comparison with NaN is False, so NaN fails here too.
     if terms and not (min(terms) >= 0 and sum(terms) < math.inf):
         raise ValueError(
             f"weight(batch) must be the number of its loss terms, finite and at least 0, "
@@ -266,11 +277,12 @@ def _terms(weight: Callable[[Any], Any], group: list[Any]) -> list[float]:
     return terms
 
 
-def _scale(terms: float, has_window: bool, model: nn.Module | None) -> float:
-    """Weight of one loss term: ranks / terms of the window on all ranks; 0 if it has none."""
+def _scale_terms(terms: float, has_window: bool, model: nn.Module | None) -> float:
+    """Return the weight of one loss term: ranks / terms of the window on all ranks, 0 if none."""
     ranks = 1
     if dist.is_available() and dist.is_initialized():
         group = getattr(model, "process_group", None)
+        # NCCL reduces tensors on the GPU only.
         device = "cuda" if dist.get_backend(group) == "nccl" else "cpu"
         sums = torch.tensor([terms, has_window], dtype=torch.float64, device=device)
         dist.all_reduce(sums, group=group)
@@ -278,81 +290,8 @@ def _scale(terms: float, has_window: bool, model: nn.Module | None) -> float:
         terms, windows = sums.tolist()
         if 0 < windows < ranks:
             raise RuntimeError(
-                f"{windows:.0f} of {ranks} ranks have another window, the others have no batch "
-                f"left. Give each rank the same number of batches: nbkit.shard does."
+                f"expected the same number of batches on every rank, but {windows:.0f} of {ranks} "
+                f"ranks have another window and the others have no batch left. Divide the batches "
+                f"evenly over the ranks: nbkit.shard does."
             )
     return ranks / terms if terms else 0.0
-
-
-def check_accumulation(
-    model: nn.Module,
-    loss_fn: Callable[[Any, Any], torch.Tensor],
-    batch: Any,
-    steps: int,
-    *,
-    weight: Callable[[Any], Any] | None = None,
-) -> EquivalenceReport:
-    """Compare the gradient accumulated over `steps` parts of a batch with that of the whole batch.
-
-    Args:
-        model: in the mode you train it in; it is left as it was, with the random state.
-        loss_fn: called as `loss_fn(model(x), y)`; a mean over the batch's loss terms.
-        batch: a pair (x, y), of at least `steps` rows; or a dict, which the model takes as keywords
-            and `loss_fn` as its second argument. A dict x is passed as keywords if they fit.
-        steps: micro-batches to divide it into.
-        weight: as for `accumulate`.
-    Returns:
-        EquivalenceReport: the error, and the cause if it is more than rounding: BatchNorm, dropout,
-        a mean of means (the loss averages over something else than `weight` counts) or a sum.
-    Raises:
-        ValueError: if the batch has fewer rows than `steps`.
-        TypeError: if the batch is no pair and no dict, or its keys do not fit the model.
-
-    >>> model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
-    >>> batch = (torch.randn(8, 3), torch.randn(8, 4))
-    >>> report = check_accumulation(model, nn.MSELoss(), batch, 4)
-    >>> report.equivalent, report.cause.split(":")[0]
-    (False, 'BatchNorm (1)')
-    """
-    check_batch(model, batch)
-    count = read_integer(steps)
-    if count is None or not 1 <= count <= count_rows(batch):
-        raise ValueError(
-            f"steps must be from 1 to the batch's number of rows, {count_rows(batch)}, got {steps}."
-        )
-
-    parts = split_rows(batch, count)
-    kept = [model, loss_fn] if isinstance(loss_fn, nn.Module) else [model]
-    with preserve_state(*kept):
-        return explained(
-            suspects(model),
-            partial(_compare_parts, model, loss_fn, batch, parts, weight),
-            partial(reason, model, loss_fn, batch, parts, _wrong_weights),
-            starved_layers(model, min(parts, key=count_rows)),
-        )
-
-
-def _compare_parts(model, loss_fn, batch, parts, weight, off: frozenset[str]) -> EquivalenceReport:
-    with without(model, off):
-        reference = gradients(model, loss_fn, batch)
-        torch.manual_seed(1)  # one stream of masks, cut into parts, would hide the dropout
-        model.zero_grad(set_to_none=True)
-        term = 0.0
-        for window in accumulate(copy_batch(parts), len(parts), weight=weight, model=model):
-            for micro in window:
-                x, y = read_pair(micro.batch)
-                with micro.sync():
-                    (loss_fn(apply_model(model, x), y) * micro.weight).backward()
-                term = max(term, largest([taken(model)]))
-        return compare(reference, taken(model), term)
-
-
-def _wrong_weights(fitted: list[float]) -> str:
-    if all(abs(w - 1) < 0.01 for w in fitted):
-        return "sum reduction: the loss is a sum, so each part counts in full; leave out the weight"
-    shown = ", ".join(f"{w:.3g}" for w in fitted[:4])
-    return (
-        f"mean of means: the loss averages over something else than weight counts; the weights "
-        f"{shown}{', ...' if len(fitted) > 4 else ''} would fit. Pass weight=, for example "
-        f"lambda batch: (batch[1] != -100).sum()"
-    )

@@ -1,4 +1,4 @@
-"""Mixed precision: autocast, loss scaling in the right order, and an account of skipped steps."""
+"""Mixed precision: autocast, loss scaling in the right order, and a count of skipped steps."""
 
 from nbkit.amp.amp import Amp
 from nbkit.amp.skips import Skipped, StepReport

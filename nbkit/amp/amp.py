@@ -1,4 +1,4 @@
-"""Mixed precision in a loop of one's own: autocast, loss scaling, and an account of skipped steps.
+"""Mixed precision in your own loop: autocast, loss scaling, and a count of skipped steps.
 
 amp = Amp("fp16")
 for x, y in batches:
@@ -11,52 +11,54 @@ for x, y in batches:
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import fields
 from numbers import Integral
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.amp import GradScaler
 from torch.optim import Optimizer
 
 from nbkit.amp import loss_scale
-from nbkit.amp.skips import Account, Accounts, Skipped, StepReport
+from nbkit.amp.causes import explain_skips
+from nbkit.amp.clip_keywords import ClipPlan, plan_clip
+from nbkit.amp.saved_state import check_saved_state
+from nbkit.amp.skips import SkipCounts, Skipped, StepReport
 from nbkit.base.dtypes import backward_context, check_supported, forward_context
-from nbkit.base.gradients import Parameters, join_names, named_parameters, read_gradients
+from nbkit.base.gradients import named_parameters
 from nbkit.base.numbers import read_real
 from nbkit.base.optimizers import check_plain_scheduler, check_plain_step
 from nbkit.base.shards import refuse_shards
-from nbkit.clipping import ClipReport, ClipRule
 
 
 class Amp:
-    """One precision for a training: what to compute in, how to scale the loss, when to step.
+    """Train in one precision: choose the dtype, scale the loss, and step in the right order.
 
-    "fp32" is bit for bit the plain loop. "tf32" lets the matrix products and convolutions of both
-    passes round their factors to 10 bits, and gives the settings back. "bf16" and "fp16" are
-    torch's autocast. "fp16" also scales the loss, so that small gradients do not vanish; where a
-    gradient overflows, the step is skipped and the scale falls.
+    "fp32" is bit for bit the plain loop. "tf32" rounds the factors of matrix products and
+    convolutions to 10 bits, in forward and backward, and restores torch's settings afterwards.
+    "bf16" and "fp16" are torch's autocast. "fp16" also scales the loss, so that small gradients do
+    not become zero; when a gradient overflows, the step is skipped and the scale is halved.
 
     Args:
         precision: "fp32", "tf32", "bf16" or "fp16".
-        device: where the model is; by default CUDA if there is one, else the CPU.
-        init_scale: of the loss, with fp16. Powers of two do not round.
+        device: the model's device; by default CUDA if available, else the CPU.
+        init_scale: the first loss scale of fp16. A power of two adds no rounding.
         growth_interval: steps without a skip after which the scale doubles.
-        max_skips: so many skips of one optimizer in a row are an error. From 65536 the scale is
-            at 1 after 16; where that does not help, more of the same does not either.
+        max_skips: raise an error after this many skips of one optimizer in a row. From 65536 the
+            scale reaches 1 after 16 skips; a smaller scale would not help.
     Raises:
-        ValueError: for a precision that the device does not have; the message says what it has.
-            For a scale that is not positive or not finite, and for numbers of steps below 1.
+        ValueError: if the device does not support the precision (the message lists those that it
+            does), if the scale is not positive and finite, or if a number of steps is below 1.
 
-    The scale changes at the first `backward` after a step. So optimizers that have gradients from
-    one loss step before the next `backward`; where they step at different rhythms, one Amp each.
+    The scale changes at the first `backward` after a step. So step every optimizer that has
+    gradients from one loss before the next `backward`; optimizers that step at different times
+    need one Amp each.
 
     Source: Micikevicius et al. 2018, "Mixed precision training".
 
+    >>> from torch import nn
     >>> amp, weight = Amp("fp16", "cpu"), nn.Parameter(torch.ones(1))
     >>> optimizer = torch.optim.SGD([weight], lr=0.5)
     >>> amp.backward(weight.sum() * 1e37)  # 65536 times that is infinite
@@ -77,43 +79,47 @@ class Amp:
     ) -> None:
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         check_supported(precision, self.device)
-        _check_scaling(init_scale, growth_interval, max_skips)
+        _check_scaling_options(init_scale, growth_interval, max_skips)
+
+        # Whole numbers of numpy count as well; from here on they are Python's.
         self.precision, self.max_skips = precision, int(max_skips)
         self.scaler: GradScaler | None = None
         if precision == "fp16":
-            kind = self.device.type
             self.scaler = GradScaler(
-                kind, init_scale=init_scale, growth_interval=int(growth_interval)
+                self.device.type, init_scale=init_scale, growth_interval=int(growth_interval)
             )
-        self._accounts = Accounts()
-        self._loss: Tensor | None = None
+        self._counts = SkipCounts()
+        # Kept only for the error message of a long row of skips.
+        self._last_loss: Tensor | None = None
 
     def __repr__(self) -> str:
         return f"Amp({self.precision!r}, {str(self.device)!r})"
 
-    def autocast(self) -> AbstractContextManager:
-        """The context for the forward pass and the loss."""
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Return the context for the forward pass and the loss."""
         return forward_context(self.precision, self.device)
 
     def backward(self, loss: Tensor, **keywords: Any) -> None:
-        """`loss.backward()`, with the loss scaled where that is due. Once per micro-batch."""
+        """Call `loss.backward(**keywords)`, with a scaled loss in fp16; once per micro-batch."""
         if self.scaler is not None:
-            loss_scale.begin(self.scaler, self._accounts.by_id)
-            self._loss = loss.detach()  # for the day when it is the cause
+            loss_scale.prepare_backward(self.scaler, self._counts.find_optimizer)
+            self._last_loss = loss.detach()  # detached, so that backward frees the graph
             loss = self.scaler.scale(loss)
+        # TF32 is a setting for both passes; autocast acts on the forward pass only.
         with backward_context(self.precision):
-            loss.backward(**keywords)
+            loss.backward(**keywords)  # type: ignore[no-untyped-call]  # torch has no types here
 
     def unscale_(self, optimizer: Optimizer) -> None:
-        """Make the gradients of an optimizer what they would be without a loss scale.
+        """Divide an optimizer's gradients by the loss scale, in place; do nothing without one.
 
-        To look at them, or to clip over several optimizers at once; `step` does it anyway. It
-        happens once, whoever comes first: this method, `step`, or the scaler's own.
+        Call it to look at gradients, or to clip over several optimizers at once; `step` does it
+        anyway. A second call changes nothing, nor does one after `amp.scaler.unscale_`.
         """
         if self.scaler is not None:
             self._check_order(optimizer, unscales=True)
-            self._accounts.of(optimizer)
-            loss_scale.unscale_(self.scaler, optimizer)
+            # The count holds the optimizer, by which the next backward knows who has not stepped.
+            self._counts.find_count(optimizer)
+            loss_scale.unscale_once_(self.scaler, optimizer)
 
     def step(
         self,
@@ -122,183 +128,125 @@ class Amp:
         clip: Mapping[str, Any] | None = None,
         scheduler: Any = None,
     ) -> StepReport:
-        """Unscale, clip, step, in this order; or skip the step if a gradient is not finite.
+        """Unscale, clip and step, in this order; skip the step if a gradient is not finite.
 
         Args:
             optimizer: fused ones too; none whose `step` needs a closure (L-BFGS, SAM).
-            clip: `clip_gradients_`'s keywords, such as `dict(max_norm=1.0)`, for the gradients of
+            clip: keywords of `clip_gradients_`, such as `dict(max_norm=1.0)`, for the gradients of
                 this optimizer. `parameters` may name them, which agc needs: `dict(parameters=model,
                 agc=0.01)`. With fp16, `nonfinite` is "skip" by default. With "skip" a step whose
                 gradients are not finite is skipped in the other precisions too.
             scheduler: steps if the optimizer did; its `step()` must need no argument.
         Returns:
-            StepReport: whether it stepped, the loss scale, and the clip's report.
+            StepReport: whether it stepped, the loss scale, and the report of the clip.
         Raises:
             FloatingPointError: at `max_skips` skips in a row, with the cause. With fp16, a fused
-                optimizer and no scheduler, nothing waits for the GPU: it comes that much later.
+                optimizer and no scheduler nothing waits for the GPU, so the error comes up to
+                `max_skips` steps later.
             ValueError, TypeError, RuntimeError: for a wrong argument or order; nothing has changed.
 
-        What the optimizer's or the scheduler's own `step` raises comes as it is, and after what
-        they had done by then.
+        An error from `optimizer.step` or `scheduler.step` is passed on, and what they had changed
+        by then stays changed.
         """
         check_plain_step(optimizer, "Amp.step")
         check_plain_scheduler(scheduler)
-        if clip is None and self.scaler is None:  # nothing that could be skipped
+
+        # Without a loss scale and without a clip there is no reason to skip.
+        if clip is None and self.scaler is None:
             optimizer.step()
             report = StepReport()
         else:
-            report = self._step(optimizer, clip, waits=scheduler is not None)
+            report = self._step_and_count(optimizer, clip, waits=scheduler is not None)
+        # A schedule counts real steps: after a skip the learning rate stays.
         if scheduler is not None and report.stepped:
             scheduler.step()
         return report
 
-    def _step(self, optimizer: Optimizer, clip: Mapping | None, waits: bool) -> StepReport:
-        clip_, skip = self._clip(optimizer, clip)
+    def _step_and_count(
+        self, optimizer: Optimizer, clip: Mapping[str, Any] | None, waits: bool
+    ) -> StepReport:
+        """Make or skip one step, note it, and raise after too many skips in a row."""
+        # With a loss scale an overflow is expected now and then, without one it is an error.
+        plan = plan_clip(optimizer, clip, nonfinite="raise" if self.scaler is None else "skip")
         fused = self.scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False)
-        unscales = clip_ is not None or not fused  # left alone, a fused kernel unscales as it steps
+        # A fused kernel divides by the scale while it steps; a clip needs the true gradients first.
+        unscales = plan is not None or not fused
         self._check_order(optimizer, unscales)
-        account = self._accounts.of(optimizer)
+        count = self._counts.find_count(optimizer)
 
         if unscales:
             self.unscale_(optimizer)
-        clipped = None if clip_ is None else clip_()
-        if self.scaler is not None:
-            report = StepReport(clipped, loss_scale.step(self.scaler, optimizer))
-        elif skip and clipped is not None and clipped.nonfinite:
-            report = StepReport(clipped, (1.0, 1.0))
-        else:
-            optimizer.step()
-            report = StepReport(clipped)
+        report = self._step_or_skip(optimizer, plan)
 
-        uncounted = self._accounts.note(account, report)
+        # Counting reads the report, which waits for a GPU: a fused step puts it off.
+        uncounted = self._counts.note_step(count, report)
         if waits or not fused or uncounted >= self.max_skips:
-            self._accounts.settle()
-            if account.streak >= self.max_skips:
-                raise FloatingPointError(self._cause(optimizer, account, report))
+            self._counts.count_noted_steps()
+            if count.streak >= self.max_skips:
+                raise FloatingPointError(explain_skips(optimizer, count, report, self._last_loss))
         return report
 
+    def _step_or_skip(self, optimizer: Optimizer, plan: ClipPlan | None) -> StepReport:
+        """Clip, then step unless a gradient is not finite."""
+        clipped = None if plan is None else plan.clip_()
+        if self.scaler is not None:
+            # The scaler decides on the device: nothing waits here.
+            return StepReport(clipped, loss_scale.step_or_skip(self.scaler, optimizer))
+
+        # Without a scaler only the clip has looked at the gradients.
+        skips = plan is not None and plan.skips_nonfinite
+        if skips and clipped is not None and clipped.nonfinite:
+            return StepReport(clipped, (1.0, 1.0))  # skipped, at a loss scale of 1
+        optimizer.step()
+        return StepReport(clipped)
+
     def _check_order(self, optimizer: Optimizer, unscales: bool) -> None:
-        """Refuse what could not be unscaled, or would be unscaled wrongly, before it is touched."""
+        """Refuse gradients that cannot be unscaled now, before any of them is changed."""
         if self.scaler is None:
             return
         if unscales:
-            loss_scale.check_dtypes(optimizer)
+            loss_scale.check_gradient_dtypes(optimizer)
         loss_scale.check_stage(self.scaler, optimizer)
         refuse_shards(optimizer, named_parameters(optimizer), "the search for an overflow")
 
     @property
     def skipped(self) -> Skipped:
-        """The optimizer steps skipped so far, in total and per optimizer."""
-        return self._accounts.skipped()
+        """Return how many optimizer steps were skipped so far, in total and per optimizer."""
+        return self._counts.report_skips()
 
     def state_dict(self) -> dict[str, Any]:
-        """The loss scale and the skips, as plain values. Between two steps, not within one."""
-        state: dict[str, Any] = {"precision": self.precision, "skips": self._accounts.state()}
+        """Return the loss scale and the skips as plain values; call it between two steps.
+
+        Raises:
+            RuntimeError: between `unscale_` and `step`.
+        """
+        state: dict[str, Any] = {"precision": self.precision, "skips": self._counts.save_counts()}
         if self.scaler is not None:
-            state["scaler"] = loss_scale.state_of(self.scaler)
+            state["scaler"] = loss_scale.save_scaler(self.scaler)
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from a `state_dict` of the same precision.
 
         Raises:
-            ValueError: if it is of another precision, or something else; nothing has changed.
+            ValueError: if the precision differs or a part is missing; nothing has changed.
         """
-        self._check_state(state)
+        check_saved_state(state, self.precision, self.scaler)
+
+        # From here on nothing fails, so that a state is loaded whole or not at all.
         if self.scaler is not None:
-            loss_scale.load(self.scaler, state["scaler"])
-        self._accounts.load(state["skips"])
-
-    def _check_state(self, state: Mapping[str, Any]) -> None:
-        _require(("precision", "skips"), state, "the state")
-        if state["precision"] != self.precision:
-            raise ValueError(
-                f"the state was saved with precision {state['precision']!r}, but this is {self!r}."
-            )
-        for account in state["skips"]:
-            _require([each.name for each in fields(Account)], account, "an item of its skips")
-        if self.scaler is not None:
-            _require(["scaler"], state, "the state")
-            _require(self.scaler.state_dict(), state["scaler"], "its scaler")
-
-    def _clip(
-        self, optimizer: Optimizer, clip: Mapping[str, Any] | None
-    ) -> tuple[Callable[[], ClipReport] | None, bool]:
-        """What clips as a step's `clip` asks, checked, and whether it asks to skip bad steps."""
-        if clip is None:
-            return None, False
-        _check_keywords(clip)
-        keywords = {"nonfinite": "raise" if self.scaler is None else "skip", **clip}
-        parameters = keywords.pop("parameters", optimizer)
-        rule = ClipRule(**keywords)
-        if parameters is not optimizer:
-            parameters = _own_parameters(optimizer, parameters)
-        return rule.bind(parameters), rule.nonfinite == "skip"
-
-    def _cause(self, optimizer: Optimizer, account: Account, report: StepReport) -> str:
-        parameters = named_parameters(optimizer)
-        grads = read_gradients(parameters)
-        lost = [name for name, each in parameters.items() if not each.isfinite().all()]
-        bad = [name for name, each in grads.items() if not each.isfinite().all()]
-        where = "find_nonfinite(model, batch, loss_fn) names the module."
-        if lost:
-            cause = (
-                f"the parameters {join_names(lost)} hold infinity or NaN. Go back to a checkpoint."
-            )
-        elif self._loss is not None and not self._loss.isfinite().all():
-            cause = f"the loss is {self._loss.tolist()}, before any scaling. {where}"
-        else:
-            before = "the loss is finite, " if self._loss is not None else ""
-            cause = f"{before}the gradients of {join_names(bad)} are not. {where}"
-        return (
-            f"{account.streak} steps of {account.name} in a row were skipped, the last one at a "
-            f"loss scale of {report.scale:g}: {cause}"
-        )
+            loss_scale.load_scaler(self.scaler, state["scaler"])
+        self._counts.load_counts(state["skips"])
 
 
-def _check_scaling(init_scale: Any, growth_interval: Any, max_skips: Any) -> None:
-    held = torch.finfo(torch.float32)
+def _check_scaling_options(init_scale: Any, growth_interval: Any, max_skips: Any) -> None:
+    # The scaler keeps its scale in float32, where smaller numbers lose digits.
+    limits = torch.finfo(torch.float32)
     scale = read_real(init_scale)
-    if scale is None or not held.tiny <= scale <= held.max:
+    if scale is None or not limits.tiny <= scale <= limits.max:
         raise ValueError(
             f"init_scale must be a finite number > 0, such as 2.0**16, got {init_scale!r}."
         )
     for name, steps in {"growth_interval": growth_interval, "max_skips": max_skips}.items():
         if not isinstance(steps, Integral) or steps < 1:
             raise ValueError(f"{name} must be a whole number of steps, at least 1, got {steps!r}.")
-
-
-def _require(names: Iterable[str], part: Any, where: str) -> None:
-    missing = [name for name in names if not isinstance(part, Mapping) or name not in part]
-    if missing:
-        raise ValueError(
-            f"expected what Amp.state_dict() gave, but {where} has no {', '.join(missing)}. "
-            f"Nothing was loaded."
-        )
-
-
-def _check_keywords(clip: object) -> None:
-    if not isinstance(clip, Mapping):
-        raise TypeError(
-            f"clip must be a dict of clip_gradients_'s keywords, such as dict(max_norm=1.0), "
-            f"got {clip!r}."
-        )
-    known = ["parameters", *(each.name for each in fields(ClipRule))]
-    for name in clip:
-        if name not in known:
-            near = difflib.get_close_matches(str(name), known, n=1, cutoff=0)[0]
-            raise TypeError(f"clip: clip_gradients_ has no {name!r}; the nearest is {near!r}.")
-
-
-def _own_parameters(optimizer: Optimizer, parameters: Parameters) -> Parameters:
-    """What `clip` names, checked: another optimizer's gradients may still carry the loss scale."""
-    named = named_parameters(parameters)
-    own = {id(each) for each in named_parameters(optimizer).values()}
-    foreign = [name for name, p in named.items() if p.grad is not None and id(p) not in own]
-    if foreign:
-        raise ValueError(
-            f"clip: {join_names(foreign)} do not belong to this {type(optimizer).__name__}. For "
-            f"one norm over several optimizers: amp.unscale_(optimizer) for each, clip_gradients_, "
-            f"then amp.step(optimizer) for each, without clip."
-        )
-    return parameters if isinstance(parameters, nn.Module) else list(named.items())

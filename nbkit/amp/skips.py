@@ -1,10 +1,12 @@
-"""The account of optimizer steps: which were made, which were skipped, and how many in a row."""
+"""Reports of single steps, and counts of the steps that each optimizer skipped."""
 
 from __future__ import annotations
 
 import weakref
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from typing import Any
 
 from torch import Tensor
 from torch.optim import Optimizer
@@ -13,12 +15,13 @@ from nbkit.base.report import Report, convert_to_json
 from nbkit.clipping import ClipReport
 
 
+# No ==: comparing tensors would wait for the GPU, and gives no single truth value.
 @dataclass(eq=False)
 class StepReport(Report):
-    """What `Amp.step` did. On a GPU the numbers stay there until the first one is read.
+    """Report what `Amp.step` did. On a GPU the numbers stay there until the first one is read.
 
     Attributes:
-        clip: what the clip reported; None without one.
+        clip: the report of the clip; None without one.
         numbers: 0 if the step was made, and the loss scale that its gradients carried.
     """
 
@@ -26,28 +29,30 @@ class StepReport(Report):
     numbers: Tensor | tuple[float, float] = (0.0, 1.0)
 
     @cached_property
-    def _read(self) -> tuple[float, float]:
+    def _plain_numbers(self) -> tuple[float, float]:
+        """Read both numbers in one transfer."""
         found, scale = self.numbers.tolist() if isinstance(self.numbers, Tensor) else self.numbers
         return found, scale
 
     @property
     def stepped(self) -> bool:
-        """Whether the optimizer moved the parameters; False if a gradient was not finite."""
-        return self._read[0] == 0
+        """Return whether the optimizer moved the parameters; False if gradients overflowed."""
+        return self._plain_numbers[0] == 0
 
     @property
     def scale(self) -> float:
-        """The loss scale that this step's gradients carried; 1.0 where there is none."""
-        return self._read[1]
+        """Return the loss scale that this step's gradients carried; 1.0 without loss scaling."""
+        return self._plain_numbers[1]
 
     def to_dict(self) -> dict[str, object]:
-        """The numbers as plain JSON."""
+        """Return the numbers as plain JSON."""
         return {"stepped": self.stepped, "scale": self.scale, "clip": convert_to_json(self.clip)}
 
-    def table(self):
-        """What was done, and the clip's table."""
+    def table(self) -> tuple[str, Sequence[str], Sequence[Sequence[object]]]:
+        """Return what was done as the summary, with the table of the clip."""
         done = "stepped" if self.stepped else "skipped, gradients not finite"
         summary = f"{done}; loss scale {self.scale:g}"
+        # Without a clip there are no columns to show.
         if self.clip is None:
             return summary, (), ()
         clip, columns, rows = self.clip.table()
@@ -56,80 +61,106 @@ class StepReport(Report):
 
 @dataclass
 class Skipped(Report):
-    """How many optimizer steps were skipped so far, in the order of the optimizers' first steps."""
+    """Report how many optimizer steps were skipped, in the order of the optimizers' first steps."""
 
     total: int
     per_optimizer: dict[str, int]
 
-    def table(self):
-        """A row an optimizer."""
+    def table(self) -> tuple[str, Sequence[str], Sequence[Sequence[object]]]:
+        """Return one row per optimizer."""
         rows = list(self.per_optimizer.items())
         return f"{self.total} optimizer steps skipped", ("optimizer", "skipped"), rows
 
 
 @dataclass
-class Account:
-    """The skips of one optimizer."""
+class SkipCount:
+    """Count the skips of one optimizer.
+
+    Attributes:
+        name: the optimizer's class, with a number from the second of its class on.
+        skipped: all of its skips.
+        streak: its skips since the last step that it made.
+    """
 
     name: str
     skipped: int = 0
     streak: int = 0
 
 
-class Accounts:
-    """Every optimizer's account. Step reports are counted when somebody asks, not before."""
+class SkipCounts:
+    """Count the skips of every optimizer. A step's report is read when a count is asked for."""
 
     def __init__(self) -> None:
-        self._accounts: list[Account] = []
-        # Weak, so that no old model stays alive. None: from a checkpoint, not claimed yet.
+        self._counts: list[SkipCount] = []
+        # For each count its optimizer, weakly, so that no old model stays alive. None: the count
+        # was loaded from a checkpoint, and no optimizer has taken it yet.
         self._owners: list[weakref.ref[Optimizer] | None] = []
-        self._unread: list[tuple[Account, StepReport]] = []
+        # Steps whose report nobody has read yet.
+        self._unread: list[tuple[SkipCount, StepReport]] = []
 
-    def of(self, optimizer: Optimizer) -> Account:
-        """The optimizer's account: its own, an unclaimed one of its kind, or a new one."""
-        for owner, account in zip(self._owners, self._accounts, strict=True):
+    def find_count(self, optimizer: Optimizer) -> SkipCount:
+        """Return the optimizer's count: its own, a loaded one of its class, or a new one."""
+        for owner, count in zip(self._owners, self._counts, strict=True):
             if owner is not None and owner() is optimizer:
-                return account
-        kind = type(optimizer).__name__
-        same = [i for i, account in enumerate(self._accounts) if account.name.split()[0] == kind]
-        place = next((i for i in same if self._owners[i] is None), len(self._accounts))
-        if place == len(self._accounts):
-            self._accounts.append(Account(f"{kind} {len(same) + 1}" if same else kind))
-            self._owners.append(None)
+                return count
+        # A step of this optimizer comes for the first time.
+        place = self._find_free_place(type(optimizer).__name__)
         self._owners[place] = weakref.ref(optimizer)
-        return self._accounts[place]
+        return self._counts[place]
 
-    def by_id(self, key: int) -> Optimizer | None:
-        """The optimizer of this id, as the scaler knows it."""
-        owners = [owner() for owner in self._owners if owner is not None]
-        return next((optimizer for optimizer in owners if id(optimizer) == key), None)
+    def _find_free_place(self, kind: str) -> int:
+        """Return the place of the first loaded count of a class, else that of a new count."""
+        same = 0
+        for place, count in enumerate(self._counts):
+            # "SGD 2" is of the class SGD.
+            if count.name.split()[0] != kind:
+                continue
+            if self._owners[place] is None:
+                return place
+            same += 1
+        self._counts.append(SkipCount(f"{kind} {same + 1}" if same else kind))
+        self._owners.append(None)
+        return len(self._counts) - 1
 
-    def note(self, account: Account, report: StepReport) -> int:
-        """Remember a step; returns how many are not counted yet."""
-        self._unread.append((account, report))
+    def find_optimizer(self, key: int) -> Optimizer | None:
+        """Return the optimizer of this id, by which the scaler knows it; None if it is gone."""
+        for owner in self._owners:
+            optimizer = None if owner is None else owner()  # a dead reference gives None
+            if optimizer is not None and id(optimizer) == key:
+                return optimizer
+        return None
+
+    def note_step(self, count: SkipCount, report: StepReport) -> int:
+        """Keep a report for later; return how many are not counted yet."""
+        self._unread.append((count, report))
         return len(self._unread)
 
-    def settle(self) -> None:
-        """Count the steps that were noted. This reads them."""
-        for account, report in self._unread:
-            account.streak = 0 if report.stepped else account.streak + 1
-            account.skipped += not report.stepped
+    def count_noted_steps(self) -> None:
+        """Read the reports that were kept, and count them."""
+        for count, report in self._unread:
+            count.streak = 0 if report.stepped else count.streak + 1
+            count.skipped += not report.stepped
         self._unread.clear()
 
-    def skipped(self) -> Skipped:
-        """All skips so far."""
-        self.settle()
-        each = {account.name: account.skipped for account in self._accounts}
-        return Skipped(sum(each.values()), each)
+    def report_skips(self) -> Skipped:
+        """Return all skips so far."""
+        self.count_noted_steps()
+        skipped = {count.name: count.skipped for count in self._counts}
+        return Skipped(sum(skipped.values()), skipped)
 
-    def state(self) -> list[dict[str, object]]:
-        """Plain values, for a checkpoint."""
-        self.settle()
-        return [asdict(account) for account in self._accounts]
+    def save_counts(self) -> list[dict[str, object]]:
+        """Return the counts as plain values, for a checkpoint."""
+        self.count_noted_steps()
+        return [asdict(count) for count in self._counts]
 
-    def load(self, state: list[dict]) -> None:
-        """Take over the counts, each for the optimizer in its place."""
+    def load_counts(self, state: list[dict[str, Any]]) -> None:
+        """Replace the counts; an optimizer that is alive keeps its place in the order."""
+        # Steps before the load do not belong to the loaded counts.
         self._unread.clear()
-        alive = [owner if owner is not None and owner() else None for owner in self._owners]
-        self._accounts = [Account(**each) for each in state]
-        self._owners = (alive + [None] * len(state))[: len(state)]
+        self._counts = [SkipCount(**saved) for saved in state]
+        owners: list[weakref.ref[Optimizer] | None] = []
+        for place in range(len(state)):
+            # The loaded counts may be more, or fewer, than the optimizers so far.
+            owner = self._owners[place] if place < len(self._owners) else None
+            owners.append(owner if owner is not None and owner() is not None else None)
+        self._owners = owners

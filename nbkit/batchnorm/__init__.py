@@ -1,8 +1,12 @@
-"""The running statistics of BatchNorm: how far off they are, and how to keep them right."""
+"""The running statistics of BatchNorm: measure how far off they are, and keep them right."""
 
-from nbkit.batchnorm.control import BNGuard, Undo, freeze_bn_, guard_bn, rescale_bn_momentum_
-from nbkit.batchnorm.gap import BNVerdict
-from nbkit.batchnorm.reestimate import BNLayer, BNReport, bn_gap, reestimate_bn_
+from nbkit.batchnorm.freeze import freeze_bn_
+from nbkit.batchnorm.gap import bn_gap
+from nbkit.batchnorm.guard import BNGuard, guard_bn
+from nbkit.batchnorm.momentum import rescale_bn_momentum_
+from nbkit.batchnorm.reestimate import reestimate_bn_
+from nbkit.batchnorm.report import BNLayer, BNReport, BNVerdict
+from nbkit.batchnorm.undo import Undo
 
 __all__ = [
     "BNGuard",

@@ -1,175 +1,126 @@
-"""Judge the gap between running and batch statistics: fresh, stale, too early, noise."""
+"""The gap between running and batch statistics, and between the outputs of both modes."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from contextlib import ExitStack
+from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from nbkit.base.model_call import call_model, copy_batch, run_eagerly, unwrap_model
 from nbkit.base.nested import list_tensors
-from nbkit.base.report import Word
-from nbkit.batchnorm.moments import Moments, running
-
-_CLOSE = 0.15  # a smaller gap is not worth a word
-_NOISY = 0.25  # standard error of a mean, in standard deviations, from which a batch tells nothing
-_FEW = 0.05  # what may be left of the initial 0 and 1
-# The initial 0 and 1 are to blame for a gap if, with them taken into account, no more than half of
-# it is left, and no more than this: so far do the layers before move in a few steps of training.
-_DRIFT = 0.35
+from nbkit.base.state import preserve_state
+from nbkit.batchnorm.layers import find_batch_norms, is_frozen
+from nbkit.batchnorm.moments import Moments
+from nbkit.batchnorm.passes import normalise_by_batch, watch_inputs
+from nbkit.batchnorm.report import BNReport
+from nbkit.batchnorm.verdicts import judge_layer
 
 
-class BNVerdict(Word):
-    """What there is to say of one BatchNorm layer."""
+@torch.no_grad()
+def bn_gap(model: nn.Module, batch: object) -> BNReport:
+    """Compare the statistics that BatchNorm uses in eval mode with those of a batch in train mode.
 
-    FRESH = "fresh"
-    STALE = "stale"
-    TOO_FEW_STEPS = "too few steps"
-    BATCH_TOO_SMALL = "batch too small"
-    FROZEN = "frozen"
-    POISONED = "poisoned"
-    NOT_FINITE = "not finite"
-    NO_STATISTICS = "no statistics"
-    NOT_CALLED = "not called"
-    ESTIMATED = "estimated"
+    Args:
+        model: a model in any mode.
+        batch: inputs of the model, as for `reestimate_bn_`.
+    Returns:
+        BNReport: per layer the gap between running and batch statistics with a verdict (fresh,
+            stale, too few steps for its momentum, batch too small to judge by, frozen at other
+            statistics, poisoned by values that are not finite) and advice; and the gap between
+            the outputs of the two modes.
 
+    Nothing is changed. Dropout is off in both modes, so that the difference comes from BatchNorm
+    alone. A gap counts if it is larger than 0.15 and than the batch's noise explains, where samples
+    are taken as independent and the positions inside one sample are not. The verdict "too few
+    steps" needs a gap that the initial 0 and 1 explain; a low `num_batches_tracked` alone proves
+    nothing.
 
-NO_STATISTICS = (
-    BNVerdict.NO_STATISTICS,
-    "It has no running statistics (track_running_stats=False) and normalises by the batch at "
-    "hand, in eval mode too. Build it with track_running_stats=True if predictions must not "
-    "depend on their batch.",
-)
-
-
-def judge(
-    moments: Moments, noises: list[Tensor], frozen: bool
-) -> tuple[float | None, float | None, BNVerdict, str]:
-    """Return mean gap, variance gap, verdict and advice of a layer that has seen one batch."""
-    if moments.layer.running_mean is None:
-        return None, None, *NO_STATISTICS
-    if not moments.count:
-        return None, None, BNVerdict.NOT_CALLED, "The model did not call it with this batch."
-    mean_noise, var_noise, independent = torch.stack(noises).mean(0).tolist()
-    mean_gap, var_gap = gaps(moments, *running(moments.layer))
-    within = _within(mean_gap, mean_noise, independent) and _within(var_gap, var_noise, independent)
-    tells = mean_noise <= _NOISY**2
-    return mean_gap, var_gap, *_verdict(moments, mean_gap, var_gap, within, tells, frozen)
-
-
-def _within(gap: float, squared_noise: float, independent: float) -> bool:
-    """Whether a gap is too small to matter, or no larger than noise makes it now and then."""
-    return gap <= max(_CLOSE, math.sqrt(squared_noise) * (1 + 2 / math.sqrt(2 * independent)))
-
-
-def gaps(moments: Moments, mean: Tensor, var: Tensor) -> tuple[float, float]:
-    """Measure from a mean and a variance to those in `moments`, root mean square over channels."""
-    eps = moments.layer.eps
-    scale = moments.var + eps
-    mean = (mean - moments.mean).square() / scale
-    var = ((var + eps) / scale).log().square()
-    return mean.mean().sqrt().item(), var.mean().sqrt().item()
-
-
-def _verdict(
-    moments: Moments, mean_gap: float, var_gap: float, within: bool, tells: bool, frozen: bool
-) -> tuple[BNVerdict, str]:
-    layer = moments.layer
-    if not running(layer).isfinite().all() or (running(layer)[1] < 0).any():
-        return BNVerdict.POISONED, (
-            "The running statistics hold NaN, inf or a negative variance and never recover. Run "
-            "reestimate_bn_ on clean data, and train with guard_bn."
-        )
-    if not math.isfinite(mean_gap + var_gap):
-        return BNVerdict.NOT_FINITE, (
-            "The layer's input is not finite. Look for NaN or inf in the batch and in the weights "
-            "before the layer."
-        )
-    if within and not tells:
-        return BNVerdict.BATCH_TOO_SMALL, (
-            "The batch's statistics are too noisy to judge by, and to train on. Take a larger "
-            "batch, or GroupNorm."
-        )
-    if within:
-        return BNVerdict.FRESH, "Frozen, at statistics that fit this batch." if frozen else ""
-    off = (
-        f"The mean is off by {mean_gap:.2g} standard deviations, the variance by a factor of "
-        f"{math.exp(min(var_gap, 99.0)):.2g}"
-    )
-    if frozen:
-        return BNVerdict.FROZEN, (
-            f"{off}: the statistics are those of other data, and stay. That is right only if the "
-            f"freeze is on purpose."
-        )
-    left = _share_of_start(layer)
-    if left > _FEW and _explains_gap(moments, left, mean_gap, var_gap):
-        momentum = "None" if layer.momentum is None else f"{layer.momentum:g}"
-        return BNVerdict.TOO_FEW_STEPS, (
-            f"{off}: after {int(layer.num_batches_tracked or 0)} steps at momentum {momentum}, "
-            f"{left:.0%} of the initial 0 and 1 is left. Run reestimate_bn_, or raise the momentum."
-        )
-    return BNVerdict.STALE, (
-        f"{off}. Look whether train and eval data differ; if not, run reestimate_bn_."
-    )
-
-
-def _share_of_start(layer: Any) -> float:
-    """Return how much of the initial 0 and 1 is left, if the counter counts all updates."""
-    steps = int(layer.num_batches_tracked or 0)
-    if layer.momentum is None:  # a cumulative average keeps nothing of them
-        return 0.0 if steps else 1.0
-    return (1 - layer.momentum) ** steps
-
-
-def _explains_gap(moments: Moments, left: float, mean_gap: float, var_gap: float) -> bool:
-    """Whether a gap comes from the initial 0 and 1, rather than from other data.
-
-    The counter alone proves nothing: an old checkpoint has none, and after a re-estimation it
-    counts few batches, although nothing of the start is left.
+    >>> batch = torch.randn(256, 4, generator=torch.Generator().manual_seed(0))
+    >>> bn_gap(nn.BatchNorm1d(4), batch).layers[0].verdict
+    'fresh'
     """
-    mean, var = running(moments.layer)
-    if left == 1:
-        return not mean.any() and bool((var == 1).all())
-    # What updates with this batch, again and again, would have made of 0 and 1.
-    expected_mean = (1 - left) * moments.mean
-    expected_var = left + (1 - left) * moments.var
-    eps = moments.layer.eps
-    mean_rest = (mean - expected_mean).square() / (moments.var + eps)
-    var_rest = ((var + eps) / (expected_var + eps)).log().square()
-    return all(
-        rest.mean().sqrt().item() <= max(_CLOSE, min(gap / 2, _DRIFT))
-        for rest, gap in ((mean_rest, mean_gap), (var_rest, var_gap))
-    )
+    model = unwrap_model(model)
+    seen = {name: Moments(layer) for name, layer in find_batch_norms(model).items()}
+    if not seen:
+        return BNReport([])
+    frozen = {name for name, moments in seen.items() if is_frozen(moments.layer, model)}
+    noises: dict[str, list[Tensor]] = {name: [] for name in seen}
+
+    with preserve_state(model), run_eagerly():
+        with normalise_by_batch(model, seen, frozen), ExitStack() as hooks:
+            for name, moments in seen.items():
+                note = partial(_note_noise, noises[name], moments.layer.eps)
+                hooks.enter_context(watch_inputs(moments.layer, note))
+            in_train = call_model(model, copy_batch(batch))
+        # The statistics are unchanged: the layers above did not update them.
+        model.eval()
+        in_eval = call_model(model, copy_batch(batch))
+    report = BNReport([], _measure_difference(in_train, in_eval))
+    for name, moments in seen.items():
+        report.layers.append(judge_layer(name, moments, noises[name], name in frozen))
+    return report
 
 
-def difference(a: object, b: object) -> float | None:
-    """Norm of the difference over norm of the first, over all tensors in two outputs."""
-    floats = ([t for t in list_tensors(x) if t.is_floating_point()] for x in (a, b))
-    pairs = list(zip(*floats, strict=True))
+def _note_noise(noises: list[Tensor], eps: float, x: Tensor) -> None:
+    noises.append(_estimate_batch_noise(x, eps))
+
+
+def _estimate_batch_noise(x: Tensor, eps: float) -> Tensor:
+    """Estimate how far one batch's statistics may be from the population's.
+
+    Args:
+        x: input of a layer, shape (samples, channels, *positions).
+        eps: the layer's eps, which is added to each variance.
+    Returns:
+        Tensor: three numbers. The squared standard errors of the mean and of the variance, in the
+            units of the gaps and averaged over channels; and the number of independent channels
+            that the channels amount to.
+
+    Samples count as independent, positions inside a sample do not.
+    """
+    x = x.float().reshape(*x.shape[:2], -1)  # (samples, channels, positions)
+    if len(x) < 2:
+        return x.new_tensor([math.inf, math.inf, 1.0])
+    rest = x - x.mean((0, 2), keepdim=True)
+    scale = rest.square().mean((0, 2)) + eps  # variance of each channel
+    # Of each sample and channel, (samples, channels): the mean in standard deviations, and the mean
+    # squared deviation over the variance.
+    level = rest.mean(2) / scale.sqrt()
+    spread = rest.square().mean(2) / scale
+    # Participation ratio of the channels' covariance C: (tr C)^2 / |C|^2 is the number of channels
+    # if they are uncorrelated, and 1 if they are all the same.
+    correlation = level.T @ level
+    independent = (correlation.trace().square() / correlation.square().sum()).nan_to_num(1.0)
+    # The squared standard error of a mean over n samples is the samples' variance over n.
+    return torch.stack([level.var(0).mean() / len(x), spread.var(0).mean() / len(x), independent])
+
+
+def _measure_difference(a: object, b: object) -> float | None:
+    """Return the norm of the difference of two outputs over the norm of the first.
+
+    Args:
+        a: tensors in nested containers.
+        b: tensors in containers of the same form.
+    Returns:
+        float | None: over all floating point tensors together; None if there are none.
+    """
+    pairs = list(zip(_list_floats(a), _list_floats(b), strict=True))
     if not pairs:
         return None
-    apart = math.hypot(*((x.cpu().double() - y.cpu().double()).norm().item() for x, y in pairs))
-    size = math.hypot(*(x.cpu().double().norm().item() for x, _ in pairs))
+    differences, sizes = [], []
+    for first, second in pairs:
+        differences.append((first - second).norm().item())
+        sizes.append(first.norm().item())
+    # The norm of all tensors together is the root of the sum of their squared norms.
+    apart, size = math.hypot(*differences), math.hypot(*sizes)
     if size == 0:
         return math.inf if apart else 0.0
     return apart / size
 
 
-def noise(x: Tensor, eps: float) -> Tensor:
-    """How far one batch's statistics may be from the population's: three numbers.
-
-    Squared standard errors of the mean and of the variance, in the units of the gaps, averaged
-    over channels; and how many independent channels the channels are worth. Samples count as
-    independent, positions inside a sample do not.
-    """
-    x = x.float().reshape(*x.shape[:2], -1)
-    if len(x) < 2:
-        return x.new_tensor([math.inf, math.inf, 1.0])
-    rest = x - x.mean((0, 2), keepdim=True)
-    scale = rest.square().mean((0, 2)) + eps
-    level = rest.mean(2) / scale.sqrt()
-    spread = rest.square().mean(2) / scale
-    correlation = level.T @ level
-    independent = (correlation.trace().square() / correlation.square().sum()).nan_to_num(1.0)
-    return torch.stack([level.var(0).mean() / len(x), spread.var(0).mean() / len(x), independent])
+def _list_floats(output: object) -> list[Tensor]:
+    """Return the floating point tensors of an output, in float64 on the CPU."""
+    return [t.cpu().double() for t in list_tensors(output) if t.is_floating_point()]

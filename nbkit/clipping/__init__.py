@@ -1,10 +1,10 @@
-"""Clipping gradients: by their global norm, by value, or adaptively, unit by unit.
+"""Clip gradients by their global norm, by value, or adaptively, unit by unit.
 
-The rule itself is `MODES` and the functions of `factors` and `units`, public so that a loop which
-trains many runs at once can clip each of them by the same rule.
+`MODES` and the functions of `factors` and `units` are the rule itself. They are public so that a
+loop that trains many runs at once can clip each run by the same rule.
 """
 
-from nbkit.clipping.clip import ClipHistory, clip_gradients_
+from nbkit.clipping.clip import clip_gradients_
 from nbkit.clipping.factors import (
     UNIT_FLOOR,
     Units,
@@ -15,6 +15,7 @@ from nbkit.clipping.factors import (
     scale_gradient,
     unit_factor,
 )
+from nbkit.clipping.history import ClipHistory
 from nbkit.clipping.report import ClipReport
 from nbkit.clipping.rule import MODES, ClipRule
 from nbkit.clipping.units import find_units

@@ -1,4 +1,4 @@
-"""What a clip reports: the norms it measured and the factor it applied."""
+"""The report of one clipped step: the norms before clipping and the factor that was applied."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from nbkit.base.report import Report, convert_to_json
 
 @dataclass(eq=False)
 class ClipReport(Report):
-    """What a clip found and did. The numbers stay on the device until the first one is read.
+    """Report norms and factor of one clipped step; they stay on the device until one is read.
 
     Attributes:
-        values: total norm, coefficient and each parameter's norm, on the gradients' device.
-        names: the parameters that have a gradient.
-        rule: what was asked for; as text, "max_norm=1".
+        values: total norm, coefficient and each parameter's norm, on the gradients' device; shape
+            (2 + number of names,).
+        names: names of the parameters that have a gradient.
+        rule: the ClipRule that was applied; as text, for example "max_norm=1".
     """
 
     values: Tensor
@@ -28,42 +29,45 @@ class ClipReport(Report):
 
     @cached_property
     def _numbers(self) -> list[float]:
-        return self.values.tolist()  # the one synchronisation, whatever is read, and how often
+        # The only synchronisation: later reads, of any number, come from this list.
+        numbers: list[float] = self.values.tolist()
+        return numbers
 
     @property
     def total_norm(self) -> float:
-        """Norm of all gradients together, before clipping."""
+        """Return the norm of all gradients together, before clipping."""
         return self._numbers[0]
 
     @property
     def coefficient(self) -> float:
-        """The smallest factor that a gradient was multiplied by; 1.0 where none was changed."""
+        """Return the smallest factor of a gradient; 1.0 if no gradient was changed."""
         return self._numbers[1]
 
     @property
     def clipped(self) -> bool:
-        """Whether a gradient was changed."""
+        """Return whether a gradient was changed."""
         return self.coefficient != 1.0
 
     @property
     def norms(self) -> dict[str, float]:
-        """Norm of each parameter's gradient, before clipping."""
+        """Return the norm of each parameter's gradient, before clipping."""
         return dict(zip(self.names, self._numbers[2:], strict=True))
 
     @property
     def nonfinite(self) -> tuple[str, ...]:
-        """The parameters whose gradient holds infinity or NaN."""
+        """Return the names of the parameters whose gradient holds infinity or NaN."""
+        # The norm of such a gradient is infinity or NaN too.
         return tuple(name for name, norm in self.norms.items() if not math.isfinite(norm))
 
     def to_dict(self) -> dict[str, object]:
-        """The numbers as plain JSON; what is not finite becomes None."""
+        """Return the numbers as plain JSON; numbers that are not finite become None."""
         fields = ("rule", "total_norm", "clipped", "coefficient", "norms", "nonfinite")
         return {name: convert_to_json(getattr(self, name)) for name in fields}
 
-    def table(self):
-        """The largest norms first."""
-        did = f"clipped, by {self.coefficient:.3g} at most" if self.clipped else "not clipped"
-        summary = f"gradient norm {self.total_norm:.3g}, {self.rule}: {did}"
+    def table(self) -> tuple[str, tuple[str, str], list[tuple[str, float]]]:
+        """Return a line about the step, the names of the columns, and the largest norms."""
+        done = f"clipped, by {self.coefficient:.3g} at most" if self.clipped else "not clipped"
+        summary = f"gradient norm {self.total_norm:.3g}, {self.rule}: {done}"
         if self.nonfinite:
             summary += f"; not finite: {join_names(self.nonfinite)}"
         rows = sorted(self.norms.items(), key=lambda row: -row[1])

@@ -1,12 +1,11 @@
-"""How gradients are clipped: by norm, by value or unit by unit.
+"""The rule by which gradients are clipped: by norm, by value or unit by unit.
 
-What `clip_gradients_` and `Amp.step` share, so that neither imports the other.
+`clip_gradients_` and `Amp.step` share it, so that neither imports the other.
 """
 
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -25,30 +24,24 @@ from nbkit.base.gradients import (
     view_values,
 )
 from nbkit.base.shards import refuse_shards
-from nbkit.clipping.factors import (
-    HALF,
-    UNIT_FLOOR,
-    clamp_values,
-    needs_wide_norms,
-    norm_dtype,
-    norm_factor,
-    scale_gradient,
-    unit_factor,
-    value_factor,
+from nbkit.clipping.factors import UNIT_FLOOR, needs_wide_norms, norm_dtype
+from nbkit.clipping.measures import (
+    ApplyFactor,
+    Measure,
+    measure_by_norm,
+    measure_by_unit,
+    measure_by_value,
 )
 from nbkit.clipping.report import ClipReport
-from nbkit.clipping.units import Unit, find_units
-
-# Each gradient's norm, the smallest factor given their total norm, and what clips when it is told
-# that factor. A factor of 1 means: leave everything, since nothing is too large or it is skipped.
-Measured = tuple[Sequence[Tensor], Callable[[Tensor], Tensor], Callable[[Tensor], None]]
+from nbkit.clipping.units import find_units
 
 MODES = ("max_norm", "max_value", "agc")
+Kinds = Collection[tuple[type, torch.device, torch.dtype]]  # of the gradients at hand
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClipRule:
-    """How to clip, checked when it is made; `clip_gradients_` says what the fields mean."""
+    """Hold the arguments of `clip_gradients_`, which documents the fields; check them at once."""
 
     max_norm: float | None = None
     max_value: float | None = None
@@ -59,17 +52,24 @@ class ClipRule:
     exclude: str | nn.Module | Sequence[str | nn.Module] = ()
 
     def __post_init__(self) -> None:
-        given = {mode: getattr(self, mode) for mode in MODES if getattr(self, mode) is not None}
+        given = {}
+        for mode in MODES:
+            if getattr(self, mode) is not None:
+                given[mode] = getattr(self, mode)
         if len(given) != 1:
             raise ValueError(f"give exactly one of {', '.join(MODES)}; got {given or 'none'}.")
         _check_positive("norm_type", self.norm_type, "inf is the largest absolute value")
         for mode, value in given.items():
-            measures = "inf measures without clipping" if mode == "max_norm" else None
-            _check_positive(mode, value, measures)
+            infinite = "inf measures without clipping" if mode == "max_norm" else None
+            _check_positive(mode, value, infinite)
         if self.nonfinite not in ("raise", "skip", "ignore"):
             raise ValueError(
                 f"nonfinite must be 'raise', 'skip' or 'ignore', got {self.nonfinite!r}."
             )
+        self._check_agc_options()
+
+    def _check_agc_options(self) -> None:
+        """Refuse a wrong eps or exclude, and refuse both options in the other modes."""
         if not isinstance(self.exclude, (nn.Module, Collection)):
             raise TypeError(
                 f"exclude must be a name, a module or a list of these, got {self.exclude!r}. "
@@ -85,16 +85,25 @@ class ClipRule:
             _check_positive("eps", self.eps)
 
     def __str__(self) -> str:
-        return next(f"{mode}={getattr(self, mode):g}" for mode in MODES if getattr(self, mode))
+        for mode in MODES:
+            if getattr(self, mode):
+                return f"{mode}={getattr(self, mode):g}"
+        raise AssertionError("a checked rule has exactly one mode")
 
     def bind(self, parameters: Parameters) -> Callable[[], ClipReport]:
-        """What clips the gradients of these parameters in place; refuses what does not fit."""
+        """Return a function that clips the gradients of these parameters in place.
+
+        Raises:
+            TypeError: if the mode does not fit the parameters, or they are sharded over ranks.
+        """
         named = named_parameters(parameters)
         refuse_shards(parameters, named, "their norm")
-        return partial(self._clip, named, self._measurer(parameters, named))
+        measure = self._choose_measure(parameters, named)
+        return partial(self._clip_gradients, named, measure)
 
     @torch.no_grad()
-    def _clip(self, named: dict[str, Tensor], measure) -> ClipReport:
+    def _clip_gradients(self, named: dict[str, Tensor], measure: Measure) -> ClipReport:
+        """Clip the gradients that the parameters have now, and report their norms."""
         whole = sum_repeated_rows(named)
         grads = view_values(whole)
         if not grads:
@@ -102,163 +111,103 @@ class ClipRule:
 
         kinds = {(type(grad), grad.device, grad.dtype) for grad in grads.values()}
         _refuse_spread(kinds)
-        looks = self.nonfinite == "raise" or _on_cpu(kinds)  # a look at a GPU synchronises
+        # To look at a result on a GPU waits for it, so that is only done where it may raise.
+        looks = self.nonfinite == "raise" or _on_cpu(kinds)
         wide = needs_wide_norms((dtype for _, _, dtype in kinds), looks=looks)
-        report, clip = self._report(measure, grads, wide)
+        report, apply_factor = self._measure_gradients(measure, grads, wide)
         if not wide and not math.isfinite(report.total_norm):
-            report, clip = self._report(measure, grads, wide=True)
+            # A square may have overflowed float32: measure again in float64.
+            report, apply_factor = self._measure_gradients(measure, grads, wide=True)
         if self.nonfinite == "raise":
             _refuse_nonfinite(report)
         if not looks or report.clipped:
-            clip(report.values[1])
+            apply_factor(report.values[1])
             for name, grad in whole.items():
+                # A sparse gradient was summed into a new tensor, which is now the clipped one.
                 if grad.is_sparse:
                     named[name].grad = grad
         return report
 
-    def _measurer(self, source: Parameters, named: dict[str, Tensor]):
-        """What measures by this rule's mode, given the gradients and the dtype of the norms."""
+    def _choose_measure(self, source: Parameters, named: dict[str, Tensor]) -> Measure:
+        """Return the measure of this rule's mode; refuse parameters that it cannot clip."""
         if self.max_norm is not None:
-            return partial(_by_norm, float(self.max_norm), self.norm_type)
-        if strange := [name for name, p in named.items() if p.is_complex()]:
+            return partial(measure_by_norm, float(self.max_norm), self.norm_type)
+        complex_names = [name for name, parameter in named.items() if parameter.is_complex()]
+        if complex_names:
             raise TypeError(
-                f"max_value and agc need real parameters, but {join_names(strange)} are complex: "
-                f"use max_norm."
+                f"max_value and agc need real parameters, but {join_names(complex_names)} are "
+                f"complex: use max_norm."
             )
         if self.max_value is not None:
-            return partial(_by_value, float(self.max_value), self.norm_type)
+            return partial(measure_by_value, float(self.max_value), self.norm_type)
         if self.agc is not None and isinstance(source, nn.Module):
             floor = UNIT_FLOOR if self.eps is None else self.eps
             units = find_units(source, named, self.exclude)
-            return partial(_by_unit, self.agc, floor, units, self.norm_type)
+            return partial(measure_by_unit, self.agc, floor, units, self.norm_type)
         raise TypeError(
             f"agc has to know the layers: pass the model, not {type(source).__name__}. "
             f"In Amp.step: clip=dict(parameters=model, agc=...)."
         )
 
-    def _report(self, measure, grads: dict[str, Tensor], wide: bool):
-        """The report, and the function that clips, given the report's coefficient."""
+    def _measure_gradients(
+        self, measure: Measure, grads: dict[str, Tensor], wide: bool
+    ) -> tuple[ClipReport, ApplyFactor]:
+        """Return the report, and the function that clips by the report's coefficient."""
         device = next(iter(grads.values())).device
-        each, coefficient_of, clip = measure(grads, norm_dtype(device, wide=wide))
-        norms = torch.stack([norm if norm.device == device else norm.to(device) for norm in each])
+        measured = measure(grads, norm_dtype(device, wide=wide))
+        norms = torch.stack([norm.to(device) for norm in measured.norms])
+        # The p-norm of all numbers is the p-norm of the parameters' p-norms.
         total = vector_norm(norms, self.norm_type)
-        coefficient = coefficient_of(total)
+        coefficient = measured.find_coefficient(total)
         if self.nonfinite == "skip":
+            # On the device, so that nothing waits: a coefficient of 1 leaves all gradients alone.
             coefficient = torch.where(total.isfinite(), coefficient, 1.0)
         values = torch.cat([torch.stack([total, coefficient]), norms])
-        return ClipReport(values, tuple(grads), self), clip
+        return ClipReport(values, tuple(grads), self), measured.apply_factor
 
 
-def _on_cpu(kinds) -> bool:
+def _on_cpu(kinds: Kinds) -> bool:
+    """Return whether every gradient is on the CPU."""
     return all(device.type == "cpu" for _, device, _ in kinds)
 
 
-def _refuse_spread(kinds) -> None:
+def _refuse_spread(kinds: Kinds) -> None:
+    """Refuse gradients of which each rank holds a part, such as DTensors."""
     if any(hasattr(kind, "full_tensor") for kind, _, _ in kinds):
         raise TypeError(
-            "the gradients are spread over the ranks (DTensor, FSDP), so that their norm needs all "
-            "ranks: torch.nn.utils.clip_grad_norm_ knows how."
+            "expected gradients that each rank holds as a whole, got gradients spread over the "
+            "ranks (DTensor, FSDP), whose norm needs all ranks. Use "
+            "torch.nn.utils.clip_grad_norm_."
         )
 
 
 def _refuse_nonfinite(report: ClipReport) -> None:
+    """Raise an error that names the parameters whose gradient is not finite."""
     if math.isfinite(report.total_norm):
         return
     raise FloatingPointError(
         f"gradients of {len(report.nonfinite)} of {len(report.names)} parameters are not finite: "
         f"{join_names(report.nonfinite)}. None was clipped. find_nonfinite(model, batch, loss_fn) "
-        f"names the module they come from. To pass over such a step: nonfinite='skip', and "
-        f"optimizer.step() only if not report.nonfinite."
+        f"names the module they come from. To skip such steps instead, pass nonfinite='skip' and "
+        f"call optimizer.step() only if not report.nonfinite."
     )
 
 
 def _check_positive(name: str, value: Any, infinite: str | None = None) -> None:
+    """Refuse anything but a positive number.
+
+    Args:
+        name: name of the argument, for the message.
+        value: its value.
+        infinite: the meaning of infinity, for the message; None refuses infinity.
+    """
     kind = f"a number > 0 ({infinite})" if infinite else "a finite number > 0"
     if isinstance(value, Tensor):
         raise TypeError(
-            f"{name} must be {kind}, got a tensor. To read one waits for its GPU, at every step: "
-            f"do it once, before the loop, with .item()."
+            f"{name} must be {kind}, got a tensor. Reading a tensor waits for its GPU, at every "
+            f"step: read it once, before the loop, with .item()."
         )
     if not isinstance(value, Real) or isinstance(value, bool):
         raise TypeError(f"{name} must be {kind}, got {value!r}.")
     if not float(value) > 0 or (math.isinf(value) and not infinite):
         raise ValueError(f"{name} must be {kind}, got {value!r}.")
-
-
-def _norms(tensors: list[Tensor], norm_type: float, dtype: torch.dtype) -> list[Tensor]:
-    """The norm of each tensor; of one without elements it is 0, where torch refuses the largest."""
-    some = [tensor if tensor.numel() else tensor.new_zeros(1) for tensor in tensors]
-    return list(torch._foreach_norm(some, norm_type, dtype=dtype))
-
-
-def _by_norm(
-    max_norm: float, norm_type: float, grads: dict[str, Tensor], dtype: torch.dtype
-) -> Measured:
-    tensors = list(grads.values())
-    sizes = [tensor.abs() if tensor.is_complex() else tensor for tensor in tensors]
-    each = _norms(sizes, norm_type, dtype)
-
-    return each, partial(norm_factor, max_norm=max_norm), partial(_multiply, tensors)
-
-
-def _multiply(tensors: list[Tensor], factor: Tensor) -> None:
-    alike = defaultdict(list)
-    for tensor in tensors:
-        if tensor.is_complex():  # infinity times a complex 1 would be NaN
-            tensor = torch.view_as_real(tensor.conj() if tensor.is_conj() else tensor)
-        alike[tensor.device, tensor.dtype].append(tensor)
-    for (device, dtype), group in alike.items():
-        if dtype not in HALF:
-            torch._foreach_mul_(group, factor.to(device, dtype))
-            continue
-        for tensor in group:
-            tensor.copy_(scale_gradient(tensor, factor.to(device)))
-
-
-def _by_value(
-    max_value: float, norm_type: float, grads: dict[str, Tensor], dtype: torch.dtype
-) -> Measured:
-    tensors = list(grads.values())
-    each = _norms(tensors, norm_type, dtype)
-    # aminmax: one pass; the infinity norm takes twenty times as long on a CPU.
-    ends = [torch.stack(torch.aminmax(tensor)) for tensor in tensors if tensor.numel()]
-
-    def coefficient_of(total: Tensor) -> Tensor:
-        peak = torch.stack([end.to(total).abs().max() for end in ends] or [total]).max()
-        return value_factor(peak, max_value)
-
-    def clip(coefficient: Tensor) -> None:
-        limit = torch.full_like(coefficient, max_value)
-        limit = torch.where(coefficient == 1.0, math.inf, limit)
-        for tensor in tensors:
-            clamp_values(tensor, limit.to(tensor), out=tensor)
-
-    return each, coefficient_of, clip
-
-
-def _by_unit(
-    agc: float,
-    floor: float,
-    units: dict[str, Unit],
-    norm_type: float,
-    grads: dict[str, Tensor],
-    dtype: torch.dtype,
-) -> Measured:
-    per_unit, factors = {}, {}
-    for name, grad in grads.items():
-        unit = units[name]
-        per_unit[name] = unit.units.norms(grad, norm_type, dtype)
-        if not unit.free:
-            weights = unit.units.norms(unit.parameter, norm_type, dtype)
-            factors[name] = unit_factor(per_unit[name], weights, agc, floor)
-
-    def coefficient_of(total: Tensor) -> Tensor:
-        least = [factor.min().to(total) for factor in factors.values() if factor.numel()]
-        return torch.stack([*least, torch.ones_like(total)]).min()
-
-    def clip(coefficient: Tensor) -> None:
-        for name, factor in factors.items():
-            view, _ = units[name].units.split(grads[name])
-            view.mul_(torch.where(coefficient.to(factor.device) == 1.0, 1.0, factor))
-
-    return _norms(list(per_unit.values()), norm_type, dtype), coefficient_of, clip

@@ -1,4 +1,4 @@
-"""The units of a model's parameters, for adaptive clipping, and which of them are left alone."""
+"""The units of a model's parameters, which adaptive clipping clips one by one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,13 @@ Excluded = str | nn.Module | Sequence[str | nn.Module]
 
 @dataclass(frozen=True)
 class Unit:
-    """A parameter and how it falls into units; `free`: excluded, so measured but not clipped."""
+    """Hold a parameter and its division into units.
+
+    Attributes:
+        parameter: the parameter, whose norms are compared with those of its gradient.
+        units: how the parameter is divided.
+        free: whether it is excluded: then it is measured, but not clipped.
+    """
 
     parameter: Tensor
     units: Units
@@ -27,7 +33,16 @@ class Unit:
 def find_units(
     model: nn.Module, named: dict[str, Tensor], exclude: Excluded = ()
 ) -> dict[str, Unit]:
-    """Find the units of the model's parameters, by name; refuse what has none."""
+    """Find the units of the model's parameters, by name.
+
+    Args:
+        model: the model, whose layers decide how a parameter is divided.
+        named: its parameters by name.
+        exclude: names or modules whose parameters are not clipped.
+    Raises:
+        TypeError: if a gradient is sparse: its rows are no longer those of the parameter.
+        ValueError: if the model has no parameter or module of an excluded name.
+    """
     sparse = [name for name, p in named.items() if p.grad is not None and p.grad.is_sparse]
     if sparse:
         raise TypeError(
@@ -35,16 +50,16 @@ def find_units(
             f"use nn.Embedding(sparse=False), or max_norm."
         )
     free = _find_excluded(model, exclude)
-    groups = {
-        id(parameter): layer.groups
-        for layer in model.modules()
-        if isinstance(layer, TRANSPOSED)
-        for parameter in layer.parameters()
-    }
-    return {
-        name: Unit(parameter, Units(groups.get(id(parameter), 0)), id(parameter) in free)
-        for name, parameter in named.items()
-    }
+    groups: dict[int, int] = {}  # by the id of a transposed convolution's weight and bias
+    for layer in model.modules():
+        if isinstance(layer, TRANSPOSED):
+            for parameter in layer.parameters():
+                groups[id(parameter)] = layer.groups
+    found = {}
+    for name, tensor in named.items():
+        units = Units(groups.get(id(tensor), 0))
+        found[name] = Unit(tensor, units, free=id(tensor) in free)
+    return found
 
 
 def _find_excluded(model: nn.Module, exclude: Excluded) -> set[int]:
@@ -58,10 +73,18 @@ def _find_excluded(model: nn.Module, exclude: Excluded) -> set[int]:
             continue
         module = modules.get(item) if isinstance(item, str) else item
         if not isinstance(module, nn.Module) or module not in modules.values():
-            near = difflib.get_close_matches(str(item), [*parameters, *modules], n=1, cutoff=0)
-            raise ValueError(
-                f"exclude: the model has no parameter or module {item!r}"
-                + (f"; the nearest name is {near[0]!r}." if isinstance(item, str) and near else ".")
-            )
-        free |= {id(parameter) for parameter in module.parameters()}
+            raise ValueError(_explain_unknown_name(item, [*parameters, *modules]))
+        for parameter in module.parameters():
+            free.add(id(parameter))
     return free
+
+
+def _explain_unknown_name(item: object, names: list[str]) -> str:
+    """Say that the model has no such parameter or module, and which name is the nearest."""
+    message = f"exclude: the model has no parameter or module {item!r}"
+    if isinstance(item, str):
+        # A cutoff of 0 gives the nearest name even if it is not similar.
+        nearest = difflib.get_close_matches(item, names, n=1, cutoff=0)
+        if nearest:
+            return f"{message}; the nearest name is {nearest[0]!r}."
+    return f"{message}."

@@ -65,7 +65,7 @@ def find_flips(record: Record, ledger: Path) -> list[dict[str, Any]]:
     if recorded.parameters != record.parameters:
         return []
 
-    before, after = numbered(recorded.verdicts), numbered(record.verdicts)
+    before, after = number_verdicts(recorded.verdicts), number_verdicts(record.verdicts)
     pairs = [(then, now) for key, now in after.items() if (then := before.get(key))]
     if record.ok:
         pairs += [(then, _missing(then)) for key, then in before.items() if key not in after]
@@ -76,7 +76,7 @@ def find_flips(record: Record, ledger: Path) -> list[dict[str, Any]]:
     ]
 
 
-def numbered(verdicts: Sequence[dict[str, Any]]) -> dict[tuple[str, int], dict[str, Any]]:
+def number_verdicts(verdicts: Sequence[dict[str, Any]]) -> dict[tuple[str, int], dict[str, Any]]:
     """Each verdict under its claim and the how-maniest of that claim it is: none hides another."""
     seen: Counter[str] = Counter()
     found = {}

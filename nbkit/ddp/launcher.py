@@ -19,24 +19,26 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from nbkit.base.batch_gradients import check_batch, compute_gradients, read_pair
 from nbkit.base.batches import count_rows, split_rows
 from nbkit.base.equivalence import (
+    EquivalenceCause,
     EquivalenceReport,
-    check_batch,
-    compare,
-    explained,
-    gradients,
-    largest,
-    read_pair,
-    reason,
-    starved_layers,
-    suspects,
-    without,
+    compare_gradients,
+    find_largest_entry,
+)
+from nbkit.base.equivalence_causes import (
+    Advised,
+    Kinds,
+    are_ones,
+    explain_difference,
+    find_remaining_cause,
 )
 from nbkit.base.model_copy import copy_model
 from nbkit.base.nested import move_tensors
 from nbkit.base.numbers import read_integer
 from nbkit.base.state import preserve_state
+from nbkit.base.suspect_layers import find_starved_layers, list_suspects, switch_off_layers
 from nbkit.ddp.job import run_job
 from nbkit.ddp.worker import JobOptions, join_group, seed_rank
 
@@ -237,8 +239,8 @@ def check_ddp_equivalence(
         nproc: how many processes; see `launch`. Inside a launched function the check runs in the
             group that is there, and every rank has to call it: so one launch can check much.
     Returns:
-        EquivalenceReport: the error, and the cause if it is more than rounding: BatchNorm, dropout,
-        ragged shards, sum reduction, unused parameters, a mean of means.
+        EquivalenceReport: the error and, if it is more than rounding, the causes with advice, such
+        as batchnorm, dropout, ragged shards, a sum, unused parameters, a mean of means.
     Raises:
         ValueError: if the batch has fewer rows than `nproc`.
         LaunchError: as for `launch`.
@@ -265,61 +267,64 @@ def _check_on_rank(build_model, loss_fn, batch) -> EquivalenceReport:
     parts = split_rows(batch, world_size())
     # Asked on every rank alike, of the same part: a rank that failed alone would leave the others
     # waiting for it.
-    starved = starved_layers(model, min(parts, key=count_rows))
-    off = frozenset({"BatchNorm"}) if starved else frozenset()
-    with without(model, off):
-        gradients(model, loss_fn, batch)
+    starved = find_starved_layers(model, min(parts, key=count_rows))
+    off: Kinds = frozenset({EquivalenceCause.BATCHNORM}) if starved else frozenset()
+    with switch_off_layers(model, off):
+        compute_gradients(model, loss_fn, batch)
     unused = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
 
     sizes = [count_rows(part) for part in parts]
-    why = partial(reason, model, loss_fn, batch, parts, partial(_wrong_weights, sizes))
-    report = explained(
-        suspects(model),
+    find_rest = partial(
+        find_remaining_cause, model, loss_fn, batch, parts, partial(_wrong_weights, sizes)
+    )
+    report = explain_difference(
+        list_suspects(model),
         partial(_compare_ranks, model, loss_fn, batch, parts, bool(unused)),
-        why,
+        find_rest,
         starved,
     )
     if unused:  # the comparison above took them into account; now as DDP is by default
-        told = report.cause
+        others = report.causes
         report = _compare_ranks(model, loss_fn, batch, parts, False, off)
-        report.cause = "; ".join(
-            [
-                f"unused parameters ({', '.join(unused[:3])}): DDP waits for their gradients and "
-                f"averages nothing meanwhile; find_unused_parameters=True, or freeze them",
-                *([told] if told else []),
-            ]
+        advice = (
+            f"DDP waits for the gradients of unused parameters ({', '.join(unused[:3])}) and "
+            f"averages nothing meanwhile. Pass find_unused_parameters=True, or freeze them."
         )
+        report.causes = {EquivalenceCause.UNUSED_PARAMETERS: advice, **others}
     return report
 
 
 def _compare_ranks(
-    model, loss_fn, batch, parts, find_unused: bool, off: frozenset[str]
+    model, loss_fn, batch, parts, find_unused: bool, off: Kinds
 ) -> EquivalenceReport:
     alone, together = copy_model(model), copy_model(model)
-    with without(alone, off), without(together, off):
-        reference = gradients(alone, loss_fn, batch)
+    with switch_off_layers(alone, off), switch_off_layers(together, off):
+        reference = compute_gradients(alone, loss_fn, batch)
         ddp = DistributedDataParallel(together, find_unused_parameters=find_unused)
-        measured = gradients(ddp, loss_fn, parts[rank()], seed=rank())
+        measured = compute_gradients(ddp, loss_fn, parts[rank()], seed=rank())
     measured = {name.removeprefix("module."): g for name, g in measured.items()}
-    shared = [compare(reference, measured, largest([measured]))]
+    shared = [compare_gradients(reference, measured, find_largest_entry([measured]))]
     dist.broadcast_object_list(shared)
     return shared[0]
 
 
-def _wrong_weights(sizes: list[int], fitted: list[float]) -> str:
-    if all(abs(w - 1) < 0.01 for w in fitted):
+def _wrong_weights(sizes: list[int], fitted: list[float]) -> Advised:
+    if are_ones(fitted):
         return (
-            "sum reduction: DDP averages over the ranks, so a sum comes out divided by their "
-            "number; use a mean, or multiply the loss by world_size()"
+            EquivalenceCause.SUM_REDUCTION,
+            "DDP averages over the ranks, so a sum comes out divided by their number. Use a mean, "
+            "or multiply the loss by world_size().",
         )
     if all(abs(w - n / sum(sizes)) < 0.01 for w, n in zip(fitted, sizes, strict=True)):
         return (
-            f"ragged shards (of {', '.join(map(str, sizes))} rows): DDP averages the ranks' means "
-            f"as if they were equal; accumulate(shard(batches), 1, model=model) weights them"
+            EquivalenceCause.RAGGED_SHARDS,
+            f"DDP averages the means of ragged shards (of {', '.join(map(str, sizes))} rows) as if "
+            f"they were equal. accumulate(shard(batches), 1, model=model) weights them.",
         )
     return (
-        "mean of means: the loss averages over something else than rows; give accumulate(..., "
-        "weight=) the number of its terms"
+        EquivalenceCause.MEAN_OF_MEANS,
+        "The loss averages over something other than rows. Give accumulate(..., weight=) the "
+        "number of its terms.",
     )
 
 

@@ -1,4 +1,4 @@
-"""What is wrong with the numbers: float64 by accident, NaN and infinity, underflow."""
+"""Find what is wrong with the numbers: float64 by accident, NaN and infinity, underflow."""
 
 from nbkit.base.watched_pass import PassPhase
 from nbkit.diagnosis.float64 import Float64Use, Float64Uses, find_float64

@@ -1,4 +1,4 @@
-"""Which gradients would be lost in half precision, and what a loss scale saves of them."""
+"""Count the gradients that half precision would lose, and those that a loss scale saves."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 HALVES = {"fp16": torch.float16, "bf16": torch.bfloat16}
+# From no scale to 256 times the one that GradScaler starts with.
 SCALES = tuple(2.0**k for k in range(0, 25, 4))
 
 
 @dataclass
-class Lost:
-    """Shares of a layer's nonzero gradients, one entry a loss scale.
+class LostShares:
+    """Shares of a layer's nonzero gradients, one entry per loss scale.
 
     Attributes:
-        zero: would be zero.
-        subnormal: would keep fewer digits, being below the smallest normal number.
-        overflow: would be infinite.
+        zero: share that would become zero.
+        subnormal: share that would keep fewer digits, below the smallest normal number.
+        overflow: share that would become infinite.
     """
 
     zero: list[float]
@@ -37,35 +38,36 @@ class Lost:
 
 @dataclass
 class LayerUnderflow:
-    """One layer: how many of its gradients are not zero, and what becomes of these."""
+    """Count one layer's nonzero gradients, and give the shares that half precision would lose."""
 
     name: str
     nonzero: int
-    fp16: Lost
-    bf16: Lost
+    fp16: LostShares
+    bf16: LostShares
 
 
 @dataclass
 class UnderflowReport(Report):
-    """What half precision would do to the gradients at hand, as a function of the loss scale."""
+    """Report what half precision would do to the gradients, as a function of the loss scale."""
 
     scales: list[float]
     layers: list[LayerUnderflow]
 
-    def table(self):
-        """A row a layer: the share of zeros in fp16 at each scale, and in bf16 without one."""
+    def table(self) -> tuple[str, Sequence[str], Sequence[Sequence[object]]]:
+        """Return one row per layer: share of zeros in fp16 at each scale, in bf16 at the first."""
         powers = [f"2^{math.log2(scale):g}" for scale in self.scales]
         rows = []
         for layer in self.layers:
-            shares = map(_share, layer.fp16.zero, layer.fp16.overflow)
-            without = _share(layer.bf16.zero[0], layer.bf16.overflow[0])
-            rows.append([layer.name, layer.nonzero, *shares, without])
+            shares = map(_format_share, layer.fp16.zero, layer.fp16.overflow)
+            # bf16 has the range of float32, so one scale is enough.
+            in_bf16 = _format_share(layer.bf16.zero[0], layer.bf16.overflow[0])
+            rows.append([layer.name, layer.nonzero, *shares, in_bf16])
         summary = "share of the nonzero gradients that would be zero (inf: some would overflow)"
-        fp16 = [f"fp16 x {power}" for power in powers]
-        return summary, ("layer", "nonzero", *fp16, f"bf16 x {powers[0]}"), rows
+        columns = [f"fp16 x {power}" for power in powers]
+        return summary, ("layer", "nonzero", *columns, f"bf16 x {powers[0]}"), rows
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """The share of zeros in fp16 against the loss scale, a line a layer."""
+        """Draw the share of zeros in fp16 against the loss scale, one line per layer."""
         ax = ensure_axes(ax)
         for layer in self.layers:
             ax.plot(self.scales, layer.fp16.zero, marker=".", label=layer.name)
@@ -76,20 +78,21 @@ class UnderflowReport(Report):
 
 
 def underflow_report(model: nn.Module, *, scales: Sequence[float] = SCALES) -> UnderflowReport:
-    """Of the gradients at hand, what share would vanish in fp16 and in bf16, layer by layer.
+    """Compute the share of the model's gradients that fp16 and bf16 would lose, layer by layer.
 
-    Each gradient is multiplied by the scale and rounded to the type; counted are those that are
-    not zero now, of a complex one the real and the imaginary part. fp16 has zero below 2^-25 and
-    loses digits below 2^-14; bf16 has the range of float32.
+    Each gradient is multiplied by the scale and rounded to the type. Only gradients that are
+    nonzero now count; of a complex one, the real and the imaginary part. fp16 rounds to zero below
+    2^-25 and loses digits below 2^-14; bf16 has the range of float32.
 
     Args:
-        model: after `backward`, its gradients without a loss scale (`amp.unscale_` takes it out).
+        model: after `backward`, with gradients that carry no loss scale (`amp.unscale_` divides it
+            out).
         scales: the loss scales to try.
     Returns:
-        UnderflowReport: `.layers`, with the parameters of one module in one; reading the numbers
+        UnderflowReport: `.layers`, one entry for all parameters of one module; reading the numbers
             synchronises once.
     Raises:
-        ValueError: if no parameter has a gradient.
+        ValueError: if no parameter has a gradient, or if a scale is not positive.
 
     >>> layer = nn.Linear(2, 1, bias=False)
     >>> layer.weight.grad = torch.tensor([[1e-8, 1e-3]])
@@ -102,39 +105,65 @@ def underflow_report(model: nn.Module, *, scales: Sequence[float] = SCALES) -> U
         raise ValueError("no parameter has a gradient: call backward first.")
     if not scales or not all(scale > 0 for scale in scales):
         raise ValueError(f"scales must be one or more numbers > 0, got {scales!r}.")
-    counts: dict[str, list[Tensor]] = {}
-    for name, grad in grads.items():
-        counts.setdefault(name.rpartition(".")[0] or name, []).append(_counts(grad, scales))
-    first = next(iter(grads.values())).device
-    sums = [torch.stack([each.to(first) for each in parts]).sum(0) for parts in counts.values()]
-    numbers = torch.stack(sums).tolist()
-    layers = [_layer(name, row, len(scales)) for name, row in zip(counts, numbers, strict=True)]
+
+    counts = _count_by_layer(grads, scales)
+    # One transfer for all layers: rows of shape (1 + 2 types * scales * 3 kinds of loss,).
+    rows = torch.stack(list(counts.values())).tolist()
+    layers = []
+    for name, row in zip(counts, rows, strict=True):
+        layers.append(_build_layer(name, row, len(scales)))
     return UnderflowReport([float(scale) for scale in scales], layers)
 
 
-def _counts(grad: Tensor, scales: Sequence[float]) -> Tensor:
-    """How many are not zero; then, by type and scale, how many become so, or small, or infinite."""
+def _count_by_layer(grads: dict[str, Tensor], scales: Sequence[float]) -> dict[str, Tensor]:
+    """Sum the counts of the parameters of each module, on the device of the first gradient."""
+    device = next(iter(grads.values())).device
+    sums: dict[str, Tensor] = {}
+    for name, grad in grads.items():
+        counts = _count_losses(grad, scales).to(device)
+        # A parameter of the model itself has no module's name before its own.
+        layer = name.rpartition(".")[0] or name
+        sums[layer] = sums[layer] + counts if layer in sums else counts
+    return sums
+
+
+def _count_losses(grad: Tensor, scales: Sequence[float]) -> Tensor:
+    """Count nonzero values; then, by type and scale, those that become zero, subnormal, infinite.
+
+    Returns:
+        Tensor: integers, shape (1 + 2 types * scales * 3,).
+    """
     grad = grad.detach()
-    grad = torch.view_as_real(grad.resolve_conj()) if grad.is_complex() else grad
-    grad = grad if grad.dtype is torch.float64 else grad.float()
+    if grad.is_complex():
+        grad = torch.view_as_real(grad.resolve_conj())
+    # float32 holds every 16-bit number exactly.
+    if grad.dtype is not torch.float64:
+        grad = grad.float()
+    # Infinity and NaN are lost already.
     alive = grad.isfinite() & (grad != 0)
     counts = [alive.sum()]
     for dtype in HALVES.values():
         for scale in scales:
             rounded = (grad * scale).to(dtype)
+            # tiny: the smallest normal number of the type.
             small = rounded.abs() < torch.finfo(dtype).tiny
             zero = alive & (rounded == 0)
             counts += [zero.sum(), (alive & small & ~zero).sum(), (alive & rounded.isinf()).sum()]
     return torch.stack(counts)
 
 
-def _layer(name: str, counts: list[int], scales: int) -> LayerUnderflow:
-    nonzero, *rest = counts
-    shares = [count / max(nonzero, 1) for count in rest]
+def _build_layer(name: str, counts: list[int], scales: int) -> LayerUnderflow:
+    """Turn the counts of one layer into shares, in the order of `_count_losses`."""
+    nonzero, *losses = counts
+    shares = [count / max(nonzero, 1) for count in losses]
     fp16, bf16 = shares[: 3 * scales], shares[3 * scales :]
-    lost = [Lost(half[0::3], half[1::3], half[2::3]) for half in (fp16, bf16)]
-    return LayerUnderflow(name, nonzero, *lost)
+    return LayerUnderflow(name, nonzero, _split_shares(fp16), _split_shares(bf16))
 
 
-def _share(zero: float, overflow: float) -> str:
+def _split_shares(shares: list[float]) -> LostShares:
+    """Separate zero, subnormal and overflow, which alternate scale by scale."""
+    return LostShares(shares[0::3], shares[1::3], shares[2::3])
+
+
+def _format_share(zero: float, overflow: float) -> str:
     return "inf" if overflow else f"{zero:.1%}"

@@ -1,7 +1,7 @@
-"""The bench: what an experiment and a lesson need on top of the techniques.
+"""Provide what experiments and lessons need on top of the techniques.
 
-Everything that a notebook imports comes from here: `from nbkit.lab import Lesson, digits`. A name
-is looked up in its module when it is first used, so that the command line need not load matplotlib.
+A notebook imports everything from here: `from nbkit.lab import Lesson, digits`. A name is looked up
+in its module when it is first used, so that the command line need not load matplotlib.
 """
 
 from importlib import import_module
@@ -32,8 +32,8 @@ _HOMES = {
     "Verdict": "evidence.claims",
     "judge": "evidence.claims",
     "Interval": "evidence.intervals",
-    "compare_losses": "evidence.stats",
-    "first_step": "evidence.stats",
+    "compare_losses": "evidence.comparisons",
+    "first_step": "evidence.comparisons",
     "mean_interval": "evidence.stats",
     "paired_difference": "evidence.stats",
     "paired_ratio": "evidence.stats",

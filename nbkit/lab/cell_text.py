@@ -8,8 +8,10 @@ import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
-MOST_BITS = 4096  # of a whole number: `10**10**10` would never come to an end
-RUNS_ITS_BODY = ("time", "timeit", "capture", "prun")  # cell magics whose cell is still Python
+# The most bits of a whole number: `10**10**10` would never finish.
+MOST_BITS = 4096
+# These magics of IPython leave the rest of their cell as Python.
+PYTHON_CELL_MAGICS = ("time", "timeit", "capture", "prun")
 ARITHMETIC: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
@@ -26,7 +28,7 @@ SIGNS: dict[type[ast.unaryop], Callable[[Any], Any]] = {
 
 
 class CellError(ValueError):
-    """A cell whose text cannot be read; `line` counts from 1 and is None where no line is meant."""
+    """A cell whose text cannot be read; `line` counts from 1, None if no line is to blame."""
 
     def __init__(self, problem: str, line: int | None = None) -> None:
         super().__init__(problem)
@@ -34,35 +36,46 @@ class CellError(ValueError):
 
 
 def read_python(source: str) -> str:
-    """The cell as Python: each of IPython's magics becomes a call, on the line where it stands.
+    """Return the cell as Python; each of IPython's magics becomes a call on the same line.
 
     Raises:
         CellError: if the cell is in another language, as `%%bash` makes it.
     """
     lines = source.splitlines()
-    first = next((n for n, line in enumerate(lines) if line.strip()), 0)
+    first = _find_first_line(lines)
     if lines and lines[first].startswith("%%"):
-        magic = lines[first][2:].split()[0] if lines[first][2:].split() else ""
-        if magic not in RUNS_ITS_BODY:
+        words = lines[first][2:].split()
+        if not words or words[0] not in PYTHON_CELL_MAGICS:
             raise CellError(
                 f"expected a cell of Python, got `{lines[first]}`. Take that line out.", first + 1
             )
         lines[first] = ""
-    # IPython drops empty lines at the top: they are put back, so that line numbers stay right.
-    empty = next((n for n, line in enumerate(lines) if line.strip()), 0)
+    # IPython drops empty lines at the top. They are put back, so that line numbers stay right.
+    empty = _find_first_line(lines)
     return "\n" * empty + _replace_magics("\n".join(lines[empty:]) + "\n")
+
+
+def _find_first_line(lines: list[str]) -> int:
+    """Return the index of the first line that is not empty; 0 if all are."""
+    for number, line in enumerate(lines):
+        if line.strip():
+            return number
+    return 0
 
 
 def _replace_magics(source: str) -> str:
     from IPython.core.inputtransformer2 import TransformerManager
 
-    if not any(line.lstrip().startswith(("%", "!", "?")) for line in source.splitlines()):
+    starts = [line.lstrip()[:1] for line in source.splitlines()]
+    # Without a magic the text stays as it is: IPython would also change its indentation.
+    if not {"%", "!", "?"} & set(starts):
         return source
-    return TransformerManager().transform_cell(source)
+    manager = TransformerManager()  # type: ignore[no-untyped-call]  # IPython has no annotations
+    return manager.transform_cell(source)
 
 
 def parse_cell(source: str) -> ast.Module:
-    """The statements of a cell.
+    """Parse a cell into its statements.
 
     Raises:
         CellError: if it is not Python, with the line that is wrong.
@@ -71,21 +84,23 @@ def parse_cell(source: str) -> ast.Module:
     try:
         return ast.parse(python)
     except SyntaxError as error:
-        written = f", got `{error.text.strip()}`" if error.text and error.text.strip() else ""
-        raise CellError(f"expected Python{written} ({error.msg}).", error.lineno) from None
+        line = (error.text or "").strip()
+        got = f", got `{line}`" if line else ""
+        raise CellError(f"expected Python{got} ({error.msg}).", error.lineno) from None
     except (ValueError, RecursionError, MemoryError) as error:
+        # A null byte, and brackets nested too deeply, are not reported as a SyntaxError.
         raise CellError(f"expected Python that can be parsed, got: {error}.") from None
 
 
 def is_magic(node: ast.stmt) -> bool:
-    """Whether a statement is one of IPython's magics, such as `%matplotlib inline`."""
+    """Return whether a statement is one of IPython's magics, such as `%matplotlib inline`."""
     if not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)):
         return False
     return ast.unparse(node.value.func).startswith("get_ipython().")
 
 
 def read_constant(node: ast.expr, known: Mapping[str, object]) -> Any:
-    """The value of an expression of literals, arithmetic and names whose values are known.
+    """Compute the value of an expression of literals, arithmetic and names with known values.
 
     Args:
         node: the expression.
@@ -107,12 +122,12 @@ def read_constant(node: ast.expr, known: Mapping[str, object]) -> Any:
         return values if isinstance(node, ast.List) else tuple(values)
     if isinstance(node, ast.UnaryOp) and type(node.op) in SIGNS:
         operand = read_constant(node.operand, known)
-        return _compute(node, SIGNS[type(node.op)], operand)
+        return _apply_operator(node, SIGNS[type(node.op)], operand)
     if isinstance(node, ast.BinOp) and type(node.op) in ARITHMETIC:
         left, right = read_constant(node.left, known), read_constant(node.right, known)
         if isinstance(node.op, ast.Pow):
             _check_power(node, left, right)
-        return _compute(node, ARITHMETIC[type(node.op)], left, right)
+        return _apply_operator(node, ARITHMETIC[type(node.op)], left, right)
     raise CellError(
         f"expected a value that can be read without running the cell, got `{ast.unparse(node)}`. "
         f"Write a literal, arithmetic on numbers, or a name that was given such a value above.",
@@ -121,7 +136,7 @@ def read_constant(node: ast.expr, known: Mapping[str, object]) -> Any:
 
 
 def read_constants(nodes: list[ast.expr], known: Mapping[str, object]) -> list[Any]:
-    """The values of several expressions; `*VALUES` gives each of its own.
+    """Compute the values of several expressions; `*VALUES` contributes each of its items.
 
     Raises:
         CellError: as `read_constant` does.
@@ -131,22 +146,24 @@ def read_constants(nodes: list[ast.expr], known: Mapping[str, object]) -> list[A
         if not isinstance(node, ast.Starred):
             values.append(read_constant(node, known))
             continue
-        several = read_constant(node.value, known)
-        if not isinstance(several, list | tuple):
-            raise CellError(f"`{ast.unparse(node)}` needs a list, got {several!r}.", node.lineno)
-        values.extend(several)
+        items = read_constant(node.value, known)
+        if not isinstance(items, list | tuple):
+            raise CellError(f"`{ast.unparse(node)}` needs a list, got {items!r}.", node.lineno)
+        values.extend(items)
     return values
 
 
 def _check_power(node: ast.expr, base: object, exponent: object) -> None:
-    """Refuse a power so large that it would take for ever."""
+    """Refuse a power that is too large to compute."""
     if not (isinstance(base, int) and isinstance(exponent, int)):
         return
+    # base ** exponent has about (bits of the base) * exponent bits.
     if max(1, base.bit_length()) * abs(exponent) > MOST_BITS:
         raise CellError(f"`{ast.unparse(node)}` is too large a number.", node.lineno)
 
 
-def _compute(node: ast.expr, function: Callable[..., Any], *operands: object) -> Any:
+def _apply_operator(node: ast.expr, function: Callable[..., Any], *operands: object) -> Any:
+    """Apply an operator to numbers, and refuse a result that is not a real number."""
     for operand in operands:
         if type(operand) not in (int, float):
             raise CellError(f"`{ast.unparse(node)}` needs numbers, got {operand!r}.", node.lineno)
@@ -154,6 +171,7 @@ def _compute(node: ast.expr, function: Callable[..., Any], *operands: object) ->
         value = function(*operands)
     except ArithmeticError as error:
         raise CellError(f"`{ast.unparse(node)}` has no value: {error}.", node.lineno) from None
-    if type(value) not in (int, float):  # a root of a negative number is complex
+    # A fractional power of a negative number is complex.
+    if type(value) not in (int, float):
         raise CellError(f"`{ast.unparse(node)}` is no real number.", node.lineno)
     return value

@@ -1,4 +1,4 @@
-"""The order of the lessons, read from `nbkit/lessons/course.toml`."""
+"""Read the order of the lessons from `nbkit/lessons/course.toml`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from nbkit.lab.shipped import LESSONS
 
@@ -27,7 +28,7 @@ class CourseEntry:
 
     @property
     def stem(self) -> str:
-        """The notebook's name without its ending, `01_lr_finder`."""
+        """Return the notebook's name without its ending, `01_lr_finder`."""
         return f"{self.number:02}_{self.word}"
 
 
@@ -35,20 +36,29 @@ def read_course(path: Path = COURSE) -> list[CourseEntry]:
     """Read the lessons of the course, in their order.
 
     Raises:
-        ValueError: if an entry has a wrong or missing field, or a word stands twice.
+        ValueError: if an entry has a wrong or missing field, or two entries have the same word.
     """
-    fields = set(CourseEntry.__dataclass_fields__) - {"number"}
     entries: list[CourseEntry] = []
-    for number, entry in enumerate(tomllib.loads(path.read_text(encoding="utf-8"))["lesson"]):
-        if wrong := ", ".join(sorted(set(entry) ^ fields)):
-            raise ValueError(
-                f"{path.name}, lesson {number}: expected the fields {', '.join(sorted(fields))}; "
-                f"wrong or missing: {wrong}."
-            )
-        if any(entry["word"] == earlier.word for earlier in entries):
-            raise ValueError(f"{path.name} has two lessons {entry['word']!r}: rename one.")
-        entries.append(CourseEntry(number=number, **entry))
+    for number, fields in enumerate(tomllib.loads(path.read_text(encoding="utf-8"))["lesson"]):
+        _check_fields(fields, f"{path.name}, lesson {number}")
+        # Ledger, claims and modules are found by the word alone, so it must be unique.
+        for earlier in entries:
+            if earlier.word == fields["word"]:
+                raise ValueError(f"{path.name} has two lessons {earlier.word!r}: rename one.")
+        entries.append(CourseEntry(number=number, **fields))
     return entries
+
+
+def _check_fields(fields: dict[str, Any], where: str) -> None:
+    """Refuse an entry with a missing or an unknown field."""
+    # The number is not written down: it is the position.
+    expected = set(CourseEntry.__dataclass_fields__) - {"number"}
+    wrong = sorted(set(fields) ^ expected)
+    if wrong:
+        raise ValueError(
+            f"{where}: expected the fields {', '.join(sorted(expected))}; "
+            f"wrong or missing: {', '.join(wrong)}."
+        )
 
 
 def word_of(name: str) -> str:

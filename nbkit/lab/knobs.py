@@ -1,15 +1,15 @@
 """A knob: a parameter of a lesson, declared once.
 
-The parameters cell gives its name, type, default and meaning, one parameter a line:
+The parameters cell gives its name, type, default and meaning, one parameter per line:
 
     max_lr: float = 10.0  # last rung of the range test
 
-and the guard cell below gives what values it may take and which of them are run headless:
+and the guard cell below it gives the values it may take, and those that a headless run visits:
 
     knobs = lesson.knobs(max_lr=log(0.1, 100, stops=[1, 10]), ...)
 
-From the two come the validation, the slider, the stops, the command line's help and the row in the
-documentation. Nothing is said twice.
+The validation, the slider, the stops, the command line's help and the row in the documentation all
+follow from these two lines.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from nbkit.base.numbers import read_integer, read_real
@@ -25,6 +25,12 @@ from nbkit.base.numbers import read_integer, read_real
 Value = bool | int | float | str
 Type = type  # the field `type` of a knob would hide the builtin from its own annotations
 TYPES: dict[str, Type] = {"bool": bool, "int": int, "float": float, "str": str}
+TYPE_WORDS: dict[Type, str] = {
+    bool: "True or False",
+    int: "an int",
+    float: "a float",
+    str: "a str",
+}
 
 
 class KnobError(ValueError):
@@ -33,10 +39,10 @@ class KnobError(ValueError):
 
 @dataclass(frozen=True)
 class Knob:
-    """What is known of one parameter: from the parameters cell, and from the guard's range.
+    """One parameter, as the parameters cell and the guard's range describe it.
 
-    `low`, `high`, `step` and `scale` are a range's; `options` a choice's. `stops` are the values
-    that a headless run visits in place of a slider.
+    `low`, `high`, `step` and `scale` belong to a range; `options` belong to a choice. `stops` are
+    the values that a headless run visits in place of a slider.
     """
 
     name: str = ""
@@ -51,12 +57,29 @@ class Knob:
     stops: tuple[Value, ...] = ()
 
     def with_name(self, name: str, kind: Type) -> Knob:
-        """The same range, as the knob of that name and type; its stops are read by that type.
+        """Return the same range as a knob with that name and type; its stops get that type.
 
         Raises:
-            KnobError: if a range of numbers is given to another type, or an option or a stop is of
+            KnobError: if a range of numbers is given to another type, or an option or a stop has
                 another type than the parameter.
         """
+        self._check_type(name, kind)
+        options: list[Value] = []
+        for option in self.options:
+            read = _convert_value(option, kind)
+            # "1" would be read as the int 1, but a choice lists values, not text to read.
+            if read is None or (type(option) is str and kind is not str):
+                raise KnobError(
+                    f"{name} is declared {kind.__name__}, but may be {option!r}: the options and "
+                    f"the parameters cell must have one type."
+                )
+            options.append(read)
+        knob = replace(self, name=name, type=kind, options=tuple(options))
+        # The stops are read by the new knob: they must lie in its range, too.
+        return replace(knob, stops=tuple([knob.read_value(stop) for stop in self.stops]))
+
+    def _check_type(self, name: str, kind: Type) -> None:
+        """Refuse a range of numbers for another type, and fractions for an int."""
         if self.low is not None and kind not in (int, float):
             raise KnobError(
                 f"{name} is declared {kind.__name__}, which has no range: "
@@ -65,50 +88,48 @@ class Knob:
         for word, number in (("low", self.low), ("high", self.high), ("step", self.step)):
             if kind is int and number is not None and number != int(number):
                 raise KnobError(f"{name} is an int: its {word} must be whole, got {number}.")
-        options = tuple(_as_type(option, kind) for option in self.options)
-        for option, read in zip(self.options, options, strict=True):
-            if read is None or (type(option) is str and kind is not str):
-                raise KnobError(
-                    f"{name} is declared {kind.__name__}, but may be {option!r}: the options and "
-                    f"the parameters cell must have one type."
-                )
-        knob = replace(self, name=name, type=kind, options=options)  # type: ignore[arg-type]
-        return replace(knob, stops=tuple(knob.read_value(stop) for stop in self.stops))
 
     def describe_values(self) -> str:
-        """What a value has to be, in words: `a float from 0.1 to 100`."""
+        """Describe in words which values the knob takes: `a float from 0.1 to 100`."""
         if self.options:
-            return "one of " + ", ".join(repr(option) for option in self.options)
-        words = {bool: "True or False", int: "an int", float: "a float", str: "a str"}[self.type]
+            return "one of " + ", ".join(map(repr, self.options))
+        words = TYPE_WORDS[self.type]
         if self.low is not None:
             words += f" from {self.low:g} to {self.high:g}"
         return words
 
     def read_value(self, value: object) -> Value:
-        """The value as this knob's type; text from a command line is read by that type.
+        """Return the value as this knob's type; text, as from a command line, is converted.
 
         Raises:
-            KnobError: if it is of another type, not finite, out of range or not among the options.
+            KnobError: if it has another type, is not finite, is out of range, or is not among the
+                options.
         """
-        read = _as_type(value, self.type)
-        allowed = read is not None and (not self.options or read in self.options)
-        if allowed and self.low is not None and self.high is not None:
-            allowed = self.low <= float(read) <= self.high  # type: ignore[arg-type]
-        if not allowed:
+        read = _convert_value(value, self.type)
+        if read is None or not self._allows_value(read):
             raise KnobError(f"{self.name} must be {self.describe_values()}, got {value!r}.")
-        return read  # type: ignore[return-value]
+        return read
+
+    def _allows_value(self, value: Value) -> bool:
+        """Return whether a value of the right type is among the options and in the range."""
+        if self.options and value not in self.options:
+            return False
+        if self.low is None or self.high is None:
+            return True
+        return self.low <= float(value) <= self.high
 
 
 def between(
     low: float, high: float, *, step: float | None = None, stops: Sequence[float] = ()
 ) -> Knob:
-    """A number from `low` to `high`, both included, on a linear slider.
+    """Declare a number from `low` to `high`, both included, on a linear slider.
 
     Raises:
-        KnobError: if they are no finite numbers with low < high, or the step or stops do not fit.
+        KnobError: if the two are not finite numbers with low < high, or the step or stops do not
+            fit.
     """
     _check_ends("between", low, high)
-    if step is not None and not (_is_number(step) and 0 < step <= high - low):
+    if step is not None and not (_is_finite_number(step) and 0 < step <= high - low):
         raise KnobError(
             f"the step of between({low}, {high}) must be a number above 0 and at most "
             f"{high - low:g}, got {step!r}."
@@ -117,10 +138,10 @@ def between(
 
 
 def log(low: float, high: float, *, stops: Sequence[float] = ()) -> Knob:
-    """A positive number from `low` to `high`, both included, on a logarithmic slider.
+    """Declare a positive number from `low` to `high`, both included, on a logarithmic slider.
 
     Raises:
-        KnobError: if they are no finite numbers with 0 < low < high, or the stops do not fit.
+        KnobError: if the two are not finite numbers with 0 < low < high, or the stops do not fit.
     """
     _check_ends("log", low, high)
     if not low > 0:
@@ -129,14 +150,15 @@ def log(low: float, high: float, *, stops: Sequence[float] = ()) -> Knob:
 
 
 def choice(*options: Value, stops: Sequence[Value] | None = None) -> Knob:
-    """One of a few values; a headless run visits all of them unless `stops` names fewer.
+    """Declare one of a few values; a headless run visits all unless `stops` names fewer.
 
     Raises:
-        KnobError: if there is no option, one comes twice, or one is no bool, number or text.
+        KnobError: if there is no option, one comes twice, or one is not a bool, a number or a text.
     """
     if not options:
         raise KnobError("choice(...) needs at least one option, got none: write choice('a', 'b').")
     for option in options:
+        # NaN does not equal itself: no value could ever be that option.
         if type(option) not in TYPES.values() or option != option:
             raise KnobError(
                 f"an option of choice(...) must be a bool, a number or a text, got {option!r}. "
@@ -148,35 +170,42 @@ def choice(*options: Value, stops: Sequence[Value] | None = None) -> Knob:
 
 
 def flag() -> Knob:
-    """True or False."""
+    """Declare True or False; a headless run visits both, False first."""
     return Knob(options=(True, False), stops=(False, True))
 
 
-RANGES = {"between": between, "log": log, "choice": choice, "flag": flag}
+RANGES: dict[str, Callable[..., Knob]] = {
+    "between": between,
+    "log": log,
+    "choice": choice,
+    "flag": flag,
+}
 
 
 def _check_ends(name: str, low: object, high: object) -> None:
     """Refuse two ends between which no slider could move."""
     for word, end in (("low", low), ("high", high)):
-        if not _is_number(end):
+        if not _is_finite_number(end):
             raise KnobError(f"{word} of {name}(low, high) must be a finite number, got {end!r}.")
-    if not low < high:  # type: ignore[operator]
+    if not low < high:  # type: ignore[operator]  # both are numbers: checked above
         expected = "0 < low < high" if name == "log" else "low < high"
         raise KnobError(f"{name}(low, high) needs {expected}, got low={low}, high={high}.")
 
 
 def _read_stops(name: str, stops: object) -> tuple[Value, ...]:
+    # A text is a sequence, too: stops="12" would become the two stops "1" and "2".
     if not isinstance(stops, list | tuple | range):
         raise KnobError(f"stops of {name}(...) must be a list, stops=[...], got {stops!r}.")
     return tuple(stops)
 
 
-def _is_number(value: object) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
+def _is_finite_number(value: object) -> bool:
+    # Compared by type: a bool is an int to isinstance.
+    return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]  # a number
 
 
 def check_names(given: Mapping[str, object], known: Mapping[str, Knob]) -> None:
-    """Refuse a name that no knob has, naming the nearest.
+    """Refuse a name that no knob has, and suggest the nearest one.
 
     Raises:
         KnobError: if a name is unknown or not an identifier.
@@ -195,7 +224,7 @@ def check_names(given: Mapping[str, object], known: Mapping[str, Knob]) -> None:
 
 
 def check_values(given: Mapping[str, object], known: Mapping[str, Knob]) -> dict[str, Value]:
-    """The given parameters, each as its knob reads it.
+    """Return the given parameters, each read by its knob.
 
     Raises:
         KnobError: for the first name or value that does not fit; nothing has been changed.
@@ -205,11 +234,11 @@ def check_values(given: Mapping[str, object], known: Mapping[str, Knob]) -> dict
 
 
 def with_ranges(declared: Mapping[str, Knob], ranges: Mapping[str, Knob]) -> dict[str, Knob]:
-    """Join what the parameters cell says with what the guard says: the same names in both.
+    """Join the knobs of the parameters cell with the ranges of the guard.
 
     Raises:
-        KnobError: if one names a knob that the other does not, or a default or stop is out of
-            range.
+        KnobError: if one of the two names a knob that the other does not, or a default or a stop
+            is out of range.
     """
     if set(declared) != set(ranges):
         odd = ", ".join(sorted(set(declared) ^ set(ranges)))
@@ -221,18 +250,25 @@ def with_ranges(declared: Mapping[str, Knob], ranges: Mapping[str, Knob]) -> dic
     return knobs
 
 
-def _as_type(value: object, kind: type) -> Value | None:
-    """The value as that type, or None where it is not one. An int is a float; a bool is neither."""
+def _convert_value(value: object, kind: Type) -> Value | None:
+    """Return the value as that type; None if it does not have it.
+
+    An int is accepted as a float; a bool is neither an int nor a float.
+    """
     if isinstance(value, str) and kind is not str:
-        value = _from_text(value, kind)
+        value = _parse_text(value, kind)
     if kind in (int, float):
         value = read_integer(value) if kind is int else read_real(value)
-    if type(value) is not kind or (kind is float and not math.isfinite(value)):  # type: ignore[arg-type]
+    if not isinstance(value, bool | int | float | str) or type(value) is not kind:
         return None
-    return value if json.loads(json.dumps(value)) == value else None  # type: ignore[return-value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    # A value travels as JSON, from which a text with surrogates may come back changed.
+    return value if json.loads(json.dumps(value)) == value else None
 
 
-def _from_text(text: str, kind: type) -> object:
+def _parse_text(text: str, kind: Type) -> object:
+    """Read a text as a bool or a number; None if it is neither."""
     if kind is bool:
         return {"true": True, "false": False}.get(text.lower())
     try:

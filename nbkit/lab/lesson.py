@@ -13,8 +13,8 @@ import nbkit
 from nbkit.base.state import preserve_state
 from nbkit.lab.evidence.claims import Claim, Verdict, judge, load_claims
 from nbkit.lab.evidence.diary import Diary, calibrate
+from nbkit.lab.evidence.intervals import Interval
 from nbkit.lab.evidence.predictions import Prediction
-from nbkit.lab.evidence.stats import Interval
 from nbkit.lab.exercise import Exercise, has_exercises, load_exercise
 from nbkit.lab.knobs import RANGES, Knob, KnobError, check_names
 from nbkit.lab.markdown import escape_markdown

@@ -1,8 +1,7 @@
-"""How many threads torch computes on: one, unless the user asked for another number.
+"""Let torch compute on one thread, unless the user asked for another number.
 
 The networks of the lessons are too small to gain from a second thread, and where other work holds
-the cores the threads of one operation wait for each other: a lesson was seen to take four times as
-long.
+the cores the threads of one operation wait for each other: one lesson then took four times as long.
 """
 
 from __future__ import annotations
@@ -13,20 +12,22 @@ from functools import cache
 
 import torch
 
-AT_IMPORT = torch.get_num_threads()  # a different count at the opening of a lesson was asked for
-COUNTS = re.compile(r"\s*(\d+)\s*(,\s*\d+\s*)*", re.ASCII)  # `4`, or `4,2` for nested teams
+# If the count differs when a lesson is opened, the user has set it in between.
+COUNT_AT_IMPORT = torch.get_num_threads()
+# `4`, or `4,2` for nested teams of threads.
+COUNTS = re.compile(r"\s*(\d+)\s*(,\s*\d+\s*)*", re.ASCII)
 
 
 def read_thread_count(name: str, text: str) -> int | None:
-    """Read the thread count in an environment variable; None where it is empty, which is unset.
+    """Read the thread count from an environment variable; None if it is empty, which means unset.
 
     Args:
         name: the variable, for the message.
-        text: its value: a number, or numbers with commas between them, of which the first counts.
+        text: its value: a number, or several with commas between them; the first one counts.
     Raises:
         ValueError: if it is anything else.
 
-    Clusters often set an empty one, by `OMP_NUM_THREADS=$SLURM_CPUS_PER_TASK`.
+    Clusters often set an empty value, by `OMP_NUM_THREADS=$SLURM_CPUS_PER_TASK`.
 
     >>> read_thread_count("OMP_NUM_THREADS", "4,2"), read_thread_count("OMP_NUM_THREADS", "")
     (4, None)
@@ -42,25 +43,26 @@ def read_thread_count(name: str, text: str) -> int | None:
     return int(counts[1])
 
 
-@cache  # only the first lesson of a process decides; what the user sets later stays
+@cache  # only the first lesson of a process decides, so that a later choice of the user stays
 def use_one_thread() -> None:
     """Compute on one thread from here on, unless the user asked for another number.
 
-    They ask by `OMP_NUM_THREADS`, or by `torch.set_num_threads`, which wins before this call and
-    after it.
+    The user asks by `OMP_NUM_THREADS`, or by `torch.set_num_threads`, which has precedence whether
+    it is called before this function or after it.
 
     Raises:
-        ValueError: if OMP_NUM_THREADS is no number; nothing has been changed.
+        ValueError: if OMP_NUM_THREADS is not a number; nothing has been changed.
     """
+    # torch has applied a valid OMP_NUM_THREADS itself, when it was imported.
     given = read_thread_count("OMP_NUM_THREADS", os.environ.get("OMP_NUM_THREADS", ""))
     if given is None and not _is_set_by_hand(torch.get_num_threads()):
         torch.set_num_threads(1)
 
 
 def _is_set_by_hand(count: int) -> bool:
-    """Whether torch would not have chosen this count.
+    """Return whether torch would not have chosen this count.
 
-    By itself it takes one thread for each core, where a core has up to four logical ones.
+    torch takes one thread for each core; one core counts as up to four logical processors.
     """
     logical = os.cpu_count() or 1
-    return count != AT_IMPORT or not logical / 4 <= count <= logical
+    return count != COUNT_AT_IMPORT or not logical / 4 <= count <= logical

@@ -1,44 +1,30 @@
-"""What a learning-rate range test measured, and the lr that it suggests."""
+"""The curve of a learning-rate range test: the losses along the ladder of learning rates."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from statistics import fmean, median
 from typing import TYPE_CHECKING
 
-from nbkit.base.report import Report, Word, ensure_axes
+from nbkit.base.report import Report, ensure_axes
+from nbkit.lr_finder.suggest import METHODS, MIN_RUNGS, StopReason, find_suggestion
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Fewer rungs tell neither the level from which the loss falls nor its noise.
-FEWEST = 10
-
-
-class StopReason(Word):
-    """Why a range test ended."""
-
-    FINISHED = "finished"
-    DIVERGED = "diverged"
-    NONFINITE = "nonfinite"
-    EXHAUSTED = "exhausted"
-
 
 @dataclass
 class LRCurve(Report):
-    """Losses along a ladder of learning rates.
+    """Record losses along a ladder of learning rates.
 
     Attributes:
-        lrs: of the first parameter group, as the updates used them.
-        group_lrs: of every group, a list for each rung.
-        losses: of each rung, before its update; the window's mean with accumulation.
-        smoothed: their exponential moving average, debiased.
+        lrs: lrs of the first parameter group, as the updates used them, one per rung.
+        group_lrs: lrs of all groups, one list per rung.
+        losses: loss of each rung before its update; with accumulation, the window's mean.
+        smoothed: exponential moving average of the losses, debiased.
         stop_reason: a StopReason: FINISHED, DIVERGED, NONFINITE (the next loss was NaN or
             infinite, or the scaler skipped one step after another) or EXHAUSTED (no batches left).
-            A plain word is taken too; None in a curve that is not at its end.
-        skipped: fp16 steps that the scaler skipped; they have no rung.
+            A plain word such as "finished" is accepted too; None while the run is not over.
+        skipped: number of fp16 steps that the scaler skipped; they have no rung.
         smoothing: weight of the past in the moving average.
     """
 
@@ -55,33 +41,34 @@ class LRCurve(Report):
             self.stop_reason = StopReason(self.stop_reason)
 
     def suggest(self, method: str = "floor") -> float | None:
-        """A learning rate to train with, or None; `explain` says how it comes about, or why not.
+        """Suggest a learning rate to train with, or None; `explain` gives the reason.
 
         Args:
             method:
-                "floor": where the losses, averaged over a decade of lrs so that nothing lags, are
-                within a fifth of the drop of their lowest, there is the valley's floor. From its
-                middle four rungs back, but no further than a factor of 10.
+                "floor": average the losses over a decade of lrs, so that nothing lags. The valley's
+                floor is where this average is within a fifth of the drop of its lowest value. From
+                the middle of the floor go back four rungs, but no further than a factor of 10.
                 "steepest": where the smoothed loss falls fastest per factor of lr.
                 "minimum": a tenth of the lr where the smoothed loss is lowest.
         Raises:
             ValueError: if there is no such method.
 
-        Why "floor" goes back: a training answers an lr that is too high only some steps later, and
-        the ladder climbs on meanwhile.
+        "floor" goes back because a training breaks only some steps after its lr becomes too high,
+        and the ladder climbs on in the meantime.
 
-        It was chosen by `benchmarks/lr_suggestion.py`, for a training as long as the test, of about
-        a hundred steps; a much longer one may want less. No lr after the minimum is suggested, and
-        none from a flat or noisy curve or one that is cut off before its floor ends.
+        "floor" is the default because of `benchmarks/lr_suggestion.py`, for trainings as long as
+        the test, about a hundred steps; a much longer training may need a lower lr. No lr after the
+        minimum is suggested, and none from a curve that is flat, noisy or cut off before the end
+        of its floor.
         """
-        return self._find(method)[0]
+        return find_suggestion(self, method).lr
 
     def explain(self, method: str = "floor") -> str:
-        """One sentence: how that suggestion comes about, or why there is none."""
-        return self._find(method)[1]
+        """Explain in one sentence how that suggestion was found, or why there is none."""
+        return find_suggestion(self, method).why
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """Losses and smoothed losses against lr, with the suggestion; returns the axes."""
+        """Draw losses and smoothed losses against lr, with the suggestion; return the axes."""
         ax = ensure_axes(ax)
         ax.plot(self.lrs, self.losses, color="0.7", linewidth=0.8, label="loss")
         ax.plot(self.lrs, self.smoothed, color="#0072B2", linewidth=2, label="smoothed")
@@ -91,170 +78,63 @@ class LRCurve(Report):
             top = ax.get_xaxis_transform()  # lr along x, the height of the axes along y
             text = ax.text(lr, 0.97, f"suggested {lr:.3g} ", transform=top, color="#D55E00")
             text.set(ha="right", va="top")
-        if self.losses:  # what comes after the valley may be a thousand times higher
-            low, high = min(self.losses), max(self.losses[:FEWEST])
+        if self.losses:
+            # Fit the axis to the valley: the losses behind it may be a thousand times higher.
+            low, high = min(self.losses), max(self.losses[:MIN_RUNGS])
             ax.set_ylim(low - 0.1 * (high - low), high + (high - low) + 1e-12)
         ax.set(xscale="log", xlabel="learning rate", ylabel="training loss")
         return ax
 
     def table(self) -> tuple[str, list[str], list[list[object]]]:
-        """A line on the run, and a row for each method."""
+        """Return a line about the run, the names of the columns, and one row per method."""
         ended = self.stop_reason or "not ended"
         summary = f"{len(self.lrs)} rungs, {ended}"
         if self.lrs:
-            low = self._bottom()
+            lowest = self.lowest_rung
             summary = (
                 f"{len(self.lrs)} rungs from {self.lrs[0]:.3g} to {self.lrs[-1]:.3g}, "
-                f"{ended}; lowest smoothed loss {self.smoothed[low]:.3g} at "
-                f"{self.lrs[low]:.3g}"
+                f"{ended}; lowest smoothed loss {self.smoothed[lowest]:.3g} at "
+                f"{self.lrs[lowest]:.3g}"
             )
         if self.skipped:
             summary += f"; {self.skipped} fp16 steps skipped"
-        rows: list[list[object]] = [[m, self.suggest(m), self.explain(m)] for m in METHODS]
+        rows: list[list[object]] = []
+        for method in METHODS:
+            rows.append([method, self.suggest(method), self.explain(method)])
         return summary, ["method", "lr", "why"], rows
 
     def to_dict(self) -> dict[str, object]:
-        """Every field, and each method's suggestion, as plain JSON."""
-        return super().to_dict() | {"suggestions": {m: self.suggest(m) for m in METHODS}}
+        """Return every field, and each method's suggestion, as plain JSON."""
+        suggestions = {method: self.suggest(method) for method in METHODS}
+        return super().to_dict() | {"suggestions": suggestions}
 
     def record(self, lrs: list[float], loss: float) -> None:
-        """Add a rung."""
+        """Add a rung: the lrs of all groups and the loss."""
         self.lrs.append(lrs[0])
         self.group_lrs.append(lrs)
         self.losses.append(loss)
-        # The bias of an average that starts at zero, taken out by its own count. Written as a step
-        # towards the loss, it stays exactly where it is when the loss is constant.
+        # With s = smoothing, the debiased average of n losses is
+        #     average_n = sum_i (1 - s) s^(n - i) loss_i / (1 - s^n).
+        # Written as a step towards the new loss, it stays exactly the same for a constant loss.
         weight = (1 - self.smoothing) / (1 - self.smoothing ** len(self.losses))
         before = self.smoothed[-1] if self.smoothed else loss
         self.smoothed.append(before + weight * (loss - before))
 
-    def has_diverged(self, stop_factor: float) -> bool:
-        """Whether the smoothed loss has risen from its lowest by that many times the range so far.
-
-        Differences only, so a loss at or below zero is like any other.
-        """
-        if len(self.losses) <= FEWEST or self.smoothed[-1] <= self.smoothed[-2]:
-            return False
-        low = self._bottom()
-        spread = max(self.losses[: max(low + 1, FEWEST)]) - self.smoothed[low]
-        return self.smoothed[-1] - self.smoothed[low] > stop_factor * spread
-
-    def _find(self, method: str) -> tuple[float | None, str]:
-        if method not in METHODS:
-            raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}.")
-        problem = self._problem()
-        lr, why = (None, f"No suggestion: {problem}") if problem else METHODS[method](self)
-        if lr is None and self.stop_reason is StopReason.NONFINITE:
-            # What ended the run is the thing to repair: no ladder helps against a NaN.
-            return None, f"No suggestion: {self._blame_nonfinite()}"
-        return lr, why
-
-    def _problem(self) -> str:
-        """Why no method can suggest anything from this curve, or nothing."""
-        if len(self.losses) < FEWEST:
-            return (
-                f"{len(self.losses)} rungs are too few, it takes {FEWEST}. {self._more()}".strip()
-            )
-        low = self._bottom()
-        seen = self.losses[: max(low + 1, FEWEST)]
-        # How far a loss lies from its neighbours' mean: a steady fall is no noise.
-        noise = median(
-            abs(b - (a + c) / 2) for a, b, c in zip(seen, seen[1:], seen[2:], strict=False)
-        )
-        if low == 0 or self._start() - self.smoothed[low] <= 2 * noise:
-            return "the loss falls by less than twice its noise. Does the model learn?"
-        return ""
-
-    def _more(self) -> str:
-        """How to get more rungs."""
-        if self.stop_reason is StopReason.EXHAUSTED:
-            return "The batches ended: give more of them."
-        if self.stop_reason is StopReason.FINISHED:
-            return f"Give num_steps of at least {FEWEST}."
-        return ""
-
-    def _blame_nonfinite(self) -> str:
-        """What the NaN or infinity that ended the run points to."""
-        what, look = "loss", "find_nonfinite names the place"
-        if self.skipped:
-            what = f"loss or the gradients ({self.skipped} fp16 steps skipped)"
-        if not self.lrs:
-            return (
-                f"the {what} held NaN or infinity before any update. Look for it in the batches, "
-                f"the weights and the loss; {look}."
-            )
-        return (
-            f"the {what} held NaN or infinity after {len(self.lrs)} rungs, the last at "
-            f"{self.lrs[-1]:.3g}. Either a batch holds it ({look}), or this lr is already too "
-            f"high: then lower min_lr."
-        )
-
-    def _start(self) -> float:
-        """The loss from which the curve falls."""
-        return median(self.losses[:FEWEST])
-
-    def _bottom(self) -> int:
-        """The rung of the lowest smoothed loss."""
+    @property
+    def lowest_rung(self) -> int:
+        """Return the index of the lowest smoothed loss."""
         return self.smoothed.index(min(self.smoothed))
 
+    def has_diverged(self, stop_factor: float) -> bool:
+        """Return whether the smoothed loss has risen from its lowest by too many times its range.
 
-def _floor(curve: LRCurve) -> tuple[float | None, str]:
-    ratio = (curve.lrs[-1] / curve.lrs[0]) ** (1 / (len(curve.lrs) - 1))
-    half = int(math.log(math.sqrt(10), ratio))  # rungs in half a decade
-    sides = range(len(curve.losses))
-    averaged = [fmean(curve.losses[max(0, i - half) : i + half + 1]) for i in sides]
-    level = min(averaged) + 0.2 * (curve._start() - min(averaged))
-    floor = [i for i, loss in enumerate(averaged) if loss <= level]
-    if not floor or floor[0] == 0:
-        why = "averaged over a decade of lrs, the loss is not seen to fall"
-        return None, f"No suggestion: {why}. Lower min_lr, or give more rungs, {TO_SEE}."
-    middle = curve.lrs[0] * ratio ** median(floor)
-    back = min(ratio**4, 10)
-    lr = min(middle / back, curve.lrs[curve._bottom()])
-    how = f"a factor of {middle / lr:.2g} below the middle of the valley's floor, {middle:.3g}"
-    return _within(curve, lr, last=floor[-1], how=how)
+        Args:
+            stop_factor: how many times the range of the losses up to the lowest one.
 
-
-def _steepest(curve: LRCurve) -> tuple[float | None, str]:
-    log_lrs = [math.log(lr) for lr in curve.lrs]
-    last = min(curve._bottom(), len(curve.lrs) - 2)
-    slopes = {
-        i: (curve.smoothed[i + 1] - curve.smoothed[i - 1]) / (log_lrs[i + 1] - log_lrs[i - 1])
-        for i in range(1, last + 1)
-    }
-    steepest = min(slopes, key=slopes.__getitem__)
-    if steepest == 1:
-        return None, f"No suggestion: the loss falls fastest at the start. Lower min_lr, {TO_SEE}."
-    how = "where the smoothed loss falls fastest"
-    return _within(curve, curve.lrs[steepest], last=steepest + 1, how=how)
-
-
-def _minimum(curve: LRCurve) -> tuple[float | None, str]:
-    low = curve._bottom()
-    how = f"a tenth of {curve.lrs[low]:.3g}, where the smoothed loss is lowest"
-    return _within(curve, curve.lrs[low] / 10, last=low, how=how)
-
-
-def _within(curve: LRCurve, lr: float, *, last: int, how: str) -> tuple[float | None, str]:
-    """The suggestion, unless the curve ends before all that it rests on (up to `last`) is seen."""
-    if last == len(curve.lrs) - 1 and curve.stop_reason is StopReason.FINISHED:
-        return (
-            None,
-            f"No suggestion: the loss is still low at the last rung. Raise max_lr, {TO_SEE}.",
-        )
-    if last == len(curve.lrs) - 1 and curve.stop_reason is StopReason.EXHAUSTED:
-        return None, "No suggestion: the batches ended before the loss rose. Give more of them."
-    if lr <= curve.lrs[0]:
-        return (
-            None,
-            f"No suggestion: the loss falls too close to the first rung. Lower min_lr, {TO_SEE}.",
-        )
-    return lr, f"{lr:.3g}: {how}."
-
-
-TO_SEE = "to see the whole valley"
-METHODS: dict[str, Callable[[LRCurve], tuple[float | None, str]]] = {
-    "floor": _floor,
-    "steepest": _steepest,
-    "minimum": _minimum,
-}
+        Only differences of losses are compared, so losses at or below zero need no special care.
+        """
+        if len(self.losses) <= MIN_RUNGS or self.smoothed[-1] <= self.smoothed[-2]:
+            return False
+        lowest = self.lowest_rung
+        loss_range = max(self.losses[: max(lowest + 1, MIN_RUNGS)]) - self.smoothed[lowest]
+        return self.smoothed[-1] - self.smoothed[lowest] > stop_factor * loss_range

@@ -1,48 +1,64 @@
-"""Batches for a run that begins them anew and leaves their loader as it was."""
+"""Draw the batches of a range test from a loader, and leave the loader as it was."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any
 
 import torch
+import torch.distributed as dist
+from torch import Tensor
 from torch.utils.data import DataLoader
 
+from nbkit.base.batches import count_rows
+from nbkit.base.nested import open_container
 
-def generators(batches: Iterable[Any]) -> list[torch.Generator]:
-    """What a DataLoader or its samplers draw from, where that is not the global random state."""
+
+def find_generators(batches: Iterable[Any]) -> list[torch.Generator]:
+    """Find the generators that a DataLoader and its samplers draw from.
+
+    A loader without one draws from the global random state, which is preserved elsewhere.
+    """
     batch_sampler = getattr(batches, "batch_sampler", None)
-    samplers = (getattr(batches, "sampler", None), batch_sampler)
-    holders = (batches, *samplers, getattr(batch_sampler, "sampler", None))
-    found = [getattr(holder, "generator", None) for holder in holders]
-    return [generator for generator in found if isinstance(generator, torch.Generator)]
+    sampler = getattr(batches, "sampler", None)
+    inner_sampler = getattr(batch_sampler, "sampler", None)
+    found = []
+    for holder in (batches, sampler, batch_sampler, inner_sampler):
+        generator = getattr(holder, "generator", None)
+        if isinstance(generator, torch.Generator):
+            found.append(generator)
+    return found
 
 
 @contextmanager
-def fresh_workers(batches: Iterable[Any]) -> Iterator[None]:
-    """Inside, a DataLoader with persistent workers has new ones; those that it had wait.
+def use_fresh_workers(batches: Iterable[Any]) -> Iterator[None]:
+    """Give a DataLoader with persistent workers new workers inside this context.
 
-    A worker's random state, and whatever else its dataset keeps, cannot be put back from here. So
-    the run draws from workers of its own, which are shut down on every way out.
+    The random state of a worker, and everything that its dataset keeps, cannot be restored from
+    this process. So the old workers are idle inside the context, and the new ones are shut down
+    when it ends, in any way.
     """
     if not (isinstance(batches, DataLoader) and batches.persistent_workers):
         yield
         return
+    # The loader keeps its workers in the iterator; without one it starts new workers.
     before, batches._iterator = batches._iterator, None
     try:
         yield
     finally:
-        own, batches._iterator = batches._iterator, before
-        if own is not None:
-            own._shutdown_workers()
+        fresh, batches._iterator = batches._iterator, before
+        if fresh is not None:
+            # Private in torch, but the only way to end the workers at once.
+            fresh._shutdown_workers()
 
 
-def again(batches: Iterable[Any]) -> Iterator[Any]:
-    """The batches, over and over, until they give none, as an iterator does the second time.
+def repeat_batches(batches: Iterable[Any]) -> Iterator[Any]:
+    """Yield the batches again and again, until a pass is empty, as an iterator's second pass is.
 
-    Batches that refuse to be begun again have ended too; a warning says why they did.
+    If the batches cannot be iterated over again, they end with a warning that says why.
     """
     stream = iter(batches)
     while True:
@@ -57,3 +73,63 @@ def again(batches: Iterable[Any]) -> Iterator[Any]:
         except Exception as error:
             warnings.warn(f"the batches cannot be begun again: {error!r}.", stacklevel=2)
             return
+
+
+def draw_windows(
+    batches: Iterable[Any], size: int, group: Any, device: torch.device
+) -> Iterator[list[Any]]:
+    """Yield the batches of each rung until some rank has none left.
+
+    Args:
+        batches: the user's batches, begun again when they end.
+        size: batches per rung; the last rung may have fewer.
+        group: process group of DistributedDataParallel, or None.
+        device: the device for tensors that the ranks exchange.
+    """
+    stream = repeat_batches(batches)
+    while True:
+        window = list(islice(stream, size))
+        count = len(window)
+        if group is not None:
+            # All ranks take the same number, or one would wait for the others in its backward.
+            count = _find_lowest_count(count, group, device)
+        if not count:
+            return
+        yield window[:count]
+
+
+def _find_lowest_count(count: int, group: Any, device: torch.device) -> int:
+    """Return the lowest count of all ranks."""
+    counts = torch.tensor(count, device=device)
+    dist.all_reduce(counts, op=dist.ReduceOp.MIN, group=group)
+    return int(counts)
+
+
+def weigh_batches(window: list[Any]) -> list[float]:
+    """Return each batch's share of the window's samples."""
+    if len(window) == 1:  # the number of samples need not be known
+        return [1.0]
+    lengths = [_count_samples(batch) for batch in window]
+    total = sum(lengths)
+    return [length / total for length in lengths]
+
+
+def _count_samples(batch: Any) -> int:
+    """Return the number of rows of a tensor or container, and `len` of a type we do not know."""
+    is_known = isinstance(batch, Tensor) or open_container(batch) is not None
+    try:
+        return count_rows(batch) if is_known else len(batch)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"accumulation_steps above 1 needs the number of samples of each batch, which "
+            f"{describe_value(batch)} does not tell. Wrap the batch in a class whose len() is that "
+            f"number, and give step. Cause: {error}"
+        ) from error
+
+
+def describe_value(value: object) -> str:
+    """Describe a value for an error message, by its type and size."""
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {tuple(value.shape)}, requires_grad={value.requires_grad}"
+    size = f" of {len(value)}" if isinstance(value, (tuple, list, dict)) else ""
+    return f"a {type(value).__name__}{size}"

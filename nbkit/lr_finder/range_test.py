@@ -1,31 +1,37 @@
 """The learning-rate range test: one short run whose lr climbs a ladder until the loss breaks.
 
 curve = lr_range_test(model, optimizer, batches, loss_fn)
-lr = curve.suggest()  # None where the curve carries no suggestion; curve.explain() says why
+lr = curve.suggest()  # None if the curve supports no suggestion; curve.explain() says why
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from functools import partial
-from itertools import islice
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from nbkit.base.batches import count_rows
-from nbkit.base.nested import move_tensors, open_container
+from nbkit.base.nested import move_tensors
 from nbkit.base.optimizers import check_plain_step
 from nbkit.base.state import preserve_state
-from nbkit.lr_finder.curve import LRCurve, StopReason
-from nbkit.lr_finder.loaders import again, fresh_workers, generators
+from nbkit.lr_finder.curve import LRCurve
+from nbkit.lr_finder.ladder import make_ladder, read_lr_ratios, set_lrs
+from nbkit.lr_finder.loaders import (
+    describe_value,
+    draw_windows,
+    find_generators,
+    use_fresh_workers,
+    weigh_batches,
+)
+from nbkit.lr_finder.suggest import StopReason
 
-# A skipped fp16 step halves the scale. From 2**16, where a GradScaler begins, so many in a row lead
-# far below 1: then the gradients themselves are not finite, and no scale would help.
-MOST_SKIPS = 32
+# A skipped fp16 step halves the scale. A GradScaler begins at 2**16, so after this many skips in a
+# row the scale is far below 1: then the gradients themselves are not finite, and no scale helps.
+MAX_SKIPS = 32
 
 
 def lr_range_test(
@@ -44,44 +50,48 @@ def lr_range_test(
     stop_factor: float = 2.0,
     restore: Iterable[object] = (),
 ) -> LRCurve:
-    """Train while the lr climbs from `min_lr` to `max_lr`, then put everything back.
+    """Train while the lr climbs from `min_lr` to `max_lr`, then restore everything.
 
         lr_i = min_lr * (max_lr / min_lr) ** (i / (num_steps - 1))
 
     Args:
         model: trains in the mode that it is in, so a frozen BatchNorm stays frozen.
-        optimizer: its groups keep the ratios of their lrs. A scheduler that it has is not stepped.
-            None whose `step` needs a closure (L-BFGS, SAM).
-            If your training clips, do it in `optimizer.register_step_pre_hook`.
-        batches: pairs (x, y), or what `step` takes; begun again when they end, if they can be.
-            If that raises, the run is "exhausted", and a warning says why.
+        optimizer: its groups keep the ratios of their lrs. A scheduler of it is not stepped. An
+            optimizer whose `step` needs a closure (L-BFGS, SAM) is refused. If your training clips
+            gradients, do it in `optimizer.register_step_pre_hook`.
+        batches: pairs (x, y), or what `step` takes. They are iterated over again when they end. If
+            that raises, the run is "exhausted", and a warning says why.
         loss_fn: called as `loss_fn(model(x), y)`, with x and y on the model's device.
-        min_lr: the first rung, for the first parameter group.
-        max_lr: the last rung.
-        num_steps: how many rungs, both ends included: one optimizer step each.
-        step: in place of `loss_fn`: takes a batch as it comes, runs the forward pass (under
-            autocast, if your training does) and returns the mean loss. The rest is done here.
-        accumulation_steps: batches per rung; their mean, weighted by their lengths, is its loss.
-            The last batches of an iterator may make a shorter rung.
-        scaler: for fp16. A step that it skips takes no rung and leaves no point.
+        min_lr: lr of the first parameter group on the first rung.
+        max_lr: lr of the first parameter group on the last rung.
+        num_steps: number of rungs, both ends included; each rung is one optimizer step.
+        step: replaces `loss_fn`. It takes a batch as the loader gives it, runs the forward pass
+            (under autocast, if your training does) and returns the mean loss; backward and update
+            follow here.
+        accumulation_steps: batches per rung. The loss of a rung is their mean, weighted by their
+            lengths. The last batches of an iterator may make a shorter rung.
+        scaler: GradScaler for fp16. A step that it skips takes no rung and leaves no point.
         smoothing: weight of the past in the moving average of the losses, 0 to below 1.
-        stop_factor: the run has diverged when the smoothed loss is above its lowest by more than
-            this many times the range of the losses on the way there; `inf` climbs to the end.
-        restore: what else the run changes: an EMA copy, a generator that your batches draw from.
+        stop_factor: the run has diverged when the smoothed loss exceeds its lowest value by more
+            than this many times the range of the losses up to there; `inf` climbs to the end.
+        restore: further objects that the run changes and that are to be restored, such as an EMA
+            copy or a generator that your batches draw from.
     Returns:
-        LRCurve: the lrs that the updates used, their losses, why the run ended, a suggestion. A
-            loss that is not finite ends the run and leaves no point.
+        LRCurve: the lrs that the updates used, their losses, why the run ended, and a suggestion.
+            A loss that is not finite ends the run and leaves no point.
     Raises:
-        TypeError: unless one of `loss_fn` and `step` is given, and returns a loss; or for a batch
-            whose number of samples is needed and unknown. For an optimizer that needs a closure.
+        TypeError: unless exactly one of `loss_fn` and `step` is given and it returns a loss; for a
+            batch whose number of samples is needed and unknown; for an optimizer that needs a
+            closure.
         ValueError: if a number is out of its range; nothing has been touched.
 
-    `preserve_state` puts back, on every way out: model, optimizer, scaler, a `loss_fn` or `step`
-    that is a module, the generators of a DataLoader and of its samplers, and the random state. A
-    DataLoader with persistent workers has workers of the run's own meanwhile. An iterator's batches
-    are gone. Under DistributedDataParallel a loss is the mean over the ranks, and all ranks stop
-    together, also when one has no batch left; an error on one rank does not reach the others. A
-    rung waits for the device once, to read its loss, and once more with a scaler.
+    `preserve_state` restores, however the run ends: the model, the optimizer, the scaler, a
+    `loss_fn` or `step` that is a module, the generators of a DataLoader and of its samplers, and
+    the random state. A DataLoader with persistent workers gets new workers for the run. Batches
+    drawn from an iterator are lost. Under DistributedDataParallel, a loss is the mean over the
+    ranks, and all ranks stop together, also when one has no batch left; an error on one rank does
+    not reach the others. Each rung waits for the device once, to read its loss, and once more with
+    a scaler.
 
     Source: Smith 2017, "Cyclical Learning Rates for Training Neural Networks", section 3.3, where
     the lr climbs linearly; the exponential ladder is fastai's.
@@ -94,27 +104,32 @@ def lr_range_test(
     >>> [round(lr, 9) for lr in curve.lrs], curve.stop_reason
     ([0.01, 0.1, 1.0], 'finished')
     """
-    ladder = _ladder(min_lr, max_lr, num_steps)
-    _check(accumulation_steps, smoothing, stop_factor, loss_fn, step)
+    ladder = make_ladder(min_lr, max_lr, num_steps)
+    _check_range_arguments(accumulation_steps, smoothing, stop_factor)
+    _check_one_loss(loss_fn, step)
     check_plain_step(optimizer, "lr_range_test")
-    ratios = _ratios(optimizer)
+    ratios = read_lr_ratios(optimizer)
+
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    group = _process_group(model)
+    group = _find_process_group(model)
     scaler = scaler if scaler is not None and scaler.is_enabled() else None
-    forward = step or partial(_pair_loss, model, loss_fn, device)
-    train = partial(_train, forward, optimizer, scaler, group)
+    forward = step or partial(_compute_pair_loss, model, loss_fn, device)
+    train = partial(_train_rung, forward, optimizer, scaler, group)
     curve = LRCurve(smoothing=smoothing)
 
-    modules = [thing for thing in (loss_fn, step) if isinstance(thing, nn.Module)]
-    scalers = [] if scaler is None else [scaler]
-    own = (*scalers, *modules, *generators(batches))
-    with preserve_state(model, optimizer, *own, *restore), fresh_workers(batches):
-        windows = _windows(batches, accumulation_steps, group, device)
-        curve.stop_reason = _climb(curve, ladder, ratios, windows, optimizer, train, stop_factor)
+    # What the run changes beside the model and the optimizer.
+    changed: list[object] = [] if scaler is None else [scaler]
+    changed += [thing for thing in (loss_fn, step) if isinstance(thing, nn.Module)]
+    changed += find_generators(batches)
+    with preserve_state(model, optimizer, *changed, *restore), use_fresh_workers(batches):
+        windows = draw_windows(batches, accumulation_steps, group, device)
+        curve.stop_reason = _climb_ladder(
+            curve, ladder, ratios, windows, optimizer, train, stop_factor
+        )
     return curve
 
 
-def _climb(
+def _climb_ladder(
     curve: LRCurve,
     ladder: list[float],
     ratios: list[float],
@@ -123,15 +138,16 @@ def _climb(
     train: Callable[[list[Any]], tuple[float, bool]],
     stop_factor: float,
 ) -> StopReason:
-    """Take one optimizer step a rung, recorded in the curve; return why it ended."""
-    skips = 0  # in a row
+    """Take one optimizer step per rung and record it in the curve; return why the run ended."""
+    skips_in_a_row = 0
     for window in windows:
+        # A skipped step records no rung, so the next window gets the same lr again.
         lrs = [ladder[len(curve.lrs)] * ratio for ratio in ratios]
-        _set_lrs(optimizer, lrs)
+        set_lrs(optimizer, lrs)
         loss, updated = train(window)
-        skips = 0 if updated else skips + 1
+        skips_in_a_row = 0 if updated else skips_in_a_row + 1
         curve.skipped += not updated
-        if not math.isfinite(loss) or skips == MOST_SKIPS:
+        if not math.isfinite(loss) or skips_in_a_row == MAX_SKIPS:
             return StopReason.NONFINITE
         if not updated:
             continue
@@ -143,157 +159,100 @@ def _climb(
     return StopReason.EXHAUSTED
 
 
-def _train(
+def _train_rung(
     forward: Callable[[Any], Tensor],
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler | None,
     group: Any,
     window: list[Any],
 ) -> tuple[float, bool]:
-    """One optimizer step: the window's mean loss, and whether the parameters were updated."""
+    """Take one optimizer step; return the window's mean loss and whether it updated parameters."""
     optimizer.zero_grad()
     losses = []
-    for batch, weight in zip(window, _weights(window), strict=True):
+    for batch, weight in zip(window, weigh_batches(window), strict=True):
         loss = forward(batch)
-        if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
-            raise TypeError(
-                f"expected loss_fn or step to return the mean loss, a tensor of one number with a "
-                f"gradient, got {_described(loss)}."
-            )
-        loss = loss if weight == 1.0 else loss * weight
-        (loss if scaler is None else scaler.scale(loss)).backward()
-        losses.append(loss.detach())
+        _check_loss(loss)
+        # Without this test a single loss would be multiplied by 1, one operation more per step.
+        weighted = loss if weight == 1.0 else loss * weight
+        scaled = weighted if scaler is None else scaler.scale(weighted)
+        scaled.backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
+        losses.append(weighted.detach())
+    # The weights sum to 1, so the sum of the weighted losses is the mean over all samples.
     mean = losses[0] if len(losses) == 1 else torch.stack(losses).sum()
     if group is not None:
+        # Every rank needs the same number, so that all of them stop at the same rung.
         dist.all_reduce(mean, group=group)
         mean = mean / dist.get_world_size(group)
-    updated = _update(optimizer, scaler)
+    updated = _update_parameters(optimizer, scaler)
+    # Reading the loss waits for the device, so it comes after the update was launched.
     return float(mean), updated
 
 
-def _update(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler | None) -> bool:
-    """Step, and say whether the parameters were updated.
+def _update_parameters(
+    optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler | None
+) -> bool:
+    """Step the optimizer; return whether the parameters were updated.
 
-    With a scaler that is what it found in the gradients. Its scale would not tell: it may stand at
-    a fixed value, or have dropped for another optimizer.
+    With a scaler, the answer is whether it found infinity or NaN in the gradients. A change of its
+    scale is no evidence: the scale may be fixed, or have dropped because of another optimizer.
     """
     if scaler is None:
         optimizer.step()
         return True
     scaler.step(optimizer)
-    found = [float(flag) for flag in scaler._found_inf_per_device(optimizer).values()]
+    # Read the flags before update(), which clears them.
+    flags = scaler._found_inf_per_device(optimizer).values()
+    found_inf = [float(flag) for flag in flags]
     scaler.update()
-    return not any(found)
+    return not any(found_inf)
 
 
-def _windows(
-    batches: Iterable[Any], size: int, group: Any, device: torch.device
-) -> Iterator[list[Any]]:
-    """The batches of each rung, as many as every rank has, until there are none."""
-    stream = again(batches)
-    while True:
-        window = list(islice(stream, size))
-        count = len(window) if group is None else _fewest(len(window), group, device)
-        if not count:
-            return
-        yield window[:count]
-
-
-def _fewest(count: int, group: Any, device: torch.device) -> int:
-    """The lowest count of all ranks."""
-    counts = torch.tensor(count, device=device)
-    dist.all_reduce(counts, op=dist.ReduceOp.MIN, group=group)
-    return int(counts)
-
-
-def _weights(window: list[Any]) -> list[float]:
-    """Each batch's share of the window's samples."""
-    if len(window) == 1:
-        return [1.0]
-    lengths = [_samples(batch) for batch in window]
-    return [length / sum(lengths) for length in lengths]
-
-
-def _samples(batch: Any) -> int:
-    known = isinstance(batch, Tensor) or open_container(batch) is not None
-    try:
-        return count_rows(batch) if known else len(batch)
-    except (TypeError, ValueError) as error:
-        raise TypeError(
-            f"with accumulation_steps above 1 a batch counts by its number of samples, which "
-            f"{_described(batch)} does not tell. Wrap it in a type of your own whose len() is "
-            f"that number, and give step. Cause: {error}"
-        ) from error
-
-
-def _pair_loss(model: nn.Module, loss_fn: Any, device: torch.device, batch: Any) -> Tensor:
+def _compute_pair_loss(model: nn.Module, loss_fn: Any, device: torch.device, batch: Any) -> Tensor:
+    """Return the loss of a batch that is a pair (x, y)."""
     if not isinstance(batch, (tuple, list)) or len(batch) != 2:
         raise TypeError(
-            f"loss_fn needs batches that are pairs (x, y), got {_described(batch)}. "
+            f"loss_fn needs batches that are pairs (x, y), got {describe_value(batch)}. "
             f"Give step, a function batch -> loss, in its place."
         )
     x, y = batch
     x, y = move_tensors(x, device), move_tensors(y, device)
-    return loss_fn(model(x), y)
+    loss: Tensor = loss_fn(model(x), y)
+    return loss
 
 
-def _ratios(optimizer: torch.optim.Optimizer) -> list[float]:
-    """Each group's lr over the first group's."""
-    lrs = [float(group["lr"]) for group in optimizer.param_groups]
-    if all(lr == lrs[0] for lr in lrs):
-        return [1.0] * len(lrs)
-    if lrs[0] == 0:
-        raise ValueError(
-            f"the ratios between the groups' lrs are kept, and the first lr must not be 0 for "
-            f"that; got {lrs}. Set them first; a scheduler's warm-up may have set them to 0."
+def _check_loss(loss: object) -> None:
+    """Refuse a loss that cannot be differentiated."""
+    if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
+        raise TypeError(
+            f"expected loss_fn or step to return the mean loss, a tensor of one number with a "
+            f"gradient, got {describe_value(loss)}. Return the loss itself, without .item() or "
+            f".detach()."
         )
-    return [lr / lrs[0] for lr in lrs]
 
 
-def _set_lrs(optimizer: torch.optim.Optimizer, lrs: list[float]) -> None:
-    for group, lr in zip(optimizer.param_groups, lrs, strict=True):
-        if isinstance(group["lr"], Tensor):
-            group["lr"].fill_(lr)  # a captured or compiled step reads this very tensor
-        else:
-            group["lr"] = lr
+def _find_process_group(model: nn.Module) -> Any:
+    """Return the process group that DistributedDataParallel averages over; None without DDP."""
+    for module in model.modules():
+        if isinstance(module, nn.parallel.DistributedDataParallel):
+            return module.process_group
+    return None
 
 
-def _process_group(model: nn.Module) -> Any:
-    """The ranks that DistributedDataParallel averages over; None where there is no such module."""
-    kind = nn.parallel.DistributedDataParallel
-    return next((m.process_group for m in model.modules() if isinstance(m, kind)), None)
-
-
-def _ladder(min_lr: float, max_lr: float, num_steps: int) -> list[float]:
-    min_lr, max_lr = float(min_lr), float(max_lr)
-    if not 0 < min_lr < max_lr < math.inf:
-        raise ValueError(
-            f"expected 0 < min_lr < max_lr, both finite, got min_lr={min_lr}, max_lr={max_lr}."
-        )
-    if num_steps < 2:
-        raise ValueError(f"num_steps must be at least 2, the two ends, got {num_steps}.")
-    return [min_lr * (max_lr / min_lr) ** (i / (num_steps - 1)) for i in range(num_steps)]
-
-
-def _check(
-    accumulation_steps: int, smoothing: float, stop_factor: float, loss_fn: object, step: object
-) -> None:
+def _check_range_arguments(accumulation_steps: int, smoothing: float, stop_factor: float) -> None:
+    """Refuse numbers out of their ranges; NaN fails each comparison."""
     if accumulation_steps < 1:
         raise ValueError(f"accumulation_steps must be at least 1, got {accumulation_steps}.")
     if not 0 <= smoothing < 1:
         raise ValueError(f"smoothing must be at least 0 and below 1, got {smoothing}.")
     if not stop_factor > 0:
         raise ValueError(f"stop_factor must be above 0 (inf never stops), got {stop_factor}.")
+
+
+def _check_one_loss(loss_fn: object, step: object) -> None:
+    """Refuse both of `loss_fn` and `step` together, and neither of them."""
     if (loss_fn is None) == (step is None):
         given = "neither" if step is None else "both"
         raise TypeError(
             f"give loss_fn, for batches that are pairs (x, y), or step, a function batch -> loss, "
-            f"for any other; got {given}."
+            f"for any other batches; got {given}."
         )
-
-
-def _described(thing: object) -> str:
-    if isinstance(thing, Tensor):
-        return f"a tensor of shape {tuple(thing.shape)}, requires_grad={thing.requires_grad}"
-    size = f" of {len(thing)}" if isinstance(thing, (tuple, list, dict)) else ""
-    return f"a {type(thing).__name__}{size}"

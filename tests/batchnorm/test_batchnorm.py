@@ -27,7 +27,8 @@ from nbkit.batchnorm import (
     reestimate_bn_,
     rescale_bn_momentum_,
 )
-from nbkit.batchnorm.moments import Moments, group_singles
+from nbkit.batchnorm.moments import Moments
+from nbkit.batchnorm.singles import group_singles
 
 NAN = math.nan
 
@@ -119,7 +120,7 @@ def test_more_batches_than_wait_on_the_device_at_once():
 def test_what_waits_on_the_device_is_bounded():
     moments = Moments(nn.BatchNorm1d(2))
     for _ in range(1000):
-        moments.add(normal(4, 2))
+        moments.add_input(normal(4, 2))
         assert len(moments._waiting) < 100
 
 

@@ -349,7 +349,7 @@ def test_a_max_norm_that_is_not_positive_is_refused(wrong):
         (
             {"max_norm": torch.tensor(1.0)},
             TypeError,
-            r"got a tensor. To read one waits for its GPU, at every step: .* with .item\(\).",
+            r"got a tensor. Reading a tensor waits for its GPU, at every step: .* with .item\(\).",
         ),
         ({"max_value": math.inf}, ValueError, "max_value must be a finite number > 0, got inf."),
         ({"max_value": -1}, ValueError, "max_value must be a finite number > 0, got -1."),

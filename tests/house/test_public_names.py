@@ -23,7 +23,7 @@ TECHNIQUES = {
     "accumulation": "MicroBatch Window accumulate check_accumulation",
     "ddp": "LaunchError RankFailure all_mean check_ddp_equivalence is_main launch rank shard "
     "world_size",
-    "equivalence": "EquivalenceReport",
+    "equivalence": "EquivalenceCause EquivalenceReport",
 }
 
 

@@ -76,7 +76,7 @@ def throws_the_lost_loss_away(train_step, optimizer, lrs):
         (throws_the_lost_loss_away, "got 1 losses after 2 steps"),
         (lambda step, optimizer, lrs: step(), "expected the losses [2.0, 1.0, 3.0]"),
         (lambda step, optimizer, lrs: 1 / 0, "[0.01, 0.1, 1.0]) it raised ZeroDivisionError"),
-        (lambda step, optimizer, lrs: 1 / 0, "expected: As many losses as lrs, in order"),
+        (lambda step, optimizer, lrs: 1 / 0, "expected: It returns one loss for each lr, in order"),
     ],
 )
 def test_plausible_wrong_versions_fail_and_are_told_why(wrong, said):

@@ -7,7 +7,7 @@ import torch
 from nbconvert.filters import markdown2html_mistune
 
 from nbkit.lab import lesson as module
-from nbkit.lab.evidence.stats import Interval
+from nbkit.lab.evidence.intervals import Interval
 from nbkit.lab.knobs import KnobError, between, log
 from nbkit.lab.lesson import Lesson
 

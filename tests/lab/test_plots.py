@@ -8,7 +8,7 @@ from matplotlib.colors import to_hex
 
 from nbkit.lab import plots
 from nbkit.lab.evidence.claims import Claim, judge
-from nbkit.lab.evidence.stats import Interval
+from nbkit.lab.evidence.intervals import Interval
 
 CLAIM = Claim("id", "01_x", "s.", "w", "m", "ratio", "below", 8, "y", "n", "o", margin=1.25)
 

@@ -342,7 +342,7 @@ def test_pairs_join_the_two_arms_of_a_round(ax):
 
 
 def test_errors_are_coloured_by_their_verdict(ax):
-    reports = {"same": EquivalenceReport(0.0, True), "not": EquivalenceReport(0.1, False, "x")}
+    reports = {"same": EquivalenceReport(0.0, True), "not": EquivalenceReport(0.1, False)}
     assert draw_errors(ax, reports) is ax
     colors = [matplotlib.colors.to_hex(bar.get_facecolor()).upper() for bar in ax.patches]
     assert colors == [plots.BEST, plots.TECHNIQUE]

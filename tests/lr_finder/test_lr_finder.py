@@ -20,8 +20,9 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, T
 
 from nbkit.base.state import digest
 from nbkit.lr_finder import StopReason, lr_range_test
-from nbkit.lr_finder.curve import METHODS, LRCurve
-from nbkit.lr_finder.range_test import MOST_SKIPS
+from nbkit.lr_finder.curve import LRCurve
+from nbkit.lr_finder.range_test import MAX_SKIPS
+from nbkit.lr_finder.suggest import METHODS
 
 MSE = nn.MSELoss()
 
@@ -285,8 +286,8 @@ def test_gradients_that_no_scale_helps_end_the_run():
     overflow_in(model, range(10_000))
     scaler = torch.amp.GradScaler("cpu")
     curve = lr_range_test(model, optimizer, pairs(), MSE, scaler=scaler)
-    assert (curve.stop_reason, curve.lrs, curve.skipped) == ("nonfinite", [], MOST_SKIPS)
-    assert f"the loss or the gradients ({MOST_SKIPS} fp16 steps skipped) held" in curve.explain()
+    assert (curve.stop_reason, curve.lrs, curve.skipped) == ("nonfinite", [], MAX_SKIPS)
+    assert f"the loss or the gradients ({MAX_SKIPS} fp16 steps skipped) held" in curve.explain()
     assert scaler.get_scale() == 2.0**16
 
 

@@ -1,14 +1,14 @@
 """The page of a report as text, for the tests that read it."""
 
-from nbkit.course.report.data import build
-from nbkit.course.report.html import html
-from nbkit.course.report.pictures import pictures
-from nbkit.course.report.read import entries
+from nbkit.course.report.assembly import assemble_report
+from nbkit.course.report.html import render_page
+from nbkit.course.report.pictures import collect_pictures
+from nbkit.course.report.read import check_records
 
 
 def page(records, folder=None):
-    """One run as HTML; with links and pictures if it is told the folder of the files."""
-    found, damaged = entries(records, folder)
-    shown, unread, left_out = pictures([found])
-    told = build([found], [*damaged, *unread], folders=[folder], out=folder)
-    return html(told, shown, left_out)
+    """Render one run as HTML; with links and pictures if the folder of its files is given."""
+    found, damaged = check_records(records, folder)
+    pictures, unread, left_out = collect_pictures([found])
+    report = assemble_report([found], [*damaged, *unread], folders=[folder], out=folder)
+    return render_page(report, pictures, left_out)

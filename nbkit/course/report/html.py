@@ -1,198 +1,181 @@
-"""A report as one HTML page that needs nothing else: no network, no script, pictures inside."""
+"""Render a report as one HTML page that needs no network and no script; pictures are inside."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from html import escape
-from typing import Any
 
-from nbkit.course.report.data import ALPHA, Finding, Report, Run, Side
-from nbkit.course.report.lesson import lesson_section, mark, target
+from nbkit.course.report.assembly import ALPHA
+from nbkit.course.report.columns import Place, list_texts
+from nbkit.course.report.data import ClaimRow, CourseReport, RunSummary, SkipGroup
+from nbkit.course.report.lesson import render_lesson
+from nbkit.course.report.markup import (
+    render_lesson_link,
+    render_list,
+    render_mark,
+    render_soft,
+)
+from nbkit.course.report.overview import render_overview
 from nbkit.course.report.pictures import Pictures
 from nbkit.course.report.style import STYLE
 from nbkit.course.report.words import (
-    count_verdicts,
-    date,
-    duration,
-    flip_in_words,
-    memory,
-    plural,
+    describe_flip,
+    format_count,
+    format_date,
+    format_duration,
+    format_memory,
 )
 from nbkit.lab.evidence.claims import NO_LESSON
 
-# The browser itself refuses whatever would come from elsewhere.
+# With this policy the browser refuses to load anything from elsewhere.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
-def html(report: Report, pictures: Pictures, left_out: int = 0) -> str:
-    """The page: what holds, what went wrong, times and skips first; then lesson by lesson."""
-    title = escape(report.title)
+def render_page(report: CourseReport, pictures: Pictures, left_out: int = 0) -> str:
+    """Render the page: summary, problems, times and skips first, then lesson by lesson.
+
+    Args:
+        pictures: thumbnails by the number of the run and the title of the lesson.
+        left_out: the number of pictures for which the page has no room.
+    """
+    lessons = [render_lesson(report, number, pictures) for number in range(len(report.lessons))]
     parts = [
+        _render_top(report.title) + _render_header(report),
+        _render_problems(report),
+        render_overview(report),
+        _render_skips(report),
+        *lessons,
+        _render_footer(report, left_out),
+        "</body></html>\n",
+    ]
+    return "\n".join([part for part in parts if part])
+
+
+def _render_top(title: str) -> str:
+    return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f'<meta http-equiv="Content-Security-Policy" content="{escape(POLICY)}">'
-        f"<title>nbkit: {title}</title><style>{STYLE}</style></head>\n<body>"
-        f'<header><h1>{title}</h1><div class="cards">{"".join(map(_card, report.runs))}</div>'
-        f"{_holm(report)}</header>",
-        _trouble(report),
-        _overview(report),
-        _skips(report),
-        *(lesson_section(report, number, pictures) for number in range(len(report.lessons))),
-        _end(report, left_out),
-        "</body></html>\n",
-    ]
-    return "\n".join(part for part in parts if part)
-
-
-def _card(run: Run) -> str:
-    """One run in all: how many claims met which verdict, how long it took, on what."""
-    counts = "".join(
-        f'<span class="count {word.lower()}"><b>{number}</b>{mark(word)}</span>'
-        for word, number in run.verdicts.items()
+        f"<title>nbkit: {escape(title)}</title><style>{STYLE}</style></head>\n<body>"
     )
-    used = memory(run.memory_mib) + (" of memory at most" if run.memory_mib is not None else "")
-    about = [date(run.started), *run.machines, run.folder]
-    lines = "".join(f'<p class="soft">{escape(line)}</p>' for line in about if line)
+
+
+def _render_header(report: CourseReport) -> str:
+    cards = "".join([_render_card(run) for run in report.runs])
+    return (
+        f'<header><h1>{escape(report.title)}</h1><div class="cards">{cards}</div>'
+        f"{_render_correction(report)}</header>"
+    )
+
+
+def _render_card(run: RunSummary) -> str:
+    """Render the totals of one run: its verdicts, its time and memory, its machine."""
+    counts = ""
+    for word, number in run.verdicts.items():
+        counts += f'<span class="count {word.lower()}"><b>{number}</b>{render_mark(word)}</span>'
+    memory = format_memory(run.memory_mib)
+    if run.memory_mib is not None:
+        memory += " of memory at most"
+    details = ""
+    for line in [format_date(run.started), *run.machines, run.folder]:
+        if line:
+            details += f'<p class="soft">{escape(line)}</p>'
     return (
         f'<article class="card"><h3>{escape(run.name)}</h3><p class="counts">{counts}</p>'
-        f"<p>{run.ran} of {plural(run.lessons, 'lesson')} ran, {duration(run.seconds)} in all, "
-        f"{used}</p>{lines}</article>"
+        f"<p>{run.ran} of {format_count(run.lessons, 'lesson')} ran, "
+        f"{format_duration(run.seconds)} in all, {memory}</p>{details}</article>"
     )
 
 
-def _holm(report: Report) -> str:
-    """What is left of the verdicts when they are taken for the several tests that they are."""
+def _render_correction(report: CourseReport) -> str:
+    """Render what remains of the verdicts when the page counts as several tests."""
     if not report.tests:
         return ""
-    left = "each verdict stands"
+    remains = "each verdict stands"
     if report.weakened:
-        left = f"no longer decided are {', '.join(report.weakened)}"
-    tests = f"{plural(report.tests, 'test')} on this page"
-    words = f"{tests}; counted together (Holm, {100 * ALPHA:.0f}\u00a0%), {left}."
+        remains = f"no longer decided are {', '.join(report.weakened)}"
+    tests = f"{format_count(report.tests, 'test')} on this page"
+    words = f"{tests}; counted together (Holm, {100 * ALPHA:.0f}\u00a0%), {remains}."
     return f'<p class="soft">{escape(words)}</p>'
 
 
-def _trouble(report: Report) -> str:
-    """What an instructor has to see before anything else."""
+def _render_problems(report: CourseReport) -> str:
+    """Render what an instructor has to see before anything else."""
     failed, flips = [], []
     for number, lesson in enumerate(report.lessons):
         for run, side in zip(report.runs, lesson.sides, strict=True):
-            link = f'<a href="#{target(number)}">{escape(lesson.title)}</a>'
-            link += f" on {escape(run.name)}" if len(report.runs) > 1 else ""
-            if side and side.state != "RAN":
+            if side is None:
+                continue
+            link = render_lesson_link(number, lesson.title)
+            if report.has_several_runs:
+                link += f" on {escape(run.name)}"
+            if side.state != "RAN":
                 where = f"in cell {side.cell}: " if side.cell else ""
-                reason = (side.reason or "").partition("\n")[0]
-                failed.append(f"{link} {mark(side.state)} {escape(where + reason)}")
-            flips += [f"{link}: {escape(flip_in_words(f))}" for f in (side.flips if side else [])]
-    differ = [_differ(report, finding) for finding in report.disagreements]
-    damaged = [f"{escape(d.file)}: {escape(d.problem)}" for d in report.damaged]
+                reason = escape(where + side.first_reason_line)
+                failed.append(f"{link} {render_mark(side.state)} {reason}")
+            for flip in side.flips:
+                flips.append(f"{link}: {escape(describe_flip(flip))}")
+    differ = [_render_disagreement(report, row) for row in report.disagreements]
+    damaged = [f"{escape(each.file)}: {escape(each.problem)}" for each in report.damaged]
     return (
-        _alert("Did not run to the end", failed)
-        + _alert("Flipped against the ledger", flips)
-        + _alert("The runs disagree", differ, odd=True)
-        + _alert("Could not be read", damaged)
+        _render_alert("Did not run to the end", failed)
+        + _render_alert("Flipped against the ledger", flips)
+        + _render_alert("The runs disagree", differ, css="alert odd")
+        + _render_alert("Could not be read", damaged)
     )
 
 
-def _differ(report: Report, finding: Finding) -> str:
-    """Who says what of a claim."""
-    pairs = zip(report.runs, finding.verdicts, strict=True)
-    said = ", ".join(f"{mark(v['verdict'])} on {escape(run.name)}" for run, v in pairs if v)
-    return f'{said}: {escape(finding.sentence)} <span class="soft">{escape(finding.claim)}</span>'
+def _render_disagreement(report: CourseReport, row: ClaimRow) -> str:
+    """Render the verdict of each run on a claim."""
+    verdicts = []
+    for run, verdict in zip(report.runs, row.verdicts, strict=True):
+        if verdict:
+            marks = [render_mark(text) for text in list_texts(verdict, Place.MARK)]
+            verdicts.append(f"{''.join(marks)} on {escape(run.name)}")
+    return f"{', '.join(verdicts)}: {escape(row.sentence)} {render_soft(escape(row.claim))}"
 
 
-def _alert(title: str, items: list[str], odd: bool = False) -> str:
+def _render_alert(title: str, items: list[str], css: str = "alert") -> str:
     if not items:
         return ""
-    lines = "".join(f"<li>{item}</li>" for item in items)
-    kind = "alert odd" if odd else "alert"
-    return f'<section class="{kind}"><h3>{title}: {len(items)}</h3><ul>{lines}</ul></section>'
+    return f'<section class="{css}"><h3>{title}: {len(items)}</h3>{render_list(items)}</section>'
 
 
-def _overview(report: Report) -> str:
-    """A row for each lesson: its verdicts, its time as a bar, its slowest cells, its memory."""
-    if not report.lessons:
-        return ""
-    sides = [side for lesson in report.lessons for side in lesson.sides if side]
-    longest = max(side.seconds for side in sides) or 1.0
-    sized = any(side.memory_mib is not None for side in sides)
-    one = len(report.runs) == 1
-    heads = ["verdicts", "time"] if one else [escape(run.name) for run in report.runs]
-    rows = []
-    for number, lesson in enumerate(report.lessons):
-        cells = f'<td><a href="#{target(number)}">{escape(lesson.title)}</a></td>'
-        for place, (run, side) in enumerate(zip(report.runs, lesson.sides, strict=True)):
-            words = _state(side, (finding.verdicts[place] for finding in lesson.findings))
-            time = _time(side, longest, sized) if side else ""
-            name = escape(run.name)
-            cells += (
-                f"<td>{words}</td><td>{time}</td>"
-                if one
-                else f'<td class="column" data-name="{name}">{words}{time}</td>'
-            )
-        rows.append(f"<tr>{cells}</tr>")
-    columns = "".join(f"<th>{head}</th>" for head in heads)
-    return (
-        "<section><h2>What holds, and how long it took</h2>"
-        f'<table><thead><tr><th class="w-lesson">lesson</th>{columns}</tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table></section>"
-    )
+def _render_skips(report: CourseReport) -> str:
+    """Render what was not judged: each reason, how many claims it concerns, and which."""
+    count = sum(len(group.claims) for group in report.skips)
+    heading = f"<h2>Skipped, and why: {count}</h2>"
+    if count:
+        items = [_render_skip_group(group, report.has_several_runs) for group in report.skips]
+        return f"<section>{heading}{render_list(items)}</section>"
+    if report.lessons:
+        words = "<p>Nothing: each claim of these lessons was judged.</p>"
+        return f"<section>{heading}{words}</section>"
+    return ""
 
 
-def _state(side: Side | None, verdicts: Iterable[dict[str, Any] | None]) -> str:
-    if side is None:
-        return f'<span class="marks">{mark("NOT RUN")}</span>'
-    words = [] if side.state == "RAN" else [mark(side.state)]
-    counts = count_verdicts(verdict for verdict in verdicts if verdict)
-    words += [mark(word, number) for word, number in counts.items()]
-    words += [mark("FLIPPED", len(side.flips))] if side.flips else []
-    return f'<span class="marks">{"".join(words) or mark("RAN")}</span>'
+def _render_skip_group(group: SkipGroup, several_runs: bool) -> str:
+    claims_of: dict[str, list[str]] = {}  # by the name of the run
+    for claim in group.claims:
+        # The group's reason has no numbers; where the claim's own reason differs, it is shown too.
+        detail = f" ({claim['reason']})" if claim["reason"] != group.reason else ""
+        claims_of.setdefault(claim["run"], []).append(escape(claim["claim"] + detail))
+    lines = []
+    for run, claims in claims_of.items():
+        name = f"{escape(run)}: " if several_runs else ""
+        lines.append(name + ", ".join(claims))
+    head = f"{format_count(len(group.claims), 'claim')}: {escape(group.reason)}"
+    return f"<b>{head}</b><br>{render_soft('<br>'.join(lines))}"
 
 
-def _time(side: Side, longest: float, sized: bool) -> str:
-    """The lesson's seconds as a bar and in words, then its memory and its slowest cells."""
-    if not side.seconds:
-        return ""
-    words = [duration(side.seconds), memory(side.memory_mib)] if sized else [duration(side.seconds)]
-    slow = ", ".join(f"[{c['cell']}]\u00a0{duration(c['seconds'])}" for c in side.slowest)
-    return (
-        f'<span class="bar" style="width: {100 * side.seconds / longest:.0f}%"></span>'
-        f'<span class="number">{", ".join(words)}</span>'
-        + (f'<br><span class="soft">slowest cells: {escape(slow)}</span>' if slow else "")
-    )
-
-
-def _skips(report: Report) -> str:
-    """What was not judged and why: the reason, how many, and on which claims it fell."""
-    count = sum(len(skip.claims) for skip in report.skips)
-    if not count:
-        words = "<p>Nothing: each claim of these lessons was judged.</p>" if report.lessons else ""
-        return f"<section><h2>Skipped, and why: 0</h2>{words}</section>" if words else ""
-    several = len(report.runs) > 1
-    rows = []
-    for skip in report.skips:
-        groups: dict[str, list[str]] = {}
-        for claim in skip.claims:
-            detail = f" ({claim['reason']})" if claim["reason"] != skip.reason else ""
-            groups.setdefault(claim["run"], []).append(escape(claim["claim"] + detail))
-        named = "<br>".join(
-            (f"{escape(run)}: " if several else "") + ", ".join(claims)
-            for run, claims in groups.items()
-        )
-        rows.append(
-            f"<li><b>{plural(len(skip.claims), 'claim')}: {escape(skip.reason)}</b><br>"
-            f'<span class="soft">{named}</span></li>'
-        )
-    return f"<section><h2>Skipped, and why: {count}</h2><ul>{''.join(rows)}</ul></section>"
-
-
-def _end(report: Report, left_out: int) -> str:
-    """The claims of the register that nothing measures yet: counted, and named on a click."""
-    note = f"{plural(left_out, 'picture')} had no room on this page." if left_out else ""
-    told = f'<p class="soft">{note} They are in the notebooks.</p>' if note else ""
+def _render_footer(report: CourseReport, left_out: int) -> str:
+    """Render the claims that no lesson measures yet: their number, and on a click their names."""
+    note = ""
+    if left_out:
+        words = f"{format_count(left_out, 'picture')} had no room on this page."
+        note = f'<p class="soft">{words} They are in the notebooks.</p>'
     if not report.no_lesson:
-        return f"<footer>{told}</footer>" if told else ""
-    rows = "".join(f"<li>{escape(sentence)}</li>" for sentence in report.no_lesson.values())
-    head = f"{plural(len(report.no_lesson), 'claim')}: {mark(NO_LESSON)}"
-    more = f"<details><summary>{head}</summary><ul>{rows}</ul></details>"
-    return f'<footer class="lesson">{told}<p></p>{more}</footer>'
+        return f"<footer>{note}</footer>" if note else ""
+    head = f"{format_count(len(report.no_lesson), 'claim')}: {render_mark(NO_LESSON)}"
+    claims = render_list([escape(sentence) for sentence in report.no_lesson.values()])
+    details = f"<details><summary>{head}</summary>{claims}</details>"
+    return f'<footer class="lesson">{note}<p></p>{details}</footer>'

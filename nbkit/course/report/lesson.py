@@ -1,171 +1,171 @@
-"""One lesson on the page of a report: how it ended, its claims, its pictures, its files."""
+"""Render one lesson on the page of a report: how it ended, its claims, its pictures, its files."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from html import escape
 from typing import Any
 
-from nbkit.course.report.data import Finding, Lesson, Report, Side
-from nbkit.course.report.pictures import Picture, Pictures
+from nbkit.course.report.columns import (
+    Place,
+    describe_claim,
+    has_numbers,
+    list_columns,
+    list_texts,
+)
+from nbkit.course.report.data import ClaimRow, CourseReport, LessonRun, LessonSection
+from nbkit.course.report.markup import (
+    make_anchor,
+    render_headings,
+    render_mark,
+    render_marks,
+    render_soft,
+    render_table,
+)
+from nbkit.course.report.pictures import Pictures, Thumbnail
 from nbkit.course.report.words import (
-    after_holm,
-    duration,
-    effect,
-    hardware_line,
-    measured,
-    memory,
+    describe_hardware,
+    format_duration,
+    format_memory,
+    format_parameters,
 )
 
 FILES = {"page": "executed notebook", "notebook": ".ipynb", "record": "record"}
 
 
-def target(number: int) -> str:
-    """The name of a lesson's section, for links within the page."""
-    return f"lesson-{number + 1}"
-
-
-def mark(word: str, count: int | None = None) -> str:
-    """A verdict or a state, in its colour; with how many."""
-    shown = word if count is None else f"{count} {word}"
-    return f'<span class="mark {escape(word.lower().split()[0])}">{escape(shown)}</span>'
-
-
-def lesson_section(report: Report, number: int, pictures: Pictures) -> str:
-    """One lesson in all runs."""
+def render_lesson(report: CourseReport, number: int, pictures: Pictures) -> str:
+    """Render the section of one lesson, with all runs."""
     lesson = report.lessons[number]
     names = [run.name for run in report.runs]
-    one = len(names) == 1
-    heads = "".join(
-        _side(side, None if one else name) for name, side in zip(names, lesson.sides, strict=True)
-    )
+    body = ""
+    for name, side in zip(names, lesson.sides, strict=True):
+        body += _render_lesson_run(side, name if report.has_several_runs else None)
     if lesson.differs:
-        heads += f'<p class="soft">Not the same in all runs: {", ".join(lesson.differs)}.</p>'
-    return (
-        f'<section class="lesson" id="{target(number)}"><h2>{escape(lesson.title)}</h2>{heads}'
-        f"{_alone(lesson) if one else _side_by_side(lesson, names)}"
-        f"{_pictures(lesson, names, pictures)}</section>"
-    )
+        body += f'<p class="soft">Not the same in all runs: {", ".join(lesson.differs)}.</p>'
+    if lesson.findings and report.has_several_runs:
+        body += _render_claims_of_runs(lesson, names)
+    elif lesson.findings:
+        body += _render_claims_of_run(lesson)
+    body += _render_pictures(lesson, names, pictures)
+    heading = f"<h2>{escape(lesson.title)}</h2>"
+    return f'<section class="lesson" id="{make_anchor(number)}">{heading}{body}</section>'
 
 
-def _side(side: Side | None, name: str | None) -> str:
-    """How the lesson ended in one run, with what, on what; and where its files are."""
+def _render_lesson_run(side: LessonRun | None, name: str | None) -> str:
+    """Render how the lesson ended in one run, its parameters, its hardware and its files."""
     who = f"<b>{escape(name)}</b>: " if name else ""
     if side is None:
-        return f'<p class="soft">{who}{mark("NOT RUN")}</p>'
-    given = ", ".join(f"{key} = {value!r}" for key, value in side.parameters.items())
-    about = f" in {duration(side.seconds)}" if side.seconds else ""
-    about += f", with {given}" if given else ""
+        return f'<p class="soft">{who}{render_mark("NOT RUN")}</p>'
+    about = f" in {format_duration(side.seconds)}" if side.seconds else ""
+    if side.parameters:
+        about += f", with {format_parameters(side.parameters)}"
     if side.memory_mib is not None:
-        about += f", {memory(side.memory_mib)}"
-    about += f". {hardware_line(side.machine)}."
-    links = " · ".join(
-        f'<a href="{escape(side.links[kind])}">{text}</a>'
-        for kind, text in FILES.items()
-        if kind in side.links
-    )
-    links = f'<span class="links"> {links}</span>' if links else ""
-    where = f"cell {side.cell}: " if side.cell else ""
-    told = f"<pre>{escape(where + side.reason)}</pre>" if side.reason else ""
-    return f'<p class="soft">{who}{mark(side.state)}{escape(about)}{links}</p>{told}'
+        about += f", {format_memory(side.memory_mib)}"
+    about += f". {describe_hardware(side.machine)}."
+    reason = ""
+    if side.reason:
+        where = f"cell {side.cell}: " if side.cell else ""
+        reason = f"<pre>{escape(where + side.reason)}</pre>"
+    about = escape(about) + _render_links(side)
+    return f'<p class="soft">{who}{render_mark(side.state)}{about}</p>{reason}'
 
 
-def _alone(lesson: Lesson) -> str:
-    """The verdicts of one run as a table; on a phone each row becomes a block."""
-    (side,) = lesson.sides
-    flipped = _flipped(side)
-    rows = "".join(
-        f"<tr><td>{_marks(verdict, flipped)}</td>"
-        f"<td>{escape(finding.sentence)}<br>"
-        f'<span class="soft">{escape(_in_words(finding, verdict))}</span></td>'
-        f'<td class="number" data-name="effect">{escape(effect(verdict))}</td>'
-        f'<td class="number" data-name="n">{_count(verdict)}</td></tr>'
-        for finding in lesson.findings
-        for verdict in finding.verdicts
-        if verdict
-    )
-    head = (
-        '<tr><th class="w-verdict">verdict</th><th>claim</th>'
-        '<th class="w-effect">effect, interval</th><th class="w-n">n</th></tr>'
-    )
-    return f"<table><thead>{head}</thead><tbody>{rows}</tbody></table>" if rows else ""
+def _render_links(side: LessonRun) -> str:
+    links = []
+    for kind, text in FILES.items():
+        if kind in side.links:
+            links.append(f'<a href="{escape(side.links[kind])}">{text}</a>')
+    return f'<span class="links"> {" · ".join(links)}</span>' if links else ""
 
 
-def _side_by_side(lesson: Lesson, names: list[str]) -> str:
-    """A row for each claim, a column for each run; where they disagree, the row says so."""
-    if not lesson.findings:
-        return ""
-    flipped = [_flipped(side) for side in lesson.sides]
-    rows = ""
-    for finding in lesson.findings:
-        cells = "".join(
-            f'<td class="column number" data-name="{escape(name)}">{_cell(verdict, flips)}</td>'
-            for name, verdict, flips in zip(names, finding.verdicts, flipped, strict=True)
-        )
-        differs = f"{mark('DISAGREE')} " if finding.disagree else ""
-        words = next((told for v in finding.verdicts if v and (told := measured(v))), "")
-        rows += (
-            f"<tr{' class=differs' if finding.disagree else ''}>"
-            f"<td>{differs}{escape(finding.sentence)}<br>"
-            f'<span class="soft">{escape(finding.claim)}. {escape(words)}</span></td>{cells}</tr>'
-        )
-    head = "".join(f"<th>{escape(name)}</th>" for name in names)
-    return (
-        f'<table><thead><tr><th class="w-claim">claim</th>{head}</tr></thead>'
-        f"<tbody>{rows}</tbody></table>"
-    )
+def _render_claims_of_run(lesson: LessonSection) -> str:
+    """Render the verdicts of a single run as a table; on a phone each row becomes a block."""
+    flipped = _find_flipped(lesson.sides[0])
+    numbers = list_columns(Place.NUMBER)
+    rows = []
+    for row in lesson.findings:
+        verdict = row.verdicts[0]
+        if verdict is None:
+            continue
+        cells = f"<td>{_render_verdict_marks(verdict, flipped)}</td><td>{escape(row.sentence)}<br>"
+        notes = ". ".join(list_texts(verdict, Place.NOTE, Place.CLAIM))
+        cells += f"{render_soft(escape(f'{row.claim}: {notes}'))}</td>"
+        for column in numbers:
+            text = escape(column.text(verdict))
+            cells += f'<td class="number" data-name="{escape(column.name)}">{text}</td>'
+        rows.append(f"<tr>{cells}</tr>")
+    # The classes give the usual columns their widths; another column takes what is left.
+    head = '<th class="w-verdict">verdict</th><th>claim</th>'
+    for column in numbers:
+        head += f'<th class="w-{escape(column.name)}">{escape(column.heading)}</th>'
+    return render_table(head, rows)
 
 
-def _cell(verdict: dict[str, Any] | None, flipped: Collection[str]) -> str:
-    """One verdict in a column: the word, the numbers, and why."""
+def _render_claims_of_runs(lesson: LessonSection, names: list[str]) -> str:
+    """Render a row for each claim and a column for each run; disagreements are marked."""
+    flipped = [_find_flipped(side) for side in lesson.sides]
+    rows = []
+    for row in lesson.findings:
+        cells = f"<td>{_render_claim(row)}</td>"
+        for name, verdict, flips in zip(names, row.verdicts, flipped, strict=True):
+            cell = _render_verdict(verdict, flips)
+            cells += f'<td class="column number" data-name="{escape(name)}">{cell}</td>'
+        rows.append(f"<tr{' class=differs' if row.disagree else ''}>{cells}</tr>")
+    return render_table('<th class="w-claim">claim</th>' + render_headings(names), rows)
+
+
+def _render_claim(row: ClaimRow) -> str:
+    """Render a claim: its sentence, its id, and what was measured."""
+    mark = f"{render_mark('DISAGREE')} " if row.disagree else ""
+    details = f"{escape(row.claim)}. {escape(describe_claim(row.verdicts))}"
+    return f"{mark}{escape(row.sentence)}<br>{render_soft(details)}"
+
+
+def _render_verdict(verdict: dict[str, Any] | None, flipped: Collection[str]) -> str:
+    """Render one verdict as a cell: the word, the numbers, and the reasons."""
     if verdict is None:
-        return f'<span class="marks">{mark("NOT JUDGED")}</span>'
-    lines = [_marks(verdict, flipped)]
-    if verdict.get("effect") is not None:
-        lines.append(f"{escape(effect(verdict))}, n = {_count(verdict)}")
-    why = ". ".join(str(t) for t in (verdict.get("reason"), after_holm(verdict)) if t)
-    lines.append(f'<span class="soft">{escape(why)}</span>' if why else "")
-    return lines[0] + "<br>".join(line for line in lines[1:] if line)
+        return render_marks([render_mark("NOT JUDGED")])
+    lines = []
+    if has_numbers(verdict):
+        lines.append(escape(", ".join(list_texts(verdict, Place.NUMBER))))
+    notes = ". ".join(list_texts(verdict, Place.NOTE))
+    if notes:
+        lines.append(render_soft(escape(notes)))
+    return _render_verdict_marks(verdict, flipped) + "<br>".join(lines)
 
 
-def _marks(verdict: dict[str, Any], flipped: Collection[str]) -> str:
-    more = mark("FLIPPED") if verdict["claim"] in flipped else ""
-    return f'<span class="marks">{mark(str(verdict["verdict"]))}{more}</span>'
+def _render_verdict_marks(verdict: dict[str, Any], flipped: Collection[str]) -> str:
+    marks = [render_mark(text) for text in list_texts(verdict, Place.MARK)]
+    if verdict["claim"] in flipped:
+        marks.append(render_mark("FLIPPED"))
+    return render_marks(marks)
 
 
-def _flipped(side: Side | None) -> set[str]:
+def _find_flipped(side: LessonRun | None) -> set[str]:
+    """Return the claims of a lesson whose verdict flipped."""
     return {flip["claim"] for flip in side.flips} if side else set()
 
 
-def _count(verdict: dict[str, Any]) -> str:
-    count, over = verdict.get("n"), verdict.get("over", "")
-    return escape("–" if count is None else f"{count} {over}".rstrip())
-
-
-def _in_words(finding: Finding, verdict: dict[str, Any]) -> str:
-    """Which claim, why this verdict, and what was measured."""
-    told = (verdict.get("reason"), measured(verdict), after_holm(verdict))
-    return f"{finding.claim}: " + ". ".join(str(words) for words in told if words)
-
-
-def _pictures(lesson: Lesson, names: list[str], pictures: Pictures) -> str:
-    """The lesson's pictures; those of several runs in a column for each."""
-    columns = []
+def _render_pictures(lesson: LessonSection, names: list[str], pictures: Pictures) -> str:
+    """Render the lesson's pictures; several runs have a column each."""
+    columns = ""
     for number, (name, side) in enumerate(zip(names, lesson.sides, strict=True)):
         link = side.links.get("page") if side else None
-        shown = "".join(_figures(pictures.get((number, lesson.title), ()), link))
+        shown = ""
+        for picture in pictures.get((number, lesson.title), ()):
+            shown += _render_figure(picture, link)
         if shown and len(names) > 1:
             shown = f'<div class="side"><p class="soft">{escape(name)}</p>{shown}</div>'
-        columns.append(shown)
-    together = "".join(columns)
-    return f'<div class="pictures">{together}</div>' if together else ""
+        columns += shown
+    return f'<div class="pictures">{columns}</div>' if columns else ""
 
 
-def _figures(pictures: Iterable[Picture], link: str | None) -> Iterable[str]:
-    for picture in pictures:
-        image = (
-            f'<img src="{picture.source}" alt="{escape(picture.alt)}" '
-            f'width="{picture.width}" height="{picture.height}">'
-        )
-        linked = f'<a href="{escape(link)}">{image}</a>' if link else image
-        yield f"<figure>{linked}</figure>"
+def _render_figure(picture: Thumbnail, link: str | None) -> str:
+    """Render a picture that links to the executed notebook, where it stands in full size."""
+    image = (
+        f'<img src="{picture.source}" alt="{escape(picture.alt)}" '
+        f'width="{picture.width}" height="{picture.height}">'
+    )
+    if link:
+        image = f'<a href="{escape(link)}">{image}</a>'
+    return f"<figure>{image}</figure>"

@@ -1,4 +1,4 @@
-"""A report as Markdown: for a pull request, a summary in CI, or a mail."""
+"""Write a report as Markdown, for a pull request, a summary in CI, or a mail."""
 
 from __future__ import annotations
 
@@ -6,178 +6,209 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from nbkit.course.report.data import ALPHA, Finding, Lesson, Report, Side
+from nbkit.course.report.assembly import ALPHA
+from nbkit.course.report.columns import Place, describe_claim, list_texts
+from nbkit.course.report.data import ClaimRow, CourseReport, LessonRun, LessonSection
 from nbkit.course.report.words import (
-    after_holm,
-    date,
-    duration,
-    effect,
-    flip_in_words,
-    hardware_line,
-    measured,
-    memory,
-    plural,
+    describe_flip,
+    describe_hardware,
+    format_count,
+    format_date,
+    format_duration,
+    format_memory,
+    format_parameters,
 )
 from nbkit.lab.evidence.claims import NO_LESSON
 
 
-def markdown(report: Report) -> str:
-    """The whole report; what the page says, without the pictures."""
+def format_markdown(report: CourseReport) -> str:
+    """Format the whole report: the content of the page, without the pictures."""
     parts = [
-        f"# {plain(report.title)}",
-        _runs(report),
-        *_trouble(report),
-        _times(report),
-        _skips(report),
-        *(_lesson(report, lesson) for lesson in report.lessons),
-        _no_lesson(report),
+        f"# {escape_markdown(report.title)}",
+        _format_runs(report),
+        *_format_problems(report),
+        _format_times(report),
+        _format_skips(report),
+        *[_format_lesson(report, lesson) for lesson in report.lessons],
+        _format_unmeasured(report),
     ]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    return "\n\n".join([part for part in parts if part]) + "\n"
 
 
-def plain(text: object) -> str:
-    """Text in which nothing is markup, on one line."""
+def escape_markdown(text: object) -> str:
+    """Put text on one line and escape every character that is markup."""
     line = " ".join(str(text).split())
     return re.sub(r"([\\`*_{}\[\]<>|~#$])", r"\\\1", line)
 
 
-def grid(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table; what stands in its cells is Markdown already."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+def _join_escaped(texts: Iterable[object], separator: str = ", ") -> str:
+    return separator.join([escape_markdown(text) for text in texts])
 
 
-def _runs(report: Report) -> str:
-    return grid(
-        ["run", "machine", "started", "lessons", "verdicts", "time", "memory"],
-        (
+def format_grid(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Format a table whose cells are Markdown already."""
+    lines = []
+    for cells in [head, ["---"] * len(head), *rows]:
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _format_runs(report: CourseReport) -> str:
+    rows = []
+    for run in report.runs:
+        counts = [f"{number} {word}" for word, number in run.verdicts.items()]
+        rows.append(
             [
-                f"**{plain(run.name)}**",
-                "; ".join(map(plain, run.machines)),
-                plain(date(run.started)),
+                f"**{escape_markdown(run.name)}**",
+                _join_escaped(run.machines, "; "),
+                escape_markdown(format_date(run.started)),
                 f"{run.ran} of {run.lessons} ran",
-                ", ".join(f"{n} {word}" for word, n in run.verdicts.items()),
-                duration(run.seconds),
-                memory(run.memory_mib),
+                ", ".join(counts),
+                format_duration(run.seconds),
+                format_memory(run.memory_mib),
             ]
-            for run in report.runs
-        ),
-    ) + (
-        f"\n\n{plural(report.tests, 'test')} on this page, corrected for being several "
-        f"(Holm, {100 * ALPHA:.0f}\u00a0%): "
-        + (f"no longer stand: {', '.join(map(plain, report.weakened))}." if report.weakened
-           else "each verdict stands as it is.")
-    )  # fmt: skip
+        )
+    head = ["run", "machine", "started", "lessons", "verdicts", "time", "memory"]
+    remains = "each verdict stands as it is."
+    if report.weakened:
+        remains = f"no longer stand: {_join_escaped(report.weakened)}."
+    return (
+        f"{format_grid(head, rows)}\n\n{format_count(report.tests, 'test')} on this page, "
+        f"corrected for being several (Holm, {100 * ALPHA:.0f}\u00a0%): {remains}"
+    )
 
 
-def _trouble(report: Report) -> Iterable[str]:
-    """What an instructor has to see first: failures, flips, disagreements, damage."""
+def _format_problems(report: CourseReport) -> list[str]:
+    """Format what an instructor has to see first: failures, flips, disagreements, damage."""
     failed, flips = [], []
     for lesson in report.lessons:
         for run, side in zip(report.runs, lesson.sides, strict=True):
-            on = f"{run.name}, " if len(report.runs) > 1 else ""
-            if side and side.state != "RAN":
-                failed.append(f"- **{side.state}** {plain(f'{on}{lesson.title}{why(side)}')}")
-            flips += [f"- {plain(on + flip_in_words(f))}" for f in (side.flips if side else [])]
-    if failed:
-        yield "## Did not run to the end\n\n" + "\n".join(failed)
-    if flips:
-        yield "## Flipped against the ledger\n\n" + "\n".join(flips)
-    if differ := report.disagreements:
-        lines = [f"- {_differ(report, finding)}" for finding in differ]
-        yield "## The runs disagree\n\n" + "\n".join(lines)
-    if report.damaged:
-        lines = [f"- {plain(d.file)}: {plain(d.problem)}" for d in report.damaged]
-        yield "## Could not be read\n\n" + "\n".join(lines)
+            if side is None:
+                continue
+            on = f"{run.name}, " if report.has_several_runs else ""
+            if side.state != "RAN":
+                where = escape_markdown(f"{on}{lesson.title}{_explain_end(side)}")
+                failed.append(f"- **{side.state}** {where}")
+            for flip in side.flips:
+                flips.append(f"- {escape_markdown(on + describe_flip(flip))}")
+    differ = [f"- {_format_disagreement(report, row)}" for row in report.disagreements]
+    damaged = []
+    for each in report.damaged:
+        damaged.append(f"- {escape_markdown(each.file)}: {escape_markdown(each.problem)}")
+
+    sections = {
+        "Did not run to the end": failed,
+        "Flipped against the ledger": flips,
+        "The runs disagree": differ,
+        "Could not be read": damaged,
+    }
+    return [f"## {title}\n\n" + "\n".join(lines) for title, lines in sections.items() if lines]
 
 
-def _differ(report: Report, finding: Finding) -> str:
-    """Who says what of a claim."""
-    pairs = zip(report.runs, finding.verdicts, strict=True)
-    said = ", ".join(f"**{plain(v['verdict'])}** on {plain(run.name)}" for run, v in pairs if v)
-    return f"{said}: {plain(finding.sentence)} ({plain(finding.claim)})"
-
-
-def why(side: Side) -> str:
-    """Where and why a lesson did not run to its end."""
+def _explain_end(side: LessonRun) -> str:
+    """Explain where and why a lesson did not run to its end."""
     where = f" in cell {side.cell}" if side.cell else ""
     return f"{where}: {side.reason}" if side.reason else where
 
 
-def _times(report: Report) -> str:
+def _format_disagreement(report: CourseReport, row: ClaimRow) -> str:
+    """Format the verdict of each run on a claim."""
+    verdicts = []
+    for run, verdict in zip(report.runs, row.verdicts, strict=True):
+        if verdict:
+            words = _join_escaped(list_texts(verdict, Place.MARK))
+            verdicts.append(f"**{words}** on {escape_markdown(run.name)}")
+    claim = f"{escape_markdown(row.sentence)} ({escape_markdown(row.claim)})"
+    return f"{', '.join(verdicts)}: {claim}"
+
+
+def _format_times(report: CourseReport) -> str:
     rows = []
     for lesson in report.lessons:
         for run, side in zip(report.runs, lesson.sides, strict=True):
-            if side:
-                slow = ", ".join(f"{c['cell']}: {duration(c['seconds'])}" for c in side.slowest)
-                row = [plain(lesson.title), duration(side.seconds), plain(slow)]
-                row.append(memory(side.memory_mib))
-                rows.append([row[0], plain(run.name), *row[1:]])
+            if side is None:
+                continue
+            slowest = []
+            for cell in side.slowest:
+                slowest.append(f"{cell['cell']}: {format_duration(cell['seconds'])}")
+            rows.append(
+                [
+                    escape_markdown(lesson.title),
+                    escape_markdown(run.name),
+                    format_duration(side.seconds),
+                    _join_escaped(slowest),
+                    format_memory(side.memory_mib),
+                ]
+            )
     head = ["lesson", "machine", "time", "slowest cells", "memory"]
-    return "## Times and memory\n\n" + grid(head, rows) if rows else ""
+    return "## Times and memory\n\n" + format_grid(head, rows) if rows else ""
 
 
-def _skips(report: Report) -> str:
+def _format_skips(report: CourseReport) -> str:
     if not report.skips:
         return "## Skipped, and why\n\nNothing: each claim of these lessons was judged."
-    several = len(report.runs) > 1
     lines = []
-    for skip in report.skips:
-        named = (plain(c["claim"] + (f" ({c['run']})" if several else "")) for c in skip.claims)
-        count = plural(len(skip.claims), "claim")
-        lines.append(f"- **{count}: {plain(skip.reason)}**: {', '.join(named)}")
+    for group in report.skips:
+        claims = []
+        for claim in group.claims:
+            run = f" ({claim['run']})" if report.has_several_runs else ""
+            claims.append(claim["claim"] + run)
+        head = f"{format_count(len(group.claims), 'claim')}: {escape_markdown(group.reason)}"
+        lines.append(f"- **{head}**: {_join_escaped(claims)}")
     return "## Skipped, and why\n\n" + "\n".join(lines)
 
 
-def _lesson(report: Report, lesson: Lesson) -> str:
-    lines = [f"## {plain(lesson.title)}"]
+def _format_lesson(report: CourseReport, lesson: LessonSection) -> str:
+    parts = [f"## {escape_markdown(lesson.title)}"]
     for run, side in zip(report.runs, lesson.sides, strict=True):
-        lines.append(_side(run.name, side))
+        parts.append(_format_lesson_run(run.name, side))
     if lesson.differs:
-        lines.append(f"Not the same in all runs: {', '.join(lesson.differs)}.")
+        parts.append(f"Not the same in all runs: {', '.join(lesson.differs)}.")
     if lesson.findings:
-        head = ["claim", *(plain(run.name) for run in report.runs)]
-        rows = (
-            [
-                f"{'**They disagree.** ' if f.disagree else ''}{plain(f.sentence)} "
-                f"({plain(f.claim)}. {plain(_measured(f.verdicts))})",
-                *(_verdict(verdict) for verdict in f.verdicts),
-            ]
-            for f in lesson.findings
-        )
-        lines.append(grid(head, rows))
-    return "\n\n".join(lines)
+        names = [escape_markdown(run.name) for run in report.runs]
+        rows = []
+        for row in lesson.findings:
+            verdicts = [_format_verdict(verdict) for verdict in row.verdicts]
+            rows.append([_format_claim(row), *verdicts])
+        parts.append(format_grid(["claim", *names], rows))
+    return "\n\n".join(parts)
 
 
-def _measured(verdicts: Sequence[dict[str, Any] | None]) -> str:
-    return next((words for v in verdicts if v and (words := measured(v))), "")
-
-
-def _side(name: str, side: Side | None) -> str:
+def _format_lesson_run(name: str, side: LessonRun | None) -> str:
+    """Format how a lesson ended in one run, its parameters, its hardware and its files."""
     if side is None:
-        return f"**{plain(name)}**: not run."
-    given = ", ".join(f"{key} = {value!r}" for key, value in side.parameters.items())
-    links = ", ".join(f"[{text}]({target})" for text, target in side.links.items())
-    return (
-        f"**{plain(name)}**: {side.state}{f' in {duration(side.seconds)}' if side.seconds else ''}"
-        f"{', with ' + plain(given) if given else ''}. {plain(hardware_line(side.machine))}."
-        f"{' ' + links if links else ''}"
-    )
+        return f"**{escape_markdown(name)}**: not run."
+    line = f"**{escape_markdown(name)}**: {side.state}"
+    if side.seconds:
+        line += f" in {format_duration(side.seconds)}"
+    if side.parameters:
+        line += f", with {escape_markdown(format_parameters(side.parameters))}"
+    line += f". {escape_markdown(describe_hardware(side.machine))}."
+    links = [f"[{text}]({target})" for text, target in side.links.items()]
+    return f"{line} {', '.join(links)}" if links else line
 
 
-def _verdict(verdict: dict[str, Any] | None) -> str:
+def _format_claim(row: ClaimRow) -> str:
+    """Format a claim: its sentence, its id, and what was measured."""
+    mark = "**They disagree.** " if row.disagree else ""
+    details = f"{escape_markdown(row.claim)}. {escape_markdown(describe_claim(row.verdicts))}"
+    return f"{mark}{escape_markdown(row.sentence)} ({details})"
+
+
+def _format_verdict(verdict: dict[str, Any] | None) -> str:
+    """Format one verdict as a cell: the word in bold, then a line for each other column."""
     if verdict is None:
         return "–"
-    words = [f"**{plain(verdict['verdict'])}**"]
-    if verdict.get("effect") is not None:
-        count = f"{verdict.get('n', '–')} {verdict.get('over', '')}".rstrip()
-        words += [plain(effect(verdict)), f"n = {plain(count)}"]
-    words += [plain(told) for told in (verdict.get("reason"), after_holm(verdict)) if told]
-    return "<br>".join(words)
+    lines = [f"**{_join_escaped(list_texts(verdict, Place.MARK))}**"]
+    for text in list_texts(verdict, Place.NUMBER, Place.NOTE):
+        lines.append(escape_markdown(text))
+    return "<br>".join(lines)
 
 
-def _no_lesson(report: Report) -> str:
+def _format_unmeasured(report: CourseReport) -> str:
+    """Format the claims that no lesson measures yet."""
     if not report.no_lesson:
         return ""
-    lines = "\n".join(f"- {plain(sentence)}" for sentence in report.no_lesson.values())
-    return f"## {NO_LESSON}\n\n{plural(len(report.no_lesson), 'claim')}:\n\n{lines}"
+    lines = [f"- {escape_markdown(sentence)}" for sentence in report.no_lesson.values()]
+    count = format_count(len(report.no_lesson), "claim")
+    return f"## {NO_LESSON}\n\n{count}:\n\n" + "\n".join(lines)

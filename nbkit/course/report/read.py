@@ -1,4 +1,4 @@
-"""Find what runs have left in their folders; what cannot be read is named, not passed over."""
+"""Read what runs have left in their folders; files that cannot be read are reported by name."""
 
 from __future__ import annotations
 
@@ -8,86 +8,92 @@ from pathlib import Path
 
 from nbkit.course.record import Record
 from nbkit.course.record_shape import find_problem
-from nbkit.course.report.words import name_of
 
-OWN = "report.json"  # what a report leaves in a run's folder; it is no record
+OWN = "report.json"  # the report's file in the folder of a run; it is no record
 
 
 @dataclass(frozen=True)
-class Entry:
-    """One lesson's run: its record, the stem of its files, and the folder that they are in."""
+class StoredRecord:
+    """The record of one lesson's run, the stem of its files, and their folder."""
 
     name: str
     record: Record
     folder: Path | None = None
-    memory_mib: float | None = None
 
-    def file(self, end: str) -> Path | None:
-        """The file of that ending, None where there is none."""
+    @property
+    def memory_mib(self) -> float | None:
+        """The most memory that the lesson held, in MiB; None if it was not measured."""
+        peak = self.record.peak_bytes
+        return None if peak is None else peak / 2**20
+
+    def find_file(self, end: str) -> Path | None:
+        """Return the lesson's file with this ending, None if there is none."""
         path = self.folder and self.folder / f"{self.name}{end}"
         return path if path and path.is_file() else None
 
 
 @dataclass(frozen=True)
-class Damaged:
-    """A file that should have said something, and why it does not."""
+class DamagedFile:
+    """A file that cannot be read, and why."""
 
     file: str
     problem: str
 
 
-def entries(records: Sequence[Record], folder: Path | None) -> tuple[list[Entry], list[Damaged]]:
-    """Records that are at hand, and which of them make no sense; `folder` has their files."""
+def check_records(
+    records: Sequence[Record], folder: Path | None
+) -> tuple[list[StoredRecord], list[DamagedFile]]:
+    """Sort records into those that a report can show and those that it cannot.
+
+    Args:
+        records: of one run.
+        folder: the folder with their files.
+    """
     found, damaged = [], []
     for record in records:
-        name = name_of(record)
         if problem := find_problem(vars(record)):
-            damaged.append(Damaged(name, f"not a whole record: {problem}"))
+            damaged.append(DamagedFile(record.name, f"not a whole record: {problem}"))
         else:
-            found.append(Entry(name, record, folder, memory_mib(record)))
+            found.append(StoredRecord(record.name, record, folder))
     return found, damaged
 
 
-def read_run(folder: Path) -> tuple[list[Entry], list[Damaged]]:
-    """The records in a run's folder, in the order of their names, and what is damaged there.
+def read_run(folder: Path) -> tuple[list[StoredRecord], list[DamagedFile]]:
+    """Read the records in a run's folder, sorted by name, and list the damaged files.
 
     Raises:
-        ValueError: if it is no folder, or there is no record in it that can be read.
+        ValueError: if it is not a folder, or holds no record that can be read.
     """
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a folder: give one that `nbkit run` has written.")
     found, damaged = read_records(folder)
     for path in sorted(folder.glob("*.ipynb")):
         if not path.with_suffix(".json").exists():
-            damaged.append(Damaged(str(path), "an executed notebook without a record"))
+            damaged.append(DamagedFile(str(path), "an executed notebook without a record"))
     if not found:
-        other = "".join(f"\n{each.file}: {each.problem}" for each in damaged)
-        raise ValueError(f"{folder} has no records, <lesson>.json: is it a run's folder?{other}")
+        problems = "".join([f"\n{each.file}: {each.problem}" for each in damaged])
+        raise ValueError(f"{folder} has no records, <lesson>.json: is it a run's folder?{problems}")
     return found, damaged
 
 
-def read_records(folder: Path) -> tuple[list[Entry], list[Damaged]]:
-    """The records in a folder, in the order of their names, and those that are damaged."""
+def read_records(folder: Path) -> tuple[list[StoredRecord], list[DamagedFile]]:
+    """Read the records in a folder, sorted by name, and list the damaged ones."""
     found, damaged = [], []
-    for path in sorted(path for path in folder.glob("*.json") if path.name != OWN):
+    for path in sorted(folder.glob("*.json")):
+        if path.name == OWN:
+            continue
         try:
-            found.append(read_entry(path))
+            found.append(read_record(path))
         except (OSError, ValueError) as error:
-            damaged.append(Damaged(str(path), str(error)))
+            damaged.append(DamagedFile(str(path), str(error)))
     return found, damaged
 
 
-def read_entry(path: Path) -> Entry:
-    """One record.
+def read_record(path: Path) -> StoredRecord:
+    """Read one record.
 
     Raises:
-        ValueError: if the file is not JSON or not a record; what is wrong.
+        ValueError: if the file is not JSON or not a record; the message says what is wrong.
         OSError: if it cannot be read.
     """
-    record = Record.load(path)
-    return Entry(path.stem, record, path.parent, memory_mib(record))
-
-
-def memory_mib(record: Record) -> float | None:
-    """The most memory that a lesson held, where its record says so."""
-    return None if record.peak_bytes is None else record.peak_bytes / 2**20
+    return StoredRecord(path.stem, Record.load(path), path.parent)

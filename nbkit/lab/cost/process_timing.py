@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 
 from nbkit.lab.cost.processes import FreshRun, run_in_fresh_processes
 from nbkit.lab.cost.timing import FEWEST, Timing, spread_of, time_it
-from nbkit.lab.evidence.stats import Interval, mean_interval, paired_ratio
+from nbkit.lab.evidence.intervals import Interval
+from nbkit.lab.evidence.stats import mean_interval, paired_ratio
 from nbkit.lab.machine import read_machine
 from nbkit.lab.runs.training import one_thread
 

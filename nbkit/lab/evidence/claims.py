@@ -21,7 +21,7 @@ from nbkit.lab import shipped
 from nbkit.lab.curriculum import read_course, word_of
 from nbkit.lab.evidence.claims_file import read_entries
 from nbkit.lab.evidence.intervals import NOISE, Interval
-from nbkit.lab.evidence.proportions import exact_p
+from nbkit.lab.evidence.proportions import binomial_p_value
 from nbkit.lab.machine import read_machine
 
 SUPPORTED, REFUTED, INCONCLUSIVE, SKIPPED = "SUPPORTED", "REFUTED", "INCONCLUSIVE", "SKIPPED"
@@ -147,7 +147,7 @@ class Claim:
         if self.lacks_spread(effect):
             return INCONCLUSIVE
         alpha = 1 - effect.confidence
-        if self.measure == "proportion" and exact_p(effect, self.margin or 0.0) > alpha:
+        if self.measure == "proportion" and binomial_p_value(effect, self.margin or 0.0) > alpha:
             return INCONCLUSIVE
         return self.decide_range(effect.low, effect.high)
 

@@ -1,8 +1,8 @@
-"""An effect and how sure we are of it: one interval for every kind of measurement.
+"""Hold an effect and its uncertainty: one interval for every kind of measurement.
 
-Four kinds of noise are kept apart: an `Interval` says what it was taken over ("seeds", "test
-examples", "timings" in fresh processes, "rounds" of one process). Repeating a timing says nothing
-about another seed, and eight seeds that share 300 test digits say nothing about other digits.
+Four kinds of noise are kept apart: an `Interval` names what was repeated ("seeds", "test examples",
+"timings" in fresh processes, "rounds" of one process). Repeating a timing says nothing about
+another seed, and eight seeds that share 300 test digits say nothing about other digits.
 """
 
 from __future__ import annotations
@@ -13,18 +13,19 @@ from dataclasses import dataclass, field
 from nbkit.lab.cost.busy import Load
 
 NOISE = ("seeds", "test examples", "timings", "rounds")
-Bounds = Callable[[float], tuple[float, float]]  # of a confidence
+# A function from a confidence to the low and the high end.
+Bounds = Callable[[float], tuple[float, float]]
 
 
 @dataclass(frozen=True)
 class Interval:
     """An effect with the interval that holds its true value with the given confidence.
 
-    `low` and `high` may be infinite: a run that diverged has no finite loss, and the interval says
-    so. `over` names what was repeated `n` times. `at(confidence)` is the same measurement's
-    interval at another confidence; None for an interval that was written down by hand. Of a timing,
-    `values` are the numbers that it was taken over and `load` is what else the machine did: on a
-    busy one it decides nothing.
+    `low` and `high` may be infinite, because a run that diverged has no finite loss. `over` names
+    what was repeated `n` times. `at(confidence)` is the same measurement's interval at another
+    confidence; None for an interval that was written down by hand. For a timing, `values` are the
+    numbers it was computed from, and `load` is what else the machine did: a timing on a busy
+    machine decides nothing.
     """
 
     estimate: float
@@ -33,6 +34,7 @@ class Interval:
     n: int
     confidence: float = 0.95
     over: str = "seeds"
+    # Not compared: two intervals with the same numbers are equal, however they were made.
     at: Callable[[float], Interval] | None = field(default=None, repr=False, compare=False)
     values: tuple[float, ...] = field(default=(), repr=False, compare=False)
     load: Load | None = field(default=None, repr=False, compare=False)
@@ -42,6 +44,7 @@ class Interval:
             raise ValueError(f"over must be one of {', '.join(NOISE)}, got {self.over!r}.")
 
     def __str__(self) -> str:
+        # Seeds are the usual case, and are not named.
         what = "" if self.over == "seeds" else f" {self.over}"
         return (
             f"{self.estimate:.3g} [{self.low:.3g}, {self.high:.3g}] "
@@ -49,18 +52,28 @@ class Interval:
         )
 
     def to_dict(self) -> dict[str, float | int | str]:
-        """The numbers, for JSON; an open end is infinite there too."""
-        names = ("estimate", "low", "high", "n", "confidence", "over")
-        return {name: getattr(self, name) for name in names}
+        """Return the numbers for JSON; an open end is infinite there, too."""
+        return {
+            "estimate": self.estimate,
+            "low": self.low,
+            "high": self.high,
+            "n": self.n,
+            "confidence": self.confidence,
+            "over": self.over,
+        }
 
 
 def make_interval(
     estimate: float, bounds: Bounds, n: int, confidence: float = 0.95, over: str = "seeds"
 ) -> Interval:
-    """An interval that can be asked again `at` another confidence.
+    """Make an interval that can be asked again `at` another confidence.
 
     Args:
-        bounds: the low and the high end at a confidence.
+        estimate: the effect.
+        bounds: function from a confidence to the low and the high end.
+        n: number of repetitions.
+        confidence: between 0 and 1.
+        over: what was repeated, one of NOISE.
     Raises:
         ValueError: if the confidence is not between 0 and 1.
 
@@ -68,10 +81,11 @@ def make_interval(
     0.5
     """
 
-    def at(confidence: float) -> Interval:
+    def make_at(confidence: float) -> Interval:
         if not 0 < confidence < 1:
             raise ValueError(f"confidence must lie between 0 and 1, got {confidence}.")
         low, high = bounds(confidence)
-        return Interval(estimate, float(low), float(high), n, confidence, over, at)
+        # The interval carries this function, so that it can be asked again.
+        return Interval(estimate, float(low), float(high), n, confidence, over, make_at)
 
-    return at(confidence)
+    return make_at(confidence)

@@ -1,1 +1,1 @@
-"""Live labs: sliders that retrain, and their headless twin."""
+"""Live labs: sliders that retrain, and their headless counterpart."""

@@ -20,30 +20,23 @@ import contextlib
 import inspect
 import io
 import math
-import random
-import sys
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Generator, Iterator, Mapping
 
-import torch
-
-from nbkit.base.state import preserve_state
 from nbkit.lab.knobs import Knob, Value, check_names
+from nbkit.lab.live.isolation import RandomState, collect_pyplot_figures
+from nbkit.lab.live.picture import Picture
 from nbkit.lab.runs.training import one_thread
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 Fit = Callable[..., Generator[None, None, str]]
 
 
-def knobs_of(fit: Fit, knobs: Mapping[str, Knob]) -> dict[str, Knob]:
-    """The knobs that a fit function's parameters name, in its order; the first is the figure.
+def find_knobs(fit: Fit, knobs: Mapping[str, Knob]) -> dict[str, Knob]:
+    """Find the knobs that a fit function's parameters name, in its order; the first is the figure.
 
     Raises:
         TypeError: if fit is not a generator function, or takes `*args` or `**kwargs`.
-        KnobError: if a parameter names no knob, with the nearest one that there is.
+        KnobError: if a parameter names no knob; the message suggests the nearest one.
     """
     if not inspect.isgeneratorfunction(fit):
         raise TypeError(
@@ -51,7 +44,9 @@ def knobs_of(fit: Fit, knobs: Mapping[str, Knob]) -> dict[str, Knob]:
             f"there the picture may be redrawn, and the run dropped for a newer value."
         )
     parameters = list(inspect.signature(fit).parameters.values())
-    if not parameters or any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters):
+    # Collected parameters have no names that knobs could be looked up by.
+    collecting = any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters)
+    if not parameters or collecting:
         raise TypeError(
             f"fit must read `def {fit.__name__}(fig, *, lr, ...)`: a figure, then knobs by name, "
             f"got `def {fit.__name__}{inspect.signature(fit)}`."
@@ -61,82 +56,27 @@ def knobs_of(fit: Fit, knobs: Mapping[str, Knob]) -> dict[str, Knob]:
     return {name: knobs[name] for name in names}
 
 
-class Picture:
-    """The figure that fit functions draw on, cleared for each, and its PNG.
+def read_start(knobs: Mapping[str, Knob], start: Mapping[str, Value]) -> dict[str, Value]:
+    """Read where each knob starts: the value in `start`, or else the knob's default.
 
-    One figure for all runs: a new one for each would pile up until the garbage is collected.
+    Raises:
+        KnobError: if a value is not one that its knob allows.
     """
-
-    def __init__(self, figsize: tuple[float, float], dpi: int) -> None:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-
-        self.figure: Figure = Figure(figsize=figsize, dpi=dpi)
-        self._canvas = FigureCanvasAgg(self.figure)
-        self._births: dict[Any, Any] = {}  # where fit put each of the axes
-        self._places: list[Any] = []  # where they were in the last picture that was laid out
-
-    def clear(self) -> None:
-        """Empty the figure for the next run."""
-        self._births.clear()
-        self.figure.clear()
-        self.figure.set_layout_engine("constrained")
-
-    def release(self) -> None:
-        """Empty the figure and give its pixels back; another picture may still be drawn."""
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-        self.clear()
-        self._places = []
-        self._canvas = FigureCanvasAgg(self.figure)  # the one before holds the last picture
-
-    def png(self, *, lay_out: bool = True) -> bytes:
-        """What the figure shows.
-
-        Args:
-            lay_out: False puts the axes where they were in the last picture that was laid out,
-                which halves the time of drawing and keeps them from jumping.
-        """
-        axes = self.figure.axes
-        for ax in axes:
-            self._births.setdefault(ax, ax.get_position(original=True))
-        if lay_out or len(axes) != len(self._places):
-            self.figure.set_layout_engine("constrained")
-            # A layout depends on where it starts: here, always where fit put the axes.
-            _place(self._births.items())
-            self._canvas.draw()
-            self._places = [ax.get_position() for ax in axes]
-        else:
-            self.figure.set_layout_engine("none")
-            _place(zip(axes, self._places, strict=True))
-            self._canvas.draw()
-        return self._encoded()
-
-    def _encoded(self) -> bytes:
-        from PIL import Image
-
-        size = self._canvas.get_width_height()
-        pixels = Image.frombuffer("RGBA", size, self._canvas.buffer_rgba(), "raw", "RGBA", 0, 1)
-        buffer = io.BytesIO()
-        pixels.convert("RGB").save(buffer, "png", compress_level=1)  # a third of savefig's time
-        return buffer.getvalue()
-
-
-def _place(places: Iterable[tuple[Any, Any]]) -> None:
-    for ax, position in places:
-        ax.set_position(position)
-        ax.set_in_layout(True)  # set_position takes it out
+    values = {}
+    for name, knob in knobs.items():
+        values[name] = knob.read_value(start.get(name, knob.default))
+    return values
 
 
 class Fitting:
-    """One run of a fit function, as far as it has come.
+    """Run a fit function in slices, up to wherever it has been advanced.
 
     Args:
         fit: the generator function; it draws on `picture.figure`.
         values: its knobs.
         picture: what it draws on, cleared first.
-        seed: of the random state that it sees, the same for each run. The notebook's random state,
-            thread count and stdout are its own again between two slices.
+        seed: of the random state that it sees, the same for each run. Between two slices the
+            notebook's random state, thread count and stdout are restored.
     """
 
     def __init__(
@@ -146,14 +86,15 @@ class Fitting:
         self.result = ""
         self.seconds = 0.0
         self.printed = io.StringIO()
-        self._random = _RandomState(seed)
-        self._stray: set[int] = set()
+        self._random = RandomState(seed)
+        self._stray: set[int] = set()  # figures of pyplot that fit has opened
         self._figure = picture.figure
-        picture.clear()
-        self._steps = self._run(fit)
+        picture.clear_figure()
+        # Nothing of fit runs before the first slice.
+        self._steps = self._call_fit(fit)
 
-    def advance(self, seconds: float = math.inf) -> bool:
-        """Train for about that long, to the next yield; True when fit has returned.
+    def train_for(self, seconds: float = math.inf) -> bool:
+        """Train for about that long, up to the next yield; return True when fit has returned.
 
         Raises:
             RuntimeError: if fit returned without a picture on its figure, or drew with pyplot.
@@ -161,24 +102,27 @@ class Fitting:
         """
         start = time.perf_counter()
         try:
-            with self._apart():
+            with self._isolate_slice():
                 for _ in self._steps:
                     if time.perf_counter() - start >= seconds:
                         return False
         finally:
+            # Slices add up; the time between two of them belongs to the notebook.
             self.seconds += time.perf_counter() - start
-        self._check()
+        self._check_end()
         return True
 
     def close(self) -> None:
-        """Drop the run where it is; its `finally` blocks are its own affair too."""
-        with self._apart():
+        """Drop the run where it is; its `finally` blocks run apart from the notebook, too."""
+        with self._isolate_slice():
             self._steps.close()
 
-    def _run(self, fit: Fit) -> Generator[None, None, None]:
+    def _call_fit(self, fit: Fit) -> Generator[None, None, None]:
+        """Yield whenever fit yields, and keep what it returns."""
         self.result = yield from fit(self._figure, **self.values)
 
-    def _check(self) -> None:
+    def _check_end(self) -> None:
+        """Check, once fit has returned, that it drew on its figure and returned a line of text."""
         if self._stray or not self._figure.axes:
             drew = f"{len(self._stray)} figure(s) of pyplot" if self._stray else "nothing"
             raise RuntimeError(
@@ -186,79 +130,19 @@ class Fitting:
                 f"Write `ax = fig.add_subplot()` and `ax.plot(...)` in place of `plt.plot(...)`."
             )
         if not isinstance(self.result, str):
-            raise TypeError(f"fit must return one line of text, got {self.result!r}.")
+            raise TypeError(
+                f"fit must return one line of text, got {self.result!r}. "
+                f"End it with `return` and a sentence about the result."
+            )
 
     @contextlib.contextmanager
-    def _apart(self) -> Iterator[None]:
-        """What fit changes for everybody, kept apart from the notebook."""
+    def _isolate_slice(self) -> Iterator[None]:
+        """Keep what fit changes globally apart from the notebook."""
         with (
             contextlib.redirect_stdout(self.printed),
             contextlib.redirect_stderr(self.printed),
             one_thread(),
-            self._random.swapped(),
-            _no_pyplot(self._stray),
+            self._random.swap_in(),
+            collect_pyplot_figures(self._stray),
         ):
             yield
-
-
-class _RandomState:
-    """The random state of torch, numpy and `random` that a run has to itself."""
-
-    def __init__(self, seed: int) -> None:
-        self._seed = seed
-        self._own: tuple[Any, ...] | None = None
-
-    @contextlib.contextmanager
-    def swapped(self) -> Iterator[None]:
-        """The run's random state inside, the notebook's outside."""
-        with preserve_state():
-            if self._own is None:
-                _seed_all(self._seed)
-            else:
-                _set_random_state(self._own)
-            try:
-                yield
-            finally:
-                self._own = _random_state()
-
-
-def _random_state() -> tuple[Any, ...]:
-    import numpy as np
-
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
-    return torch.get_rng_state(), cuda, np.random.get_state(), random.getstate()
-
-
-def _set_random_state(state: tuple[Any, ...]) -> None:
-    import numpy as np
-
-    torch.set_rng_state(state[0])
-    if state[1]:
-        torch.cuda.set_rng_state_all(state[1])
-    np.random.set_state(state[2])
-    random.setstate(state[3])
-
-
-def _seed_all(seed: int) -> None:
-    import numpy as np
-
-    torch.manual_seed(seed)
-    np.random.seed(seed)
-    random.seed(seed)
-
-
-@contextlib.contextmanager
-def _no_pyplot(stray: set[int]) -> Iterator[None]:
-    """Collect in `stray` the numbers of the figures that pyplot opens inside, and close them."""
-    before = _pyplot_figures()
-    try:
-        yield
-    finally:
-        for number in _pyplot_figures() - before:
-            stray.add(number)
-            sys.modules["matplotlib.pyplot"].close(number)
-
-
-def _pyplot_figures() -> set[int]:
-    pyplot = sys.modules.get("matplotlib.pyplot")
-    return set(pyplot.get_fignums()) if pyplot else set()

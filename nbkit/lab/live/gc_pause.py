@@ -1,7 +1,7 @@
-"""Garbage is collected when nobody waits: to go through all of torch and matplotlib takes 0.25 s.
+"""Collect garbage when no run is waiting: all objects of torch and matplotlib take 0.25 s.
 
-Python does that now and then, whenever enough new objects have come; in the middle of a training
-that is to be drawn within 0.3 s of a slider's move, it is most of the time there is.
+Python collects after a certain number of new objects. In the middle of a training that is to be
+drawn within 0.3 s of a slider's move, a full collection would take most of that time.
 """
 
 from __future__ import annotations
@@ -11,14 +11,15 @@ import contextlib
 import gc
 from collections.abc import Iterator
 
-IDLE = 1.0  # seconds without a move, after which somebody is looking at the picture
+IDLE = 1.0  # seconds without a move, after which the learner is looking at the picture
 
 
 @contextlib.contextmanager
-def old_objects_kept() -> Iterator[None]:
-    """Look for garbage among the objects that are made inside only.
+def freeze_old_objects() -> Iterator[None]:
+    """Collect garbage only among objects that are made inside.
 
-    Where somebody has frozen objects before, nothing is done: theirs would be thawed with ours.
+    If the caller has frozen objects before, do nothing: unfreezing at the end would also unfreeze
+    the caller's.
     """
     if gc.get_freeze_count():
         yield
@@ -30,18 +31,18 @@ def old_objects_kept() -> Iterator[None]:
         gc.unfreeze()
 
 
-class Tidy:
-    """Collects what has been left over, when nothing has run for a while."""
+class IdleCollector:
+    """Collect garbage once nothing has run for a while."""
 
     def __init__(self) -> None:
         self._timer: asyncio.TimerHandle | None = None
 
-    def later(self) -> None:
-        """Collect in a moment, unless `not_now` is called before."""
-        self.not_now()
+    def collect_later(self) -> None:
+        """Collect after IDLE seconds, unless `cancel_collection` is called before."""
+        self.cancel_collection()
         self._timer = asyncio.get_running_loop().call_later(IDLE, gc.collect)
 
-    def not_now(self) -> None:
-        """Leave it for another time."""
+    def cancel_collection(self) -> None:
+        """Cancel a collection that has been planned and has not begun."""
         if self._timer is not None:
             self._timer.cancel()

@@ -1,4 +1,4 @@
-"""The sliders' headless twin: each declared stop of each knob, run and shown in a row."""
+"""The sliders' headless counterpart: run each declared stop of each knob, show them in rows."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from nbkit.lab.knobs import Knob, Value
-from nbkit.lab.live.fitting import Fit, Fitting, Picture, knobs_of
+from nbkit.lab.live.fitting import Fit, Fitting, find_knobs, read_start
+from nbkit.lab.live.picture import Picture
 
 _HEAD = 42  # pixels above each picture, for two lines of text
 
 
 @dataclass(frozen=True)
 class Stop:
-    """One stop of one knob, the others where they start."""
+    """One stop of one knob, run while the other knobs keep the values that they start with."""
 
     knob: str
     value: Value
@@ -26,51 +27,62 @@ class Stop:
 
     @property
     def label(self) -> str:
-        """What differs: `lr = 0.1`."""
+        """Name the knob and its value: `lr = 0.1`."""
         return f"{self.knob} = {format_value(self.value)}"
 
 
 @dataclass(frozen=True)
 class Stops:
-    """All stops of all knobs; in a notebook one picture, a row for each knob.
+    """Hold all stops of all knobs; a notebook shows them as one picture, a row for each knob.
 
-    The visible text names the stops only; what fit returned, which may differ between machines, is
-    in the output's metadata.
+    The visible text names the stops only. What fit returned may differ between machines, so it is
+    stored in the output's metadata.
     """
 
     stops: tuple[Stop, ...]
 
     @property
     def caption(self) -> str:
-        """One line: `Stops: lr 0.01, 0.1; momentum 0, 0.9. Run the notebook to move them.`"""
-        rows = [
-            f"{row[0].knob} {', '.join(format_value(stop.value) for stop in row)}"
-            for row in self.rows()
-        ]
+        """Name the stops: `Stops: lr 0.01, 0.1; momentum 0, 0.9. Run the notebook to ...`."""
+        rows = []
+        for row in self.group_by_knob():
+            values = ", ".join(format_value(stop.value) for stop in row)
+            rows.append(f"{row[0].knob} {values}")
         return f"Stops: {'; '.join(rows)}. Run the notebook in JupyterLab to move sliders."
 
-    def rows(self) -> list[list[Stop]]:
-        """The stops of each knob."""
-        names = dict.fromkeys(stop.knob for stop in self.stops)
-        return [[stop for stop in self.stops if stop.knob == name] for name in names]
+    def group_by_knob(self) -> list[list[Stop]]:
+        """Group the stops: a list for each knob, in the order in which they were run."""
+        rows: dict[str, list[Stop]] = {}
+        for stop in self.stops:
+            rows.setdefault(stop.knob, []).append(stop)
+        return list(rows.values())
 
     def to_dict(self) -> dict[str, object]:
-        """What each stop gave, as JSON."""
-        fields = ("knob", "value", "result", "printed")
-        stops = [{name: getattr(stop, name) for name in fields} for stop in self.stops]
+        """Return the result of each stop, ready for JSON; the pictures are left out."""
+        stops = []
+        for stop in self.stops:
+            stops.append(
+                {
+                    "knob": stop.knob,
+                    "value": stop.value,
+                    "result": stop.result,
+                    "printed": stop.printed,
+                }
+            )
         return {"kind": "stops", "stops": stops}
 
-    def png(self) -> bytes:
-        """A row of pictures for each knob."""
-        return _mosaic(self.rows())
+    def draw_png(self) -> bytes:
+        """Draw one picture of all stops, a row for each knob."""
+        return _draw_mosaic(self.group_by_knob())
 
     def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, object], dict[str, object]]:
-        png = base64.b64encode(self.png()).decode()
+        png = base64.b64encode(self.draw_png()).decode()
         data: dict[str, object] = {"image/png": png, "text/plain": self.caption}
+        # JupyterLab reads the picture's alt text from the metadata.
         return data, {"nbkit": self.to_dict(), "image/png": {"alt": self.caption}}
 
 
-def static(
+def run_stops(
     fit: Fit,
     knobs: Mapping[str, Knob],
     start: Mapping[str, Value],
@@ -84,7 +96,7 @@ def static(
     Args:
         fit: a generator function `fit(fig, *, lr, ...)`; see `nbkit.lab.live.fitting`.
         knobs: what each parameter may be, and its stops.
-        start: where the other knobs stand meanwhile, by name.
+        start: values of the other knobs meanwhile, by name.
         figsize: inches of one picture of the row.
         dpi: dots per inch.
         seed: of each run.
@@ -92,11 +104,11 @@ def static(
         TypeError, KnobError, ValueError: if fit, a value or the stops do not fit; nothing has been
             trained.
 
-    What fit raises is raised, with a note that says at which stop. A point that several knobs share
+    An exception of fit is raised with a note that names the stop. A point that several knobs share
     is run once.
     """
-    named = knobs_of(fit, knobs)
-    values = {name: knob.read_value(start.get(name, knob.default)) for name, knob in named.items()}
+    named = find_knobs(fit, knobs)
+    values = read_start(named, start)
     if not any(knob.stops for knob in named.values()):
         raise ValueError(
             f"none of fit's knobs ({', '.join(named)}) declares stops to run headless: "
@@ -109,32 +121,35 @@ def static(
     for name, knob in named.items():
         for value in knob.stops:
             point = {**values, name: value}
+            # Two knobs share a point where each of their stops is the other's start.
             key = tuple(point.values())
             if key not in done:
-                done[key] = _run(fit, point, picture, seed, f"{name} = {format_value(value)}")
+                label = f"{name} = {format_value(value)}"
+                done[key] = _run_point(fit, point, picture, seed, label)
             stops.append(Stop(name, value, *done[key]))
     return Stops(tuple(stops))
 
 
 def format_value(value: Value) -> str:
-    """A knob's value for a reader: three digits of a float."""
+    """Format a knob's value for a reader: three digits of a float."""
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def _run(
+def _run_point(
     fit: Fit, point: Mapping[str, Value], picture: Picture, seed: int, label: str
 ) -> tuple[str, str, bytes]:
+    """Run fit with these values; return its result, what it printed, and its picture."""
     fitting = Fitting(fit, point, picture, seed=seed)
     try:
-        fitting.advance()
+        fitting.train_for()
     except Exception as error:
         error.add_note(f"The live lab's fit raised this at the stop {label}.")
         raise
-    return fitting.result, fitting.printed.getvalue(), picture.png()
+    return fitting.result, fitting.printed.getvalue(), picture.draw_png()
 
 
-def _mosaic(rows: Sequence[Sequence[Stop]]) -> bytes:
-    """The pictures, all of one size, side by side; above each its stop and its result."""
+def _draw_mosaic(rows: Sequence[Sequence[Stop]]) -> bytes:
+    """Draw the pictures, all of one size, side by side; above each its stop and its result."""
     from matplotlib import get_data_path
     from PIL import Image, ImageDraw, ImageFont
 
@@ -143,6 +158,7 @@ def _mosaic(rows: Sequence[Sequence[Stop]]) -> bytes:
     columns = max(len(row) for row in rows)
     sheet = Image.new("RGB", (columns * width, len(rows) * height), "white")
     write = ImageDraw.Draw(sheet).text
+    # matplotlib ships this font, so the sheet looks the same on every machine.
     font = ImageFont.truetype(f"{get_data_path()}/fonts/ttf/DejaVuSans.ttf", 13)
     for i, row in enumerate(rows):
         for j, stop in enumerate(row):

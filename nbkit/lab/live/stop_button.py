@@ -10,19 +10,20 @@ from collections.abc import Iterator
 
 
 class StopButton:
-    """SIGINT, which a kernel ignores while no cell runs.
+    """React to SIGINT, which a kernel ignores while no cell runs.
 
-    Work in slices needs it twice: within a slice it interrupts, as in a cell; while the loop reads
-    messages it must not, so it is noted. A cell that runs meanwhile keeps its own handler.
+    Work in slices needs it twice. Within a slice it interrupts, as in a cell. While the loop reads
+    messages an exception would be raised in the kernel's own code; so the press is noted and raised
+    afterwards. A cell that runs meanwhile keeps its own handler.
     """
 
     def __init__(self) -> None:
         self._pressed = False
 
     @contextlib.contextmanager
-    def raises(self) -> Iterator[None]:
-        """Inside, the stop button raises KeyboardInterrupt."""
-        if not _has_signals():
+    def interrupt_inside(self) -> Iterator[None]:
+        """Make the stop button raise KeyboardInterrupt inside; the handler before is restored."""
+        if not _in_main_thread():
             yield
             return
         before = signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -31,24 +32,31 @@ class StopButton:
         finally:
             signal.signal(signal.SIGINT, before)
 
-    async def sleep(self, seconds: float) -> None:
-        """Let the loop do its other work; a stop in that time is raised after it."""
+    async def sleep_between(self, seconds: float) -> None:
+        """Let the loop do its other work for so long.
+
+        Raises:
+            KeyboardInterrupt: afterwards, if the stop button was pressed in that time.
+        """
         self._pressed = False
-        idle = signal.getsignal(signal.SIGINT) in (signal.SIG_IGN, self._note)
-        if idle and _has_signals():
-            signal.signal(signal.SIGINT, self._note)
+        # Any other handler belongs to a running cell and stays.
+        idle = signal.getsignal(signal.SIGINT) in (signal.SIG_IGN, self._note_press)
+        if idle and _in_main_thread():
+            signal.signal(signal.SIGINT, self._note_press)
         try:
             await asyncio.sleep(seconds)
         finally:
-            if signal.getsignal(signal.SIGINT) == self._note and _has_signals():
+            # A cell may have installed its handler in the meantime; only ours is removed.
+            if signal.getsignal(signal.SIGINT) == self._note_press and _in_main_thread():
                 signal.signal(signal.SIGINT, signal.SIG_IGN)
         if self._pressed:
             raise KeyboardInterrupt
 
-    def _note(self, *_: object) -> None:
+    def _note_press(self, *_: object) -> None:
+        """Note the press; called by Python as a signal handler."""
         self._pressed = True
 
 
-def _has_signals() -> bool:
-    """Only the main thread has."""
+def _in_main_thread() -> bool:
+    """Return whether this thread may set signal handlers: only the main thread may."""
     return threading.current_thread() is threading.main_thread()

@@ -24,6 +24,7 @@ def read_arms(arms: Mapping[str, Mapping[str, Any]], seeds: int, steps: int) -> 
     for name, values in arms.items():
         _check_arm_names(name, values)
         for own in _split_seeds(name, values, seeds):
+            # Each seed has its rule, as a list may give it other values than its neighbours.
             rule = make_rule(**own)
             _check_rule(name, rule, steps)
             rules.append(rule)
@@ -33,6 +34,7 @@ def read_arms(arms: Mapping[str, Mapping[str, Any]], seeds: int, steps: int) -> 
 def make_rule(**values: Any) -> Rule:
     """Make a rule from the values of one run; every other name gets its default."""
     optimizer = values.get("optimizer", OPTIMIZER)
+    # The optimizer's defaults come after the general ones, and the arm's own values last.
     own_defaults = find_optimizers()[optimizer].fill_defaults(optimizer)
     return Rule({"optimizer": OPTIMIZER, **list_defaults(), **own_defaults, **values})
 
@@ -47,14 +49,16 @@ def list_defaults() -> dict[str, Any]:
 
 def _check_arm_names(name: str, values: Mapping[str, Any]) -> None:
     """Refuse an arm with a missing or unknown name, or with one that its optimizer has not."""
-    defaults = list_defaults()
-    required = [option for option, default in defaults.items() if default is REQUIRED]
-    known = ["optimizer", *(option for option in defaults if option not in required)]
+    required: list[str] = []
+    known = ["optimizer"]
+    for option, default in list_defaults().items():
+        (required if default is REQUIRED else known).append(option)
     if not set(required) <= set(values) <= {*required, *known}:
         raise ValueError(
             f"arm {name!r} must have {', '.join(required)} and may have {', '.join(known)}, got "
             f"{', '.join(values) or 'nothing'}."
         )
+    # The optimizer decides which other names mean anything, so it is checked before them.
     optimizers = find_optimizers()
     optimizer = values.get("optimizer", OPTIMIZER)
     if optimizer not in optimizers:
@@ -95,13 +99,15 @@ def _list_numbers() -> list[str]:
 
 
 def _check_rule(name: str, rule: Rule, steps: int) -> None:
-    """Refuse values that are no numbers first: the options' own checks compare them."""
+    """Refuse values that are not numbers, or that the check of an option refuses."""
     defaults = list_defaults()
     for option in _list_numbers():
         value = rule[option]
+        # None means "not set" where it is the default, as for gain.
         is_left_out = value is None and defaults[option] is None
         if read_real(value) is None and not is_left_out:
             raise ValueError(f"arm {name!r}: {option} must be a number, got {value!r}.")
+    # From here on the values are numbers, so an option's check may compare them.
     for each in OPTIONS:
         problem = each.find_problem(rule, steps)
         if problem is not None:

@@ -19,8 +19,9 @@ from nbkit.lab.runs.option import (
     StackedLoss,
     StartOption,
 )
-from nbkit.lab.runs.options import OPTIONS, find_optimizers
+from nbkit.lab.runs.options import OPTIONS, find_optimizers, select_options
 
+# The two kinds of loss differ in their shapes, and `_take_one` chooses among either.
 AnyLoss = TypeVar("AnyLoss", Loss, StackedLoss)
 
 
@@ -29,9 +30,10 @@ AnyLoss = TypeVar("AnyLoss", Loss, StackedLoss)
 
 def build_model(rule: Rule, make_model: MakeModel, seed: int) -> nn.Module:
     """Build the model that a run starts from; seeds torch's random state and moves it on."""
-    starts = [option for option in OPTIONS if isinstance(option, StartOption)]
+    starts = select_options(StartOption)
     for option in starts:
         make_model = option.choose_builder(rule) or make_model
+    # The seed comes first: the model and its new weights draw from the same random state.
     torch.manual_seed(seed)
     model = make_model()
     for option in starts:
@@ -42,17 +44,17 @@ def build_model(rule: Rule, make_model: MakeModel, seed: int) -> nn.Module:
 def identify_start(rule: Rule) -> Hashable:
     """Return a key that is equal for rules whose runs start alike from the same seed."""
     key: list[Hashable] = []
-    for option in OPTIONS:
-        if isinstance(option, StartOption):
-            for name in option.defaults:
-                value = rule[name]
-                # Functions and other objects are the same only if they are one object.
-                key.append(value if isinstance(value, int | float | str) else id(value))
+    for option in select_options(StartOption):
+        for name in option.defaults:
+            value = rule[name]
+            # Functions and other objects count as equal only if they are the same object.
+            key.append(value if isinstance(value, int | float | str) else id(value))
     return tuple(key)
 
 
 def group_program(rule: Rule) -> Hashable:
     """Return a key that is equal for rules which one program can train."""
+    # Optimizers of one option, such as Adam and AdamW, train in one program.
     kinds = [option.group_runs(rule) for option in OPTIONS]
     return (id(find_optimizers()[rule["optimizer"]]), *kinds)
 
@@ -63,16 +65,16 @@ def group_program(rule: Rule) -> Hashable:
 def make_optimizer(rule: Rule, model: nn.Module) -> torch.optim.Optimizer:
     """Make torch's own optimizer for one run; it changes the gradients before each step."""
     option = find_optimizers()[rule["optimizer"]]
+    # Any: torch's classes take different arguments.
     make: Any = option.optimizers[rule["optimizer"]]
-    own = {name: rule[name] for name in option.defaults}
-    optimizer: torch.optim.Optimizer = make(
-        model.parameters(), lr=rule["lr"], weight_decay=rule["weight_decay"], **own
-    )
-    for each in OPTIONS:
-        if isinstance(each, GradientOption):
-            change = each.change_gradients(rule, model)
-            if change is not None:
-                _call_before_step(optimizer, change)
+    # What every optimizer takes, and the names that this one adds.
+    names = ("lr", "weight_decay", *option.defaults)
+    arguments = {name: rule[name] for name in names}
+    optimizer: torch.optim.Optimizer = make(model.parameters(), **arguments)
+    for each in select_options(GradientOption):
+        change = each.change_gradients(rule, model)
+        if change is not None:
+            _call_before_step(optimizer, change)
     return optimizer
 
 
@@ -82,7 +84,7 @@ def _call_before_step(optimizer: torch.optim.Optimizer, change: Callable[[], Non
 
 def choose_loss(rule: Rule) -> Loss:
     """Choose the loss of a separate run: the cross-entropy, or what an option puts in its place."""
-    losses = [option.make_loss(rule) for option in _list_loss_options()]
+    losses = [option.make_loss(rule) for option in select_options(LossOption)]
     return _take_one(losses, F.cross_entropy)
 
 
@@ -91,7 +93,7 @@ def choose_loss(rule: Rule) -> Loss:
 
 def choose_stacked_loss(rules: Sequence[Rule], like: Tensor) -> StackedLoss:
     """Choose the loss of stacked runs: (runs, batch, classes), (runs, batch) -> (runs)."""
-    losses = [option.stack_loss(rules, like) for option in _list_loss_options()]
+    losses = [option.stack_loss(rules, like) for option in select_options(LossOption)]
     return _take_one(losses, average_cross_entropy)
 
 
@@ -99,10 +101,6 @@ def average_cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
     """Return each run's mean cross-entropy, (runs)."""
     # Classes before samples: over a last dimension torch's softmax takes nine times as long.
     return F.cross_entropy(logits.mT, y, reduction="none").mean(1)
-
-
-def _list_loss_options() -> list[LossOption]:
-    return [option for option in OPTIONS if isinstance(option, LossOption)]
 
 
 def _take_one(losses: Sequence[AnyLoss | None], plain: AnyLoss) -> AnyLoss:
@@ -136,20 +134,24 @@ def make_update(
     """
     # Each parameter as (runs, numbers of one run), a view of the same memory.
     weights = [parameter.detach().view(len(rules), -1) for parameter in parameters]
-    layouts = layouts or [Layout(parameter.shape[1:]) for parameter in parameters]
+    if layouts is None:
+        layouts = [Layout(parameter.shape[1:]) for parameter in parameters]
     optimizer = find_optimizers()[rules[0]["optimizer"]].stack_update(rules, weights, steps)
     changes = []
-    for option in OPTIONS:
-        if isinstance(option, GradientOption):
-            change = option.stack_change(rules, weights, layouts)
-            if change is not None:
-                changes.append(change)
+    for option in select_options(GradientOption):
+        change = option.stack_change(rules, weights, layouts)
+        if change is not None:
+            changes.append(change)
 
     @torch.no_grad()
     def update_runs(step: int, gradients: Sequence[Tensor | None]) -> None:
-        flat = {i: g.reshape(len(rules), -1) for i, g in enumerate(gradients) if g is not None}
+        flat = {}
+        for index, gradient in enumerate(gradients):
+            if gradient is not None:  # as in torch, a parameter that the loss does not see stays
+                flat[index] = gradient.reshape(len(rules), -1)
         for change in changes:
             flat = dict(change(flat))
+        # The optimizer sees the changed gradients only, as with torch's step_pre_hook.
         for index, gradient in flat.items():
             optimizer.take_step(step, index, gradient)
 

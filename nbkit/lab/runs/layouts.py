@@ -40,7 +40,7 @@ class Layout:
 
 def find_layouts(stacked: nn.Module, model: nn.Module) -> list[Layout]:
     """Find the layout of each trained parameter of a stack, given one of the models in it."""
-    units = {}
+    units = {}  # by parameter of the model, how it falls into units
     for unit in find_units(model, dict(model.named_parameters())).values():
         units[id(unit.parameter)] = unit.units
     layouts = {}
@@ -51,7 +51,12 @@ def find_layouts(stacked: nn.Module, model: nn.Module) -> list[Layout]:
             own = own_layer.get_parameter(name)
             is_matrix = turned and name == "weight"  # a bias has nothing to transpose
             layouts[id(parameter)] = Layout(own.shape, is_matrix, units[id(own)])
-    return [layouts[id(p)] for p in stacked.parameters() if p.requires_grad]
+    return [layouts[id(parameter)] for parameter in list_trained_parameters(stacked)]
+
+
+def list_trained_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """List the parameters that are not frozen."""
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
 def _pair_layers(stacked: nn.Module, model: nn.Module) -> Iterator[tuple[nn.Module, nn.Module]]:

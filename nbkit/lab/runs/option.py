@@ -18,6 +18,7 @@ from nbkit.lab.runs.layouts import Layout
 
 REQUIRED = object()  # the default of a name that every arm must set
 
+# The types of what options give and take.
 MakeModel = Callable[[], nn.Module]
 Loss = Callable[[Tensor, Tensor], Tensor]  # logits, labels -> one number
 StackedLoss = Callable[[Tensor, Tensor], Tensor]  # (runs, batch, classes), (runs, batch) -> (runs)

@@ -1,7 +1,7 @@
-"""Layers of torch written in plain steps, where vmap does not get torch's own kernel right.
+"""Write torch's layers in plain steps where vmap cannot use torch's own kernel.
 
-RNN, GRU and LSTM are one kernel each, which has no run dimension; Embedding mistakes its padding.
-The formulas and the names of the weights are those of torch.nn.
+RNN, GRU and LSTM are one kernel each, which takes no run dimension; Embedding ignores its padding
+in all runs but the first. The formulas and the names of the weights are those of torch.nn.
 """
 
 from __future__ import annotations
@@ -18,49 +18,53 @@ Cell = Callable[[Tensor, State, Tensor, Tensor | None], State]
 
 
 class PlainRecurrent(nn.Module):
-    """A torch.nn.RNN, GRU or LSTM with that layer's own weights, as a Python loop over time.
+    """Compute a torch.nn.RNN, GRU or LSTM, with its own weights, as a Python loop over time.
 
-    A layer with proj_size or dropout is refused before it comes here.
+    Layers with proj_size or dropout are refused earlier, by `stack`.
     """
 
     def __init__(self, layer: nn.RNNBase) -> None:
         super().__init__()
-        self.options: Any = {
-            name: getattr(layer, name)
-            for name in ("num_layers", "hidden_size", "bias", "batch_first", "bidirectional")
-        }
+        self.options: Any = {}
+        for name in ("num_layers", "hidden_size", "bias", "batch_first", "bidirectional"):
+            self.options[name] = getattr(layer, name)
         self.cell, self.states = _CELLS[layer.mode]
         for name, parameter in layer.named_parameters():
             self.register_parameter(name, parameter)
 
     def forward(self, x: Tensor, start: Any = None) -> tuple[Tensor, Any]:
-        """The outputs of all times, and the last states, as torch.nn gives them."""
+        """Return the outputs of all times and the last states, as torch.nn does."""
         batch_first = self.options["batch_first"]
-        x = x.transpose(0, 1) if batch_first else x
+        x = x.transpose(0, 1) if batch_first else x  # (time, batch, features)
         directions = ["", "_reverse"][: 1 + self.options["bidirectional"]]
         ends: list[State] = []
         for number in range(self.options["num_layers"]):
             outputs = []
             for direction in directions:
-                state = self._start(x, start, len(ends))
+                state = self._choose_start(x, start, len(ends))
+                # The reverse direction reads time backwards, and its outputs are turned back.
                 turned = x.flip(0) if direction else x
-                output, end = self._scan(turned, state, f"_l{number}{direction}")
+                output, end = self._scan_times(turned, state, f"_l{number}{direction}")
                 outputs.append(output.flip(0) if direction else output)
                 ends.append(end)
             x = torch.cat(outputs, -1)
-        last = tuple(torch.stack(states) for states in zip(*ends, strict=True))
+        # The last state of every layer and direction: (layers * directions, batch, hidden) each.
+        last = tuple([torch.stack(states) for states in zip(*ends, strict=True)])
         return (x.transpose(0, 1) if batch_first else x), (last if self.states > 1 else last[0])
 
-    def _start(self, x: Tensor, start: Any, index: int) -> State:
+    def _choose_start(self, x: Tensor, start: Any, index: int) -> State:
+        """Return the first state of one layer and direction; zeros if none is given."""
         if start is None:
             return (x.new_zeros(x.shape[1], self.options["hidden_size"]),) * self.states
-        return tuple(states[index] for states in (start if self.states > 1 else (start,)))
+        given = start if self.states > 1 else (start,)
+        return tuple([states[index] for states in given])
 
-    def _scan(self, x: Tensor, state: State, suffix: str) -> tuple[Tensor, State]:
+    def _scan_times(self, x: Tensor, state: State, suffix: str) -> tuple[Tensor, State]:
+        """Run one layer in one direction over all times."""
         weights: Any = self._parameters
-        bias, of_state = (weights.get(f"bias_{side}{suffix}") for side in ("ih", "hh"))
+        bias, of_state = weights.get(f"bias_ih{suffix}"), weights.get(f"bias_hh{suffix}")
         into, across = weights[f"weight_ih{suffix}"], weights[f"weight_hh{suffix}"]
-        inputs = F.linear(x, into, bias)
+        inputs = F.linear(x, into, bias)  # of all times in one product; only the state needs a loop
         outputs = []
         for now in inputs:
             state = self.cell(now, state, across, of_state)
@@ -68,31 +72,35 @@ class PlainRecurrent(nn.Module):
         return torch.stack(outputs), state
 
 
-def _rnn(activation: Callable[[Tensor], Tensor]) -> Cell:
-    def cell(inputs: Tensor, state: State, weight: Tensor, bias: Tensor | None) -> State:
+def _make_rnn_cell(activation: Callable[[Tensor], Tensor]) -> Cell:
+    def step_rnn(inputs: Tensor, state: State, weight: Tensor, bias: Tensor | None) -> State:
+        # h = activation(W x + b + U h + c), where inputs is W x + b
         return (activation(inputs + F.linear(state[0], weight, bias)),)
 
-    return cell
+    return step_rnn
 
 
-def _gru(inputs: Tensor, state: State, weight: Tensor, bias: Tensor | None) -> State:
+def _step_gru(inputs: Tensor, state: State, weight: Tensor, bias: Tensor | None) -> State:
     (h,) = state
+    # torch keeps the three parts of the weights one above the other, in this order.
     reset, update, new = inputs.chunk(3, -1)
     reset_h, update_h, new_h = F.linear(h, weight, bias).chunk(3, -1)
     keep = torch.sigmoid(update + update_h)
+    # torch resets the product of the state, bias included; the paper resets the state before it.
     new = torch.tanh(new + torch.sigmoid(reset + reset_h) * new_h)
     return (new + keep * (h - new),)
 
 
-def _lstm(inputs: Tensor, state: State, weight: Tensor, bias: Tensor | None) -> State:
+def _step_lstm(inputs: Tensor, state: State, weight: Tensor, bias: Tensor | None) -> State:
     h, c = state
+    # torch keeps the four gates one above the other: input, forget, candidate, output.
     write, forget, new, output = (inputs + F.linear(h, weight, bias)).chunk(4, -1)
     c = torch.sigmoid(forget) * c + torch.sigmoid(write) * torch.tanh(new)
     return torch.sigmoid(output) * torch.tanh(c), c
 
 
 class PlainCell(nn.Module):
-    """A torch.nn.RNNCell, GRUCell or LSTMCell with that cell's own weights."""
+    """Compute a torch.nn.RNNCell, GRUCell or LSTMCell with its own weights."""
 
     def __init__(self, cell: Any) -> None:
         super().__init__()
@@ -103,10 +111,11 @@ class PlainCell(nn.Module):
             self.register_parameter(name, parameter)
 
     def forward(self, x: Tensor, state: Any = None) -> Any:
-        """The next state."""
+        """Return the next state."""
         weights: Any = self._parameters
         if state is None:
             state = (x.new_zeros(len(x), self.hidden_size),) * self.states
+        # A cell without bias has no entries for them.
         inputs = F.linear(x, weights["weight_ih"], weights.get("bias_ih"))
         state = state if isinstance(state, tuple) else (state,)
         new = self.cell(inputs, state, weights["weight_hh"], weights.get("bias_hh"))
@@ -114,29 +123,35 @@ class PlainCell(nn.Module):
 
 
 class PlainEmbedding(nn.Module):
-    """A torch.nn.Embedding with padding: under vmap torch's own masks it in the first run only."""
+    """Compute a torch.nn.Embedding; under vmap torch's own masks padding in the first run only."""
 
     def __init__(self, layer: nn.Embedding) -> None:
         super().__init__()
         self.weight, self.padding = layer.weight, layer.padding_idx
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """The row of each token; the padding's gets no gradient."""
+        """Return the row of each token; the row of the padding gets no gradient."""
         rows = F.embedding(tokens, self.weight)
         if self.padding is None:
             return rows
+        # The row of the padding is read but gets no gradient.
         return torch.where((tokens == self.padding)[..., None], rows.detach(), rows)
 
 
+# By torch's name of the mode: one step of the cell, and how many tensors its state has.
 _CELLS: dict[str, tuple[Cell, int]] = {
-    "RNN_TANH": (_rnn(torch.tanh), 1),
-    "RNN_RELU": (_rnn(torch.relu), 1),
-    "GRU": (_gru, 1),
-    "LSTM": (_lstm, 2),
+    "RNN_TANH": (_make_rnn_cell(torch.tanh), 1),
+    "RNN_RELU": (_make_rnn_cell(torch.relu), 1),
+    "GRU": (_step_gru, 1),
+    "LSTM": (_step_lstm, 2),
 }
 
 PLAIN: dict[type[nn.Module], Callable[[Any], nn.Module]] = {
     nn.Embedding: PlainEmbedding,
-    **dict.fromkeys((nn.RNN, nn.GRU, nn.LSTM), PlainRecurrent),
-    **dict.fromkeys((nn.RNNCell, nn.GRUCell, nn.LSTMCell), PlainCell),
+    nn.RNN: PlainRecurrent,
+    nn.GRU: PlainRecurrent,
+    nn.LSTM: PlainRecurrent,
+    nn.RNNCell: PlainCell,
+    nn.GRUCell: PlainCell,
+    nn.LSTMCell: PlainCell,
 }

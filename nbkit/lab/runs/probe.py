@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from nbkit.base.state import preserve_state
+from nbkit.lab.runs.layouts import list_trained_parameters
 from nbkit.lab.runs.stacked_layers import StackedLinear, Vmapped, Wide
 from nbkit.lab.runs.stacking import UNUSUAL, make_refusal, stack_layers
 
@@ -55,6 +56,7 @@ def _find_difference(
         found = _answer_samples(
             copy.deepcopy(stacked), torch.stack(xs), len(xs), RefuseLookupOptions()
         )
+    # Everything that vmap raises for a forward which it cannot follow.
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
         first_line = str(error).strip().split("\n")[0]
         refused = make_refusal(f"the forward of {name} ({first_line})")
@@ -73,12 +75,17 @@ def _find_innermost(models: Sequence[nn.Module], x: Tensor) -> ValueError | None
     """Return the refusal of the innermost layer that differs by itself, on its own inputs."""
     calls = [_record_inputs(copy.deepcopy(model), x) for model in models]
     for path in reversed(list(calls[0])):  # the layers in a block come before the block
-        if not path or not all(path in each for each in calls):
+        layers, xs = [], []
+        # The layer counts only if every model called it with one tensor.
+        for model, inputs in zip(models, calls, strict=True):
+            if path in inputs:
+                layers.append(model.get_submodule(path))
+                xs.append(inputs[path])
+        if not path or len(xs) < len(models):
             continue
-        layers = [model.get_submodule(path) for model in models]
         # In a block with its own forward everything goes through vmap.
         stacked = stack_layers(layers) if _is_in_sequence(models[0], path) else Vmapped(layers)
-        wrong = _find_difference(stacked, layers, [each[path] for each in calls])
+        wrong = _find_difference(stacked, layers, xs)
         if wrong is not None:
             return wrong
     return None
@@ -107,8 +114,12 @@ def _record_inputs(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
             lambda _, args, output, path=path: note_input(path, args, output)
         )
     model(x.clone())
-    # The hooks ran inner layers first.
-    return {path: given[path] for path, _ in model.named_modules() if path in given}
+    # A hook runs after its layer, so `given` has inner layers first.
+    ordered = {}
+    for path, _ in model.named_modules():
+        if path in given:
+            ordered[path] = given[path]
+    return ordered
 
 
 def _answer_samples(
@@ -140,19 +151,23 @@ def _answer_samples(
 
 def _find_gradients(model: nn.Module, y: Tensor, runs: int) -> list[Tensor]:
     """Return the gradients of a weighted sum of the outputs, as they look in a single model."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
+    parameters = list_trained_parameters(model)
     found: Sequence[Tensor | None] = [None] * len(parameters)
     if y.requires_grad:
         # A plain sum would not notice outputs that have changed places.
         ramp = torch.linspace(-1, 1, y.numel() // runs, dtype=y.dtype, device=y.device)
+        # Each run's part of the total depends on its own weights only.
         total = (y.reshape(runs, -1) * ramp).sum()
         found = torch.autograd.grad(total, parameters, allow_unused=True)
-    turned = {id(m.weight) for m in model.modules() if isinstance(m, StackedLinear)}
+    turned = set()  # a stacked Linear keeps (inputs, outputs)
+    for module in model.modules():
+        if isinstance(module, StackedLinear):
+            turned.add(id(module.weight))
     gradients = []
     for parameter, gradient in zip(parameters, found, strict=True):
         if gradient is None:
             gradient = y.new_empty(0)
-        elif id(parameter) in turned:  # a stacked Linear keeps (inputs, outputs)
+        elif id(parameter) in turned:
             gradient = gradient.mT
         gradients.append(_split_runs(gradient, runs))
     return gradients
@@ -167,19 +182,33 @@ def _split_runs(tensor: Tensor, runs: int) -> Tensor:
 
 def _are_close(found: Sequence[Tensor], expected: Sequence[Tensor]) -> bool:
     """Return whether all tensors are equal but for rounding, wherever the expected is finite."""
-    if [tensor.shape for tensor in found] != [tensor.shape for tensor in expected]:
+    if len(found) != len(expected):
         return False
-    # Weights may be so large that nothing can be compared; times 1.0, counts are floats too.
-    theirs = [1.0 * tensor.where(tensor.isfinite(), 0) for tensor in expected]
-    ours = [1.0 * a.where(b.isfinite(), 0) for a, b in zip(found, expected, strict=True)]
-    sizes = [tensor.abs().max().item() if tensor.numel() else 0.0 for tensor in theirs]
-    for mine, other, size in zip(ours, theirs, sizes, strict=True):
+    sizes = [_measure_size(tensor) for tensor in expected]
+    for ours, theirs, size in zip(found, expected, sizes, strict=True):
+        if ours.shape != theirs.shape:
+            return False
         # Absolute tolerance for values that are tiny relative to their tensor, and for tensors that
         # are tiny relative to the others, such as the gradient of a bias before a BatchNorm.
         tolerance = 1e-3 * size + 1e-4 * max(sizes)
-        if not torch.allclose(mine, other, rtol=1e-3, atol=tolerance):
+        is_finite = theirs.isfinite()  # weights may be so large that nothing can be compared
+        if not torch.allclose(
+            _mask_numbers(ours, is_finite), _mask_numbers(theirs, is_finite), 1e-3, tolerance
+        ):
             return False
     return True
+
+
+def _measure_size(tensor: Tensor) -> float:
+    """Return the largest finite magnitude in a tensor; 0 if it is empty."""
+    if not tensor.numel():
+        return 0.0
+    return _mask_numbers(tensor, tensor.isfinite()).abs().max().item()
+
+
+def _mask_numbers(tensor: Tensor, mask: Tensor) -> Tensor:
+    """Return a tensor as floats, with 0 outside the mask."""
+    return 1.0 * tensor.where(mask, 0)  # times 1.0, counts become floats too
 
 
 class RefuseLookupOptions(TorchFunctionMode):

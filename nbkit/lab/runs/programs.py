@@ -18,7 +18,7 @@ from nbkit.lab.runs.assembly import (
     make_optimizer,
     make_update,
 )
-from nbkit.lab.runs.layouts import find_layouts
+from nbkit.lab.runs.layouts import find_layouts, list_trained_parameters
 from nbkit.lab.runs.option import Rule
 from nbkit.lab.runs.probe import check_stack
 from nbkit.lab.runs.stacking import stack
@@ -47,14 +47,14 @@ def train_separately(plans: Sequence[Plan], data: Data) -> Start:
     """Train each run in an ordinary loop, one step of each in turn."""
     models, trainings = [], []
     for plan in plans:
-        model = copy.deepcopy(plan.model)
+        model = copy.deepcopy(plan.model)  # runs that start alike share the plan's model
         optimizer = make_optimizer(plan.rule, model)
         loss_fn, schedule = choose_loss(plan.rule), plan.rule["schedule"]
         trainings.append(train(model, plan.order, optimizer, loss_fn, schedule=schedule))
         models.append(model)
 
     def predict_runs(x: Tensor) -> Tensor:
-        return torch.stack([_call_evaluated(model, x) for model in models])
+        return torch.stack([call_evaluated(model, x) for model in models])
 
     return predict_runs, _join_steps(trainings)
 
@@ -101,6 +101,7 @@ def identify_program(plan: Plan) -> Hashable:
     for name, parameter in plan.model.named_parameters():
         shapes.append((name, parameter.shape, parameter.dtype, parameter.requires_grad))
     modes = [module.training for module in plan.model.modules()]
+    # The repr of a model names its layers with their options, but not what is in the two lists.
     return (group_program(plan.rule), repr(plan.model), str(shapes), str(modes))
 
 
@@ -109,7 +110,7 @@ def _start_program(plans: Sequence[Plan], data: Data) -> Start:
     models = [plan.model for plan in plans]
     model = stack(models)
     check_stack(model, models, data.x_train[:PROBE])
-    predict = partial(_call_evaluated, model)
+    predict = partial(call_evaluated, model)
 
     def predict_runs(x: Tensor) -> Tensor:
         return predict(x.expand(len(plans), *x.shape))
@@ -118,7 +119,8 @@ def _start_program(plans: Sequence[Plan], data: Data) -> Start:
 
 
 def _train_program(model: nn.Module, plans: Sequence[Plan], data: Data) -> Iterator[Tensor]:
-    parameters = [p for p in model.parameters() if p.requires_grad]
+    """Yield the losses (runs) of each step, before its update."""
+    parameters = list_trained_parameters(model)
     rules = [plan.rule for plan in plans]
     find_losses = choose_stacked_loss(rules, parameters[0])
     layouts = find_layouts(model, plans[0].model)
@@ -135,16 +137,21 @@ def _draw_batches(plans: Sequence[Plan]) -> Iterator[Tensor]:
 
     Runs with the same seed get the same batches, which pairs them; they are drawn once.
     """
-    orders = {plan.order.seed: plan.order for plan in plans}
-    places = {seed: place for place, seed in enumerate(orders)}
-    of_run = torch.tensor([places[plan.order.seed] for plan in plans])
-    of_run = of_run.to(plans[0].order.x.device)
-    for rows in zip(*(order.indices() for order in orders.values()), strict=True):
-        yield torch.stack(rows)[of_run]
+    orders: dict[int, Iterator[Tensor]] = {}  # by seed, the rows of its batches
+    for plan in plans:
+        if plan.order.seed not in orders:
+            orders[plan.order.seed] = plan.order.indices()
+    seeds = list(orders)
+    # Which of the drawn batches each run gets: (runs), places in `seeds`.
+    own = torch.tensor([seeds.index(plan.order.seed) for plan in plans])
+    own = own.to(plans[0].order.x.device)
+    for rows in zip(*orders.values(), strict=True):
+        yield torch.stack(rows)[own]
 
 
-def _call_evaluated(model: nn.Module, x: Tensor) -> Tensor:
+def call_evaluated(model: nn.Module, x: Tensor) -> Tensor:
     """Call the model in evaluation mode, and give each module its own mode back."""
+    # Module by module: a model may hold frozen parts that stay in evaluation mode.
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:

@@ -1,4 +1,4 @@
-"""Schedules: functions from the step to the factor on the arm's lr."""
+"""Make schedules: functions from the step to the factor on the arm's lr."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ Schedule = Callable[[int], float]
 def one_cycle(
     *, total_steps: int, warmup: float = 0.3, start: float = 1 / 25, end: float = 4e-6
 ) -> Schedule:
-    """One cycle: up to the full lr along a half cosine, then down to almost nothing.
+    """Raise the lr to its full value along a half cosine, then lower it to almost nothing.
 
     Args:
-        total_steps: optimizer steps of the whole cycle.
-        warmup: the share of the steps that goes up, less than 1 and more than one step.
+        total_steps: number of optimizer steps in the whole cycle.
+        warmup: share of the steps in which the lr rises, less than 1 and more than one step.
         start: factor of the first step.
         end: factor of the last step.
     Raises:
-        ValueError: if a number is out of its range.
+        ValueError: if warmup is out of its range.
 
     With the defaults the factors are those of `torch.optim.lr_scheduler.OneCycleLR` with
     `cycle_momentum=False`; momentum stays as it is.
@@ -36,15 +36,17 @@ def one_cycle(
             f"total_steps={total_steps}, warmup={warmup}."
         )
 
-    top = warmup * total_steps - 1  # where the factor is 1; need not be a whole step
+    top = warmup * total_steps - 1  # the step at which the factor is 1, perhaps a fraction
 
-    def factor(step: int) -> float:
+    def find_factor(step: int) -> float:
         if step <= top:
-            return _half_cosine(start, 1.0, step / top)
-        return _half_cosine(1.0, end, min(1.0, (step - top) / (total_steps - 1 - top)))
+            return _follow_cosine(start, 1.0, step / top)
+        # Steps after the cycle keep its last factor.
+        return _follow_cosine(1.0, end, min(1.0, (step - top) / (total_steps - 1 - top)))
 
-    return factor
+    return find_factor
 
 
-def _half_cosine(first: float, last: float, share: float) -> float:
+def _follow_cosine(first: float, last: float, share: float) -> float:
+    """Return the value at a share of the way along a half cosine from `first` to `last`."""
     return last + (first - last) * (1 + math.cos(math.pi * share)) / 2

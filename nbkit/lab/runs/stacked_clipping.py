@@ -47,6 +47,7 @@ class StackedClip:
         for mode in MODES:
             limits = [rule[mode] for rule in rules]
             if any(map(math.isfinite, limits)):
+                # In the widest dtype; each use converts them to the dtype it computes in.
                 dtype = norm_dtype(self.device, wide=True)
                 self.limits[mode] = torch.tensor(limits, dtype=dtype, device=self.device)
 
@@ -55,6 +56,7 @@ class StackedClip:
         clipped = dict(gradients)
         if not clipped:
             return clipped
+        # At most one threshold of a run is finite, so the modes do not act on each other.
         if "max_norm" in self.limits:
             measure = partial(self._measure_norms, clipped)
             (factor,) = self._find_factors(measure, self.limits["max_norm"])
@@ -67,6 +69,7 @@ class StackedClip:
             factors = self._find_factors(measure, self.limits["agc"])
             for (index, gradient), factor in zip(clipped.items(), factors, strict=True):
                 layout = self.layouts[index]
+                # A factor for each run and unit, multiplied in the shape of the run's own model.
                 view = vmap(layout.units.multiply)(layout.unfold_runs(gradient), factor)
                 clipped[index] = layout.fold_runs(view)
         return clipped
@@ -77,6 +80,7 @@ class StackedClip:
         if self.wide:
             return factors
         lost = ~total.isfinite() & limits.isfinite()
+        # Reading this synchronises, and it happens only where norms are not measured in float64.
         if not lost.any():
             return factors
         _, wide = measure(norm_dtype(self.device, wide=True))

@@ -1,7 +1,7 @@
-"""Layers with a leading run dimension: R of one make as one module, (R, batch, ...) -> the same.
+"""Stack R layers of the same make into one module: (R, batch, ...) -> (R, batch, ...).
 
-Three ways, the fastest first: a batched matrix product for Linear; torch's own layer, R times as
-wide, where a layer works channel by channel or in groups; torch.func.vmap for everything else.
+There are three ways, the fastest first: a batched matrix product for Linear; torch's own layer,
+R times as wide, if the layer works channel by channel or in groups; torch.func.vmap for the rest.
 """
 
 from __future__ import annotations
@@ -18,100 +18,118 @@ from torch.func import functional_call, vmap
 from nbkit.lab.runs.plain_layers import PLAIN
 
 # The sizes of a layer that grow with the runs; its tensors grow along dimension 0.
+CONV_SIZES = ("in_channels", "out_channels", "groups")
 WIDE: dict[type[nn.Module], tuple[str, ...]] = {
-    **dict.fromkeys((nn.Conv1d, nn.Conv2d), ("in_channels", "out_channels", "groups")),
-    **dict.fromkeys((nn.BatchNorm1d, nn.BatchNorm2d), ("num_features",)),
+    nn.Conv1d: CONV_SIZES,
+    nn.Conv2d: CONV_SIZES,
+    nn.BatchNorm1d: ("num_features",),
+    nn.BatchNorm2d: ("num_features",),
     nn.GroupNorm: ("num_groups", "num_channels"),
-    **dict.fromkeys((nn.MaxPool1d, nn.MaxPool2d, nn.AvgPool1d, nn.AvgPool2d), ()),
-    **dict.fromkeys((nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d), ()),
+    nn.MaxPool1d: (),
+    nn.MaxPool2d: (),
+    nn.AvgPool1d: (),
+    nn.AvgPool2d: (),
+    nn.AdaptiveAvgPool1d: (),
+    nn.AdaptiveAvgPool2d: (),
 }
 
 
 class StackedLinear(nn.Module):
-    """R linear layers as one: (R, batch, ..., inputs) -> (R, batch, ..., outputs)."""
+    """Compute R linear layers as one: (R, batch, ..., inputs) -> (R, batch, ..., outputs)."""
 
     def __init__(self, layers: Sequence[Any]) -> None:
         super().__init__()
-        self.weight = _parameter(torch.stack, [layer.weight.mT for layer in layers])
-        has_bias = layers[0].bias is not None
-        biases = [layer.bias[None] for layer in layers] if has_bias else []
-        self.bias = _parameter(torch.stack, biases) if has_bias else None
+        # (R, inputs, outputs): the layout in which the batched product needs no transpose.
+        self.weight = _join_parameters(torch.stack, [layer.weight.mT for layer in layers])
+        self.bias = None
+        if layers[0].bias is not None:
+            # (R, 1, outputs), to broadcast over the samples of a run.
+            self.bias = _join_parameters(torch.stack, [layer.bias[None] for layer in layers])
 
     def forward(self, x: Tensor) -> Tensor:
-        """Each run's samples through its own weights."""
-        samples = x if x.ndim == 3 else x.flatten(1, -2)
+        """Multiply each run's samples with its own weights."""
+        samples = x if x.ndim == 3 else x.flatten(1, -2)  # (R, all samples, inputs)
         if self.bias is None:
             y = torch.bmm(samples, self.weight)
         else:
             y = torch.baddbmm(self.bias, samples, self.weight)
-        return y if x.ndim == 3 else y.unflatten(1, x.shape[1:-1])
+        return y if x.ndim == 3 else torch.unflatten(y, 1, x.shape[1:-1])
 
 
 class Wide(nn.Module):
-    """R layers that keep channels or groups apart, as one layer over R times as many of them.
+    """Compute R layers that keep channels or groups apart as one layer with R times as many.
 
         (R, batch, channels, ...) -> (batch, R * channels, ...), through the layer, and back
 
-    Between two of these nothing is copied: the one's view undoes the other's.
+    Two of these in sequence copy nothing in between: the views cancel.
     """
 
     def __init__(self, layers: Sequence[nn.Module]) -> None:
         super().__init__()
         self.runs = len(layers)
         self.layer = copy.deepcopy(layers[0])
+        # A grouped convolution over R times the channels keeps the runs apart, as groups do.
         for size in WIDE[type(layers[0])]:
             setattr(self.layer, size, getattr(self.layer, size) * self.runs)
         _join_tensors(self.layer, layers, torch.cat)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Each run's channels through its own part of the layer."""
-        y = self.layer(x.transpose(0, 1).flatten(1, 2))
-        return y.unflatten(1, (self.runs, -1)).transpose(0, 1)
+        """Send each run's channels through its own part of the layer."""
+        y: Tensor = self.layer(x.transpose(0, 1).flatten(1, 2))
+        return torch.unflatten(y, 1, (self.runs, -1)).transpose(0, 1)
 
 
 class Vmapped(nn.Module):
-    """R modules of any forward, as torch.func.vmap of one of them over the tensors of all."""
+    """Compute R modules with any forward: torch.func.vmap of one over the tensors of all."""
 
     def __init__(self, modules: Sequence[nn.Module]) -> None:
         super().__init__()
-        plain = [_without_kernels(copy.deepcopy(module)) for module in modules]
+        plain = [_replace_kernels(copy.deepcopy(module)) for module in modules]
         self.layer = plain[0]  # its tensors get the run dimension; nothing else calls it
         _join_tensors(self.layer, plain, torch.stack)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Each run's samples through its own module."""
+        """Send each run's samples through its own module."""
+        # vmap maps over the first dimension of every tensor: the run.
         tensors = {**dict(self.layer.named_parameters()), **dict(self.layer.named_buffers())}
+        # torch warns of operators that it loops over; slow is expected here.
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="There is a performance drop")
-            return vmap(self._one)(tensors, x)
+            y: Tensor = vmap(self._call_run)(tensors, x)
+        return y
 
-    def _one(self, tensors: dict[str, Tensor], x: Tensor) -> Tensor:
+    def _call_run(self, tensors: dict[str, Tensor], x: Tensor) -> Any:
         return functional_call(self.layer, tensors, (x,))
 
 
-def _without_kernels(module: nn.Module) -> nn.Module:
-    """The same module, with layers in plain steps where vmap does not get torch's own right."""
+def _replace_kernels(module: nn.Module) -> nn.Module:
+    """Replace layers by plain ones where vmap cannot use torch's kernel; changes the module."""
     if type(module) in PLAIN:
         return PLAIN[type(module)](module)
     for name, child in module.named_children():
-        setattr(module, name, _without_kernels(child))
+        setattr(module, name, _replace_kernels(child))
     return module
 
 
 def _join_tensors(target: nn.Module, modules: Sequence[nn.Module], join: Any) -> None:
-    """Give the target, which is like the modules, the tensors of all of them, joined."""
+    """Give the target, a copy of one of the modules, the joined tensors of all of them.
+
+    `join` is torch.stack for a new run dimension, or torch.cat to widen dimension 0.
+    """
     for path, owner in target.named_modules():
         owners: list[Any] = [module.get_submodule(path) for module in modules]
         for name, tensor in owner._parameters.items():
             if tensor is not None:
                 alike = [other._parameters[name] for other in owners]
-                owner._parameters[name] = _parameter(join, alike)
+                owner._parameters[name] = _join_parameters(join, alike)
         for name, tensor in owner._buffers.items():
             if tensor is not None:
                 alike = [other._buffers[name] for other in owners]
-                counts = join is torch.cat and not tensor.ndim  # of batches: the same in all runs
-                owner._buffers[name] = tensor if counts else join(alike)
+                # BatchNorm's count of batches has no dimension, and is the same in all runs.
+                is_count = join is torch.cat and not tensor.ndim
+                owner._buffers[name] = tensor if is_count else join(alike)
 
 
-def _parameter(join: Any, tensors: Sequence[Tensor]) -> nn.Parameter:
+def _join_parameters(join: Any, tensors: Sequence[Tensor]) -> nn.Parameter:
+    """Join parameters into one that is trained or frozen like the first."""
     return nn.Parameter(join([tensor.detach() for tensor in tensors]), tensors[0].requires_grad)

@@ -46,13 +46,14 @@ def stack_layers(layers: Sequence[nn.Module]) -> nn.Module:
     stacked: nn.Module
     if type(first) is nn.Sequential:
         stacked = nn.Sequential(*[stack_layers(inner) for inner in zip(*layers, strict=True)])
-    elif type(first) is nn.Linear:
+    elif type(first) is nn.Linear:  # a subclass may have another forward, and goes through vmap
         stacked = StackedLinear(layers)
     elif type(first) is nn.Flatten:
         # Dimensions counted from the front move behind the run dimension, negative ones stay.
         dims = (first.start_dim, first.end_dim)
         stacked = nn.Flatten(*[dim + (dim >= 0) for dim in dims])
     elif type(first) in ELEMENTWISE:
+        # No weights, and the same for every number: one of them serves all runs.
         stacked = first
     elif type(first) in WIDE:
         stacked = Wide(layers)
@@ -65,19 +66,24 @@ def _refuse_unstackable(model: nn.Module) -> None:
     """Refuse a model with something that a stack would lose silently."""
     for module in model.modules():
         name = type(module).__name__
-        if any(getattr(module, hooks) for hooks in HOOKS):
+        if _has_any(module, HOOKS):
             raise make_refusal(f"a {name} with hooks")
         if isinstance(module, DROPOUTS) and module.training and _read_dropout(module):
             raise make_refusal(f"a {name} that drops out: its random numbers would be others")
         if isinstance(module, nn.RNNBase) and module.proj_size:
             raise make_refusal(f"a {name} with proj_size")
-        if isinstance(module, nn.Embedding) and any(getattr(module, of) for of in UNUSUAL):
+        if isinstance(module, nn.Embedding) and _has_any(module, UNUSUAL):
             raise make_refusal(f"a {name} with one of {', '.join(UNUSUAL)}")
     # Named with their duplicates, shared tensors count twice.
     if len(list(model.named_parameters(remove_duplicate=False))) > len(list(model.parameters())):
         raise make_refusal("parameters that two layers share")
     if len(list(model.named_buffers(remove_duplicate=False))) > len(list(model.buffers())):
         raise make_refusal("buffers that two layers share, such as those of a BatchNorm used twice")
+
+
+def _has_any(module: nn.Module, names: Sequence[str]) -> bool:
+    """Return whether one of these attributes is set."""
+    return any(getattr(module, name) for name in names)
 
 
 def _read_dropout(module: Any) -> Any:

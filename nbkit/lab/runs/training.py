@@ -1,4 +1,4 @@
-"""The one training loop: an iterator of steps, for whoever wants to watch, stop or draw it."""
+"""Train in one loop, an iterator of steps that its consumer can watch, stop or draw."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from nbkit.base.optimizers import check_plain_step
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One optimizer update: its index from 0, the loss before it, and the lr that it used.
+    """Describe one optimizer update: its index from 0, the loss before it, the lr that it used.
 
-    `loss` is detached and stays on the device: reading it, `float(step.loss)`, waits for that.
+    `loss` is detached and stays on the device; `float(step.loss)` synchronises.
     """
 
     index: int
@@ -35,20 +35,20 @@ def train(
     steps: int | None = None,
     schedule: Callable[[int], float] | None = None,
 ) -> Iterator[Step]:
-    """Train, one yield after each optimizer update; whoever consumes it decides how far it goes.
+    """Train, with a yield after each optimizer update; the consumer decides when to stop.
 
     Args:
         model: called as `model(x)`; its mode (train or eval) is left as it is.
-        batches: pairs (x, y); started again when they end and more steps are wanted.
+        batches: pairs (x, y); iterated again when they end before `steps` is reached.
         optimizer: takes the steps.
-        loss_fn: called as `loss_fn(model(x), y)`, gives one number.
-        steps: how many; None is one pass over the batches.
-        schedule: step -> factor on each group's lr, as torch's LambdaLR has it; the lrs are put
-            back when the training ends or is abandoned.
+        loss_fn: called as `loss_fn(model(x), y)`, returns one number.
+        steps: number of optimizer updates; None is one pass over the batches.
+        schedule: step -> factor on each group's lr, as in torch's LambdaLR; the lrs are restored
+            when the training ends or is abandoned.
     Raises:
         TypeError: if `optimizer.step` needs a closure.
-        ValueError: if steps is negative; or, on the way, if the batches are used up and cannot be
-            started again.
+        ValueError: if steps is negative; or, during the training, if the batches end early and
+            cannot be iterated again.
 
     >>> model = nn.Linear(1, 1)
     >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -62,16 +62,16 @@ def train(
         raise ValueError(f"steps must be at least 0, or None for one pass, got {steps}.")
     check_plain_step(optimizer, "train")
 
-    wanted = batches if steps is None else islice(_again(batches, steps), steps)
-    return _train(model, wanted, optimizer, loss_fn, schedule)
+    wanted = batches if steps is None else islice(_repeat_batches(batches, steps), steps)
+    return _take_steps(model, wanted, optimizer, loss_fn, schedule)
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Compute on one thread, and give the setting back on every way out.
+    """Compute on one thread, and restore the setting on every way out.
 
-    Nets this small gain nothing from a second thread, and where other work holds the cores its
-    threads wait for each other: half a second of training was seen to take twenty.
+    Networks this small gain nothing from a second thread. If other work holds the cores, the
+    threads wait for each other: half a second of training has taken twenty.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -81,7 +81,7 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _train(
+def _take_steps(
     model: nn.Module,
     batches: Iterable[tuple[Any, Any]],
     optimizer: torch.optim.Optimizer,
@@ -93,23 +93,26 @@ def _train(
     try:
         for index, (x, y) in enumerate(batches):
             if schedule:
+                # From the lrs before the training, so that factors do not multiply up.
                 factor = schedule(index)
                 for group, lr in zip(groups, lrs, strict=True):
                     group["lr"] = lr * factor
             loss = loss_fn(model(x), y)
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
             optimizer.step()
             yield Step(index, loss.detach(), groups[0]["lr"])
     finally:
-        for group, lr in zip(groups, lrs, strict=False):  # no lrs where there is no schedule
+        # Without a schedule there are no lrs, and none has changed.
+        for group, lr in zip(groups, lrs, strict=False):
             group["lr"] = lr
 
 
-def _again(batches: Iterable[Any], steps: int) -> Iterator[Any]:
-    """The batches, over and over."""
+def _repeat_batches(batches: Iterable[Any], steps: int) -> Iterator[Any]:
+    """Yield the batches again and again; refuse an iterator, which gives them only once."""
     taken = 0
     while True:
+        # A pass that yields nothing means an iterator that is used up, or no batches at all.
         before = taken
         for batch in batches:
             yield batch

@@ -12,7 +12,8 @@ from torch.func import functional_call, grad, vmap
 from torch.nn.functional import cross_entropy
 
 from nbkit import initialize_
-from nbkit.base.equivalence import compare, gradients, taken
+from nbkit.base.batch_gradients import compute_gradients, copy_gradients
+from nbkit.base.equivalence import compare_gradients
 from nbkit.lab import plots
 from nbkit.lab.cost.timing import MemoryReport, memory_report
 from nbkit.lab.data import Data
@@ -118,13 +119,13 @@ def try_out(
         The error of its first step's gradient against the gradient of that window as one batch.
     """
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    reference = gradients(model, cross_entropy, windows[0])
+    reference = compute_gradients(model, cross_entropy, windows[0])
     errors: list[float] = []
     optimizer.zero_grad()
     for window in windows:
         for _ in window_steps(model, window, sizes, weights, step_after):
             if not errors:
-                errors.append(compare(reference, taken(model)).error)
+                errors.append(compare_gradients(reference, copy_gradients(model)).error)
             optimizer.step()
             optimizer.zero_grad()
     return errors[0]

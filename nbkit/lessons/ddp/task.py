@@ -22,7 +22,8 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from nbkit.accumulation import accumulate
-from nbkit.base.equivalence import EquivalenceReport, compare, gradients, taken
+from nbkit.base.batch_gradients import compute_gradients, copy_gradients
+from nbkit.base.equivalence import EquivalenceReport, compare_gradients
 from nbkit.base.pickling import pickle_value
 from nbkit.base.whole_file import write_whole
 from nbkit.ddp import launch, rank, shard
@@ -137,7 +138,8 @@ def weighted_report(make: Callable[[], nn.Module], batch: tuple) -> EquivalenceR
         for micro in window:
             x, y = micro.batch
             (cross_entropy(model(x), y) * micro.weight).backward()
-    return compare(gradients(make(), cross_entropy, batch), taken(model.module))
+    reference = compute_gradients(make(), cross_entropy, batch)
+    return compare_gradients(reference, copy_gradients(model.module))
 
 
 def write_diary(folder: str, dies_at: int, losses: Seconds) -> None:

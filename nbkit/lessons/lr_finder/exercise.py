@@ -1,25 +1,33 @@
-"""The exercise of lr_finder: write the range test yourself."""
+"""The exercise of the lesson lr_finder: write the range test yourself."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
 from nbkit.lab.exercise import Exercise
 
+Attempt = Callable[..., Any]  # the learner's function; nothing about it is certain
 
-def stub(train_step: Callable[[], float], optimizer, lrs: list[float]) -> list[float]:
-    """What the learner starts from."""
+
+def stub_range_test(
+    train_step: Callable[[], float], optimizer: torch.optim.Optimizer, lrs: list[float]
+) -> list[float]:
+    """Return no losses at all: the learner starts from here."""
     losses: list[float] = []
     return losses
 
 
-def reference(train_step: Callable[[], float], optimizer, lrs: list[float]) -> list[float]:
-    """One step at each lr; stop after the first loss that is not finite."""
-    losses = []
+def solve_range_test(
+    train_step: Callable[[], float], optimizer: torch.optim.Optimizer, lrs: list[float]
+) -> list[float]:
+    """Take one step at each lr; stop after the first loss that is not finite."""
+    losses: list[float] = []
     for lr in lrs:
+        # Before the step, or it would train at the lr of the rung before.
         for group in optimizer.param_groups:
             group["lr"] = lr
         losses.append(train_step())
@@ -28,57 +36,70 @@ def reference(train_step: Callable[[], float], optimizer, lrs: list[float]) -> l
     return losses
 
 
-class Recorder:
-    """A train_step that trains nothing: it writes down the lr it was called with."""
+class LrRecorder:
+    """Stand in for train_step: record the lr of each call and train nothing.
+
+    Args:
+        losses: what the calls return, in this order.
+        groups: number of parameter groups of the optimizer.
+    """
 
     def __init__(self, losses: list[float], groups: int = 1) -> None:
-        parameters = [torch.nn.Parameter(torch.zeros(1)) for _ in range(groups)]
-        self.optimizer = torch.optim.SGD([{"params": [p]} for p in parameters], lr=123.0)
+        # 123 is the lr of no rung, so a group that is never set shows up.
+        self.optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=123.0)
+        for _ in range(groups - 1):
+            self.optimizer.add_param_group({"params": [torch.nn.Parameter(torch.zeros(1))]})
         self.losses = losses
-        self.seen: list[list[float]] = []
+        self.seen: list[list[float]] = []  # for each call the lr of each group
 
     def __call__(self) -> float:
-        """The next of the losses."""
+        """Record the lr of each parameter group and return the next of the losses."""
         self.seen.append([group["lr"] for group in self.optimizer.param_groups])
         return self.losses[len(self.seen) - 1]
+
+    def read_lrs(self, group: int) -> list[float]:
+        """Read the lr of one parameter group at each call."""
+        return [lrs[group] for lrs in self.seen]
 
 
 LRS = [0.01, 0.1, 1.0]
 
 
-def one_loss_a_rung(attempt: Callable) -> str | None:
-    """As many losses as lrs, in order, as train_step returned them."""
-    step = Recorder([2.0, 1.0, 3.0])
+def one_loss_a_rung(attempt: Attempt) -> str | None:
+    """It returns one loss for each lr, in order, as train_step returned them."""
+    step = LrRecorder([2.0, 1.0, 3.0])
     losses = attempt(step, step.optimizer, LRS)
     if losses != [2.0, 1.0, 3.0]:
         return f"for lrs = {LRS} expected the losses [2.0, 1.0, 3.0] of its steps, got {losses}."
     return None
 
 
-def the_update_uses_the_rung(attempt: Callable) -> str | None:
+def the_update_uses_the_rung(attempt: Attempt) -> str | None:
     """The lr is set before the step that uses it."""
-    step = Recorder([2.0, 1.0, 3.0])
+    step = LrRecorder([2.0, 1.0, 3.0])
     attempt(step, step.optimizer, LRS)
-    used = [lrs[0] for lrs in step.seen]
+    used = step.read_lrs(0)
     if used != LRS:
         return f"expected the steps to train at {LRS}, they trained at {used}."
     return None
 
 
-def every_group_is_set(attempt: Callable) -> str | None:
-    """Each parameter group at the rung's lr; an optimizer may have several."""
-    step = Recorder([2.0, 1.0, 3.0], groups=2)
+def every_group_is_set(attempt: Attempt) -> str | None:
+    """Each parameter group trains at the rung's lr; an optimizer may have several."""
+    step = LrRecorder([2.0, 1.0, 3.0], groups=2)
     attempt(step, step.optimizer, LRS)
-    used = [lrs[1] for lrs in step.seen]
+    # The first group is checked above; here the second must follow it.
+    used = step.read_lrs(1)
     if used != LRS:
         return f"expected the second parameter group at {LRS} too, it trained at {used}."
     return None
 
 
-def it_stops_when_the_loss_is_lost(attempt: Callable) -> str | None:
-    """No step after a loss that is NaN or infinite; that loss is the last one recorded."""
+def it_stops_when_the_loss_is_lost(attempt: Attempt) -> str | None:
+    """No step follows a loss that is NaN or infinite; that loss is the last one recorded."""
+    # `loss > limit` stops at infinity but not at NaN, so both are tried.
     for lost in (math.nan, math.inf):
-        step = Recorder([2.0, lost, 1.0])
+        step = LrRecorder([2.0, lost, 1.0])
         losses = attempt(step, step.optimizer, LRS)
         if len(step.seen) != 2 or len(losses) != 2:
             return (
@@ -91,8 +112,8 @@ def it_stops_when_the_loss_is_lost(attempt: Callable) -> str | None:
 EXERCISES = [
     Exercise(
         "range_test",
-        stub,
-        reference,
+        stub_range_test,
+        solve_range_test,
         [
             one_loss_a_rung,
             the_update_uses_the_rung,

@@ -1,19 +1,23 @@
-"""The exercise of start_here: read a verdict from an interval and a margin."""
+"""The exercise of the lesson start_here: read a verdict from an interval and a margin."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from nbkit.lab.exercise import Exercise
 
+Attempt = Callable[..., Any]  # the learner's function; nothing about it is certain
 
-def stub(low: float, high: float, margin: float) -> str:
-    """What the learner starts from."""
+
+def stub_read_verdict(low: float, high: float, margin: float) -> str:
+    """Return a word that is never right: the learner starts from here."""
     return "your word"
 
 
-def reference(low: float, high: float, margin: float) -> str:
-    """The verdict on "the ratio is below the margin", when it lies between low and high."""
+def solve_read_verdict(low: float, high: float, margin: float) -> str:
+    """Judge "the ratio is below the margin", when the ratio lies between low and high."""
+    # An end counts, not the middle: a claim is supported when every possible value is on its side.
     if high < margin:
         return "SUPPORTED"
     if low > margin:
@@ -21,40 +25,41 @@ def reference(low: float, high: float, margin: float) -> str:
     return "INCONCLUSIVE"
 
 
-def _expect(low: float, high: float, why: str) -> Callable[[Callable], str | None]:
-    """A check: the word for this interval, held against a margin of 0.5."""
+def _expect_word(low: float, high: float, why: str) -> Callable[[Attempt], str | None]:
+    """Make a check of the word for one interval and a margin of 0.5."""
 
-    def check(attempt: Callable) -> str | None:
-        expected, came = reference(low, high, 0.5), attempt(low, high, 0.5)
-        if came == expected:
+    def check_word(attempt: Attempt) -> str | None:
+        expected, got = solve_read_verdict(low, high, 0.5), attempt(low, high, 0.5)
+        if got == expected:
             return None
-        return f"low={low}, high={high}, margin=0.5: expected {expected!r} ({why}), got {came!r}."
+        return f"low={low}, high={high}, margin=0.5: expected {expected!r} ({why}), got {got!r}."
 
-    check.__doc__ = f"{reference(low, high, 0.5)!r} ({why})."
-    return check
+    # An exercise shows a check's docstring when the learner's function raises.
+    check_word.__doc__ = f"{solve_read_verdict(low, high, 0.5)!r} ({why})."
+    return check_word
 
 
-def the_margin_is_read(attempt: Callable) -> str | None:
-    """'SUPPORTED': the margin that is handed over is the one that counts."""
-    came = attempt(0.6, 0.9, 1.0)
-    if came == "SUPPORTED":
+def the_margin_is_read(attempt: Attempt) -> str | None:
+    """'SUPPORTED', since the margin that is passed in is the one that counts."""
+    # With a margin of 0.5 built in, this interval would be refuted.
+    got = attempt(0.6, 0.9, 1.0)
+    if got == "SUPPORTED":
         return None
-    return (
-        f"low=0.6, high=0.9, margin=1.0: expected 'SUPPORTED' (all of it is below), got {came!r}."
-    )
+    return f"low=0.6, high=0.9, margin=1.0: expected 'SUPPORTED' (all of it is below), got {got!r}."
 
 
 EXERCISES = [
     Exercise(
         "read_verdict",
-        stub,
-        reference,
+        stub_read_verdict,
+        solve_read_verdict,
         [
-            _expect(0.2, 0.4, "all of the interval is below the margin"),
-            _expect(0.6, 0.9, "all of it is above"),
-            _expect(0.4, 0.6, "the margin lies inside: both sides are possible"),
-            _expect(0.2, 0.6, "the middle is below, but the upper end is not"),
-            _expect(0.4, 0.9, "the middle is above, but the lower end is not"),
+            _expect_word(0.2, 0.4, "all of the interval is below the margin"),
+            _expect_word(0.6, 0.9, "all of it is above"),
+            _expect_word(0.4, 0.6, "the margin lies inside: both sides are possible"),
+            # The middle of the next two intervals points to the wrong word.
+            _expect_word(0.2, 0.6, "the middle is below, but the upper end is not"),
+            _expect_word(0.4, 0.9, "the middle is above, but the lower end is not"),
             the_margin_is_read,
         ],
     )

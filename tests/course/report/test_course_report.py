@@ -8,7 +8,8 @@ import pytest
 from course_pages import page
 
 from nbkit.course.record import Record
-from nbkit.course.report.words import duration, effect, failure, memory
+from nbkit.course.report.summary import describe_failure
+from nbkit.course.report.words import format_duration, format_effect, format_memory
 from nbkit.course.report.write import format_table, summarize_records, write_report, write_reports
 from nbkit.lab.curriculum import word_of
 from nbkit.lab.evidence.claims import without_lesson
@@ -102,7 +103,7 @@ def test_the_summary_counts(records):
 )
 def test_a_lesson_without_an_end_says_what_happened(values, words):
     broken = record("01_a", **values)
-    assert failure(broken) == words
+    assert describe_failure(broken) == words
     assert f"01_a {words}" in format_table([broken])
     assert words.partition(" in ")[0].partition(":")[0].upper() in page([broken])
     assert words.partition(": ")[2] in page([broken])
@@ -120,14 +121,14 @@ def test_a_lesson_without_an_end_says_what_happened(values, words):
     ],
 )
 def test_an_effect_is_shown_with_its_interval(value, interval, words):
-    assert effect({"effect": value, "interval": interval}) == words
+    assert format_effect({"effect": value, "interval": interval}) == words
 
 
 def test_times_and_memory_are_short():
-    assert [duration(s) for s in (0, 7.46, 99.96, 125, 3725)] == [
+    assert [format_duration(s) for s in (0, 7.46, 99.96, 125, 3725)] == [
         *("0.0 s", "7.5 s", "1 min 40 s", "2 min 5 s", "1 h 2 min"),
     ]
-    assert [memory(mib) for mib in (None, 812.4, 2048)] == [
+    assert [format_memory(mib) for mib in (None, 812.4, 2048)] == [
         *("memory not measured", "812 MiB", "2.0 GiB"),
     ]
 

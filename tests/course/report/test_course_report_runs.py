@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 from test_course_report import MACHINE, VERDICT, Tags, record
 
-from nbkit.course.report.markdown import plain
-from nbkit.course.report.pictures import choose, pictures, thumbnail
-from nbkit.course.report.read import Entry, read_entry
+from nbkit.course.report.markdown import escape_markdown
+from nbkit.course.report.pictures import choose_pictures, collect_pictures, make_thumbnail
+from nbkit.course.report.read import StoredRecord, read_record
 from nbkit.course.report.write import format_table, write_report, write_reports
 from nbkit.lab.evidence.claims import all_claims
 
@@ -230,7 +230,7 @@ def test_a_record_of_a_later_version_is_read(tmp_path):
     save(tmp_path, record("01_a", status="ok"))
     path = tmp_path / "01_a.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"new": 1, "peak_bytes": 3 * 2**30}))
-    assert read_entry(path).memory_mib == 3072
+    assert read_record(path).memory_mib == 3072
     assert write_report([tmp_path], tmp_path).runs[0].memory_mib == 3072
     words = " ".join(Tags((tmp_path / "index.html").read_text()).words)
     assert "12.3 s in all, 3.0 GiB of memory at most" in words and "12.3 s, 3.0 GiB" in words
@@ -281,12 +281,12 @@ def test_pictures_are_those_before_and_with_the_verdicts():
             [shown("after")],
         )
     )["cells"]
-    assert choose(cells) == [
+    assert choose_pictures(cells) == [
         ("figure", ""),
         ("bars", "Intervals and margins: near-best SUPPORTED, other SUPPORTED."),
         ("own", "in words"),
     ]
-    assert choose(cells[:4]) == []  # without a verdict there is nothing to show
+    assert choose_pictures(cells[:4]) == []  # without a verdict there is nothing to show
 
 
 ALT = {"image/png": {"alt": "in words"}}
@@ -295,13 +295,13 @@ ALT = {"image/png": {"alt": "in words"}}
 def test_a_picture_is_made_small():
     buffer = io.BytesIO()
     Image.new("RGBA", (1440, 100), (0, 0, 0, 0)).save(buffer, "PNG")
-    small = thumbnail(base64.b64encode(buffer.getvalue()).decode(), alt="x", width=720)
+    small = make_thumbnail(base64.b64encode(buffer.getvalue()).decode(), alt="x", width=720)
     assert (small.width, small.height, small.alt) == (720, 50, "x")
     kind, _, data = small.source.partition(",")
     image = Image.open(io.BytesIO(base64.b64decode(data)))
     assert kind == "data:image/png;base64" and image.size == (720, 50)
     assert image.convert("RGB").getpixel((0, 0)) == (255, 255, 255)
-    assert thumbnail(png(10, 10), alt="").width == 10
+    assert make_thumbnail(png(10, 10), alt="").width == 10
 
 
 def test_the_page_shows_pictures_with_words_and_a_link(two, tmp_path):
@@ -326,9 +326,9 @@ def test_the_page_stays_small_and_says_what_it_left_out(tmp_path):
 def test_each_lesson_has_a_picture_before_one_has_two(tmp_path):
     lesson = notebook([shown(png())], [verdict_output(), shown(png())])
     save(tmp_path, **{"01_a": lesson, "02_b": lesson})
-    run = [Entry(name, record(name), tmp_path) for name in ("01_a", "02_b")]
-    one = len(pictures([run])[0][0, "01_a"][0].source)
-    kept, damaged, left_out = pictures([run], room=2 * one)
+    run = [StoredRecord(name, record(name), tmp_path) for name in ("01_a", "02_b")]
+    one = len(collect_pictures([run])[0][0, "01_a"][0].source)
+    kept, damaged, left_out = collect_pictures([run], room=2 * one)
     assert [len(several) for several in kept.values()] == [1, 1]
     assert (damaged, left_out) == ([], 2)
 
@@ -350,6 +350,6 @@ def test_a_damaged_notebook_is_named(tmp_path, text, problem):
 
 
 def test_markdown_has_no_markup_of_others():
-    assert plain("a|b\n<i> *c* [d](e) `f` _g_ \\") == (
+    assert escape_markdown("a|b\n<i> *c* [d](e) `f` _g_ \\") == (
         "a\\|b \\<i\\> \\*c\\* \\[d\\](e) \\`f\\` \\_g\\_ \\\\"
     )

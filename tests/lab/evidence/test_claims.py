@@ -10,8 +10,9 @@ from scipy.stats import ttest_1samp
 
 from nbkit.lab.evidence import claims
 from nbkit.lab.evidence.claims import Claim, all_claims, judge, load_claims, without_lesson
+from nbkit.lab.evidence.intervals import Interval
 from nbkit.lab.evidence.proportions import accuracy_interval, proportion, proportion_difference
-from nbkit.lab.evidence.stats import Interval, mean_interval, paired_difference, paired_ratio
+from nbkit.lab.evidence.stats import mean_interval, paired_difference, paired_ratio
 
 REGISTERED = """
 accumulation-better-per-example accumulation-halves-memory accumulation-is-the-large-batch

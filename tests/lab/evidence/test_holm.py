@@ -6,23 +6,24 @@ import numpy as np
 import pytest
 
 from nbkit.lab.evidence.claims import Claim, judge
-from nbkit.lab.evidence.multiple_tests import adjust_verdicts, holm
-from nbkit.lab.evidence.stats import Interval, paired_difference, paired_ratio
+from nbkit.lab.evidence.intervals import Interval
+from nbkit.lab.evidence.multiple_tests import adjust_p_values, adjust_verdicts
+from nbkit.lab.evidence.stats import paired_difference, paired_ratio
 
 
 def test_holm_by_hand():
     """0.005 x 4, 0.01 x 3, 0.03 x 2, and 0.04 not below the one before it."""
-    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert holm([0.6, 0.7]) == [1.0, 1.0]
-    assert holm([]) == []
+    assert adjust_p_values([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert adjust_p_values([0.6, 0.7]) == [1.0, 1.0]
+    assert adjust_p_values([]) == []
     with pytest.raises(ValueError, match="between 0 and 1"):
-        holm([0.1, math.nan])
+        adjust_p_values([0.1, math.nan])
 
 
 def test_holm_keeps_any_false_rejection_at_most_5_percent():
     """4,000 families of five true nulls; without it, 23 % of them reject something."""
     p = np.random.default_rng(0).random((4000, 5))
-    wrong = sum(min(holm(row)) <= 0.05 for row in p.tolist())
+    wrong = sum(min(adjust_p_values(row)) <= 0.05 for row in p.tolist())
     assert (p.min(axis=1) <= 0.05).mean() > 0.2
     assert 0.04 < wrong / 4000 < 0.06
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from nbkit.lab.evidence.claims import Claim, judge
+from nbkit.lab.evidence.intervals import Interval
 from nbkit.lab.evidence.predictions import Prediction
-from nbkit.lab.evidence.stats import Interval
 
 CLAIM = Claim("id", "01_x", "s.", "w", "a / b", "ratio", "below", 8, "y", "n", "o", margin=1.0)
 BELOW, ABOVE, OPEN = Interval(0.5, 0.4, 0.6, 8), Interval(2.0, 1.5, 3.0, 8), Interval(1, 0.5, 2, 8)

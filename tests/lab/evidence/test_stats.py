@@ -5,14 +5,9 @@ import math
 import numpy as np
 import pytest
 
+from nbkit.lab.evidence.comparisons import compare_losses, first_step
 from nbkit.lab.evidence.intervals import Interval, make_interval
-from nbkit.lab.evidence.stats import (
-    compare_losses,
-    first_step,
-    mean_interval,
-    paired_difference,
-    paired_ratio,
-)
+from nbkit.lab.evidence.stats import mean_interval, paired_difference, paired_ratio
 
 T_975 = {2: 4.302653, 7: 2.364624}  # Student's t, 97.5 %, by degrees of freedom: any table
 

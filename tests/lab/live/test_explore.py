@@ -310,7 +310,9 @@ async def test_the_stop_button_stops_the_run_and_the_moves_that_wait(when, monke
         while len(started) < 2:
             await asyncio.sleep(0)
         if when == "in a slice":
-            monkeypatch.setattr(Fitting, "advance", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+            monkeypatch.setattr(
+                Fitting, "train_for", lambda *_: os.kill(os.getpid(), signal.SIGINT)
+            )
         else:
             os.kill(os.getpid(), signal.SIGINT)
         ui.controls["steps"].value = 9
@@ -346,10 +348,10 @@ async def test_a_hundred_moves_leave_nothing_behind(fit):
 @in_a_loop
 async def test_the_picture_says_which_values_it_was_made_for(fit):
     ui = explore(fit, KNOBS, START, **SMALL)
-    assert ui.screen.names.alt == "lr = 0.1, steps = 3, fails = False: lr 0.1"
+    assert ui.screen.labels.alt == "lr = 0.1, steps = 3, fails = False: lr 0.1"
     ui.controls["fails"].value = True
     await settled(ui)
-    assert ui.screen.names.alt == "lr = 0.1, steps = 3, fails = False: lr 0.1"
+    assert ui.screen.labels.alt == "lr = 0.1, steps = 3, fails = False: lr 0.1"
 
 
 @in_a_loop

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from nbkit.lab.knobs import KnobError, between, log
-from nbkit.lab.live.fitting import Fitting, Picture, knobs_of
+from nbkit.lab.live.fitting import Fitting, find_knobs
+from nbkit.lab.live.picture import Picture
 
 KNOBS = {"lr": log(0.01, 1).with_name("lr", float), "steps": between(1, 9).with_name("steps", int)}
 
@@ -28,7 +29,7 @@ def test_the_knobs_of_a_fit_are_its_parameters_in_its_order():
     def fit(fig, *, steps, lr):
         yield
 
-    assert list(knobs_of(fit, KNOBS)) == ["steps", "lr"]
+    assert list(find_knobs(fit, KNOBS)) == ["steps", "lr"]
 
 
 def plain(fig, *, lr):
@@ -58,20 +59,20 @@ def misspelt(fig, *, lrr):
 )
 def test_anything_else_is_refused_with_the_way_out(fit, error, text):
     with pytest.raises(error, match=text):
-        knobs_of(fit, KNOBS)
+        find_knobs(fit, KNOBS)
 
 
 def test_a_run_ends_with_its_line_of_text_and_its_picture(picture):
     run = Fitting(draw, {"steps": 3}, picture)
-    assert run.advance()
+    assert run.train_for()
     assert run.result == "3 steps"
     assert run.seconds > 0
-    assert picture.png().startswith(b"\x89PNG")
+    assert picture.draw_png().startswith(b"\x89PNG")
 
 
 def test_a_slice_ends_at_the_first_yield_after_its_time(picture):
     run = Fitting(draw, {"steps": 3}, picture)
-    assert [run.advance(0) for _ in range(4)] == [False, False, False, True]
+    assert [run.train_for(0) for _ in range(4)] == [False, False, False, True]
 
 
 def test_a_dropped_run_runs_its_finally_blocks(picture):
@@ -84,7 +85,7 @@ def test_a_dropped_run_runs_its_finally_blocks(picture):
             seen.append("closed")
 
     run = Fitting(fit, {}, picture)
-    run.advance(0)
+    run.train_for(0)
     run.close()
     assert seen == ["closed"]
 
@@ -118,7 +119,7 @@ def test_the_notebooks_random_state_is_untouched_at_every_yield(picture, way_out
     run = Fitting(fit, {}, picture, seed=0)
     found = []
     with contextlib.suppress(RuntimeError):
-        while not run.advance(0) and not (way_out == "dropped" and len(found) == 2):
+        while not run.train_for(0) and not (way_out == "dropped" and len(found) == 2):
             found.append(randomness())
     run.close()
     found.append(randomness())
@@ -143,10 +144,10 @@ def test_one_thread_inside_and_the_notebooks_number_between_two_slices(picture, 
     torch.set_num_threads(3)
     try:
         run = Fitting(fit, {}, picture)
-        run.advance(0)
+        run.train_for(0)
         between = torch.get_num_threads()
         with contextlib.suppress(RuntimeError):
-            run.advance()
+            run.train_for()
         assert (seen, between, torch.get_num_threads()) == ([1], 3, 3)
     finally:
         torch.set_num_threads(before)
@@ -159,9 +160,9 @@ def test_prints_go_to_the_run(picture, capsys):
         return "done"
 
     run = Fitting(fit, {}, picture)
-    run.advance(0)
+    run.train_for(0)
     print("from the notebook")
-    run.advance()
+    run.train_for()
     assert run.printed.getvalue() == "from fit\n"
     assert capsys.readouterr().out == "from the notebook\n"
 
@@ -178,7 +179,7 @@ def test_drawing_with_pyplot_is_refused_and_its_figures_closed(picture):
         return "done"
 
     with pytest.raises(RuntimeError, match=r"fit drew 1 figure\(s\) of pyplot; .*fig.add_subplot"):
-        Fitting(fit, {}, picture).advance()
+        Fitting(fit, {}, picture).train_for()
     assert plt.get_fignums() == [kept.number]
     plt.close(kept)
 
@@ -189,7 +190,7 @@ def test_drawing_nothing_is_refused(picture):
         return "done"
 
     with pytest.raises(RuntimeError, match="fit drew nothing; it must draw on the figure"):
-        Fitting(fit, {}, picture).advance()
+        Fitting(fit, {}, picture).train_for()
 
 
 def test_a_forgotten_return_is_refused(picture):
@@ -198,7 +199,7 @@ def test_a_forgotten_return_is_refused(picture):
         yield
 
     with pytest.raises(TypeError, match="fit must return one line of text, got None"):
-        Fitting(fit, {}, picture).advance()
+        Fitting(fit, {}, picture).train_for()
 
 
 def crowded(fig, *, scale):
@@ -217,14 +218,14 @@ def last_picture(*, before, between):
     """Of a run, after other runs on the same figure, and other pictures within it."""
     picture = Picture((5, 2), 60)
     for scale in before:
-        Fitting(crowded, {"scale": scale}, picture).advance()
-        picture.png()
+        Fitting(crowded, {"scale": scale}, picture).train_for()
+        picture.draw_png()
     run = Fitting(crowded, {"scale": 7}, picture)
-    run.advance(0)
+    run.train_for(0)
     for _ in range(between):
-        picture.png(lay_out=False)
-    run.advance()
-    return picture.png()
+        picture.draw_png(lay_out=False)
+    run.train_for()
+    return picture.draw_png()
 
 
 def test_the_same_values_give_the_same_picture_whatever_was_drawn_before():
@@ -239,12 +240,12 @@ def test_a_picture_between_keeps_the_layout_of_the_last_one():
         return [pytest.approx(ax.get_position().bounds, abs=1e-9) for ax in picture.figure.axes]
 
     picture = Picture((5, 2), 60)
-    Fitting(crowded, {"scale": 1e5}, picture).advance()
-    picture.png()
+    Fitting(crowded, {"scale": 1e5}, picture).train_for()
+    picture.draw_png()
     places = [ax.get_position().bounds for ax in picture.figure.axes]
     run = Fitting(crowded, {"scale": 7}, picture)
-    run.advance(0)
-    picture.png(lay_out=False)
+    run.train_for(0)
+    picture.draw_png(lay_out=False)
     assert places == bounds()
-    picture.png()
+    picture.draw_png()
     assert places != bounds()

@@ -31,7 +31,7 @@ def test_live_asks_the_running_cell(monkeypatch, environment, metadata, variable
         monkeypatch.setenv(name, value)
     kernel = SimpleNamespace(get_parent=lambda channel: {"metadata": metadata})
     shell = SimpleNamespace(kernel=kernel, user_ns=variables)
-    monkeypatch.setattr(frontend, "_shell", lambda: shell)
+    monkeypatch.setattr(frontend, "find_shell", lambda: shell)
     assert is_live() is answer
 
 

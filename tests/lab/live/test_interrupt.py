@@ -22,7 +22,7 @@ def press():
 
 
 def test_a_stop_within_a_slice_raises_there():
-    with pytest.raises(KeyboardInterrupt), StopButton().raises():
+    with pytest.raises(KeyboardInterrupt), StopButton().interrupt_inside():
         press()
         pytest.fail("went on")
 
@@ -35,7 +35,7 @@ def test_a_stop_between_two_slices_is_raised_when_the_loop_has_done_its_work():
         loop.call_soon(press)
         loop.call_later(0.001, done.append, "a message")
         with pytest.raises(KeyboardInterrupt):
-            await StopButton().sleep(0.02)
+            await StopButton().sleep_between(0.02)
 
     asyncio.run(main())
     assert done == ["a message"]
@@ -43,9 +43,9 @@ def test_a_stop_between_two_slices_is_raised_when_the_loop_has_done_its_work():
 
 def test_without_a_stop_nothing_is_raised():
     stop = StopButton()
-    with stop.raises():
+    with stop.interrupt_inside():
         pass
-    asyncio.run(stop.sleep(0))
+    asyncio.run(stop.sleep_between(0))
 
 
 def test_a_running_cells_own_handler_is_left_alone():
@@ -58,10 +58,10 @@ def test_a_running_cells_own_handler_is_left_alone():
     async def main():
         stop = StopButton()
         signal.signal(signal.SIGINT, cells_handler)
-        with stop.raises():
+        with stop.interrupt_inside():
             pass
         asyncio.get_running_loop().call_soon(press)
-        await stop.sleep(0.01)
+        await stop.sleep_between(0.01)
         assert signal.signal(signal.SIGINT, signal.SIG_IGN) is cells_handler
 
     asyncio.run(main())
@@ -72,8 +72,8 @@ def test_another_thread_has_no_signals_and_no_error():
     stop, seen = StopButton(), []
 
     def work():
-        with stop.raises():
-            asyncio.run(stop.sleep(0))
+        with stop.interrupt_inside():
+            asyncio.run(stop.sleep_between(0))
             seen.append(True)
 
     thread = threading.Thread(target=work)

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from nbkit.lab.knobs import KnobError, between, choice, flag, log
-from nbkit.lab.live.headless_stops import static
+from nbkit.lab.live.headless_stops import run_stops
 
 KNOBS = {
     "lr": log(0.01, 1, stops=[0.01, 0.1, 1]).with_name("lr", float),
@@ -31,7 +31,7 @@ def fit():
 
 
 def test_every_stop_of_every_knob_that_fit_names_is_run_once_with_the_others_at_their_start(fit):
-    stops = static(fit, KNOBS, START, **SMALL)
+    stops = run_stops(fit, KNOBS, START, **SMALL)
     assert [(stop.knob, stop.value) for stop in stops.stops] == [
         ("lr", 0.01), ("lr", 0.1), ("lr", 1.0), ("steps", 2), ("steps", 5),
     ]  # fmt: skip
@@ -39,7 +39,7 @@ def test_every_stop_of_every_knob_that_fit_names_is_run_once_with_the_others_at_
 
 
 def test_the_visible_text_names_the_stops_and_the_metadata_has_what_fit_gave(fit):
-    data, metadata = static(fit, KNOBS, START, **SMALL)._repr_mimebundle_()
+    data, metadata = run_stops(fit, KNOBS, START, **SMALL)._repr_mimebundle_()
     caption = "Stops: lr 0.01, 0.1, 1; steps 2, 5. Run the notebook in JupyterLab to move sliders."
     assert data["text/plain"] == metadata["image/png"]["alt"] == caption
     assert metadata["nbkit"]["kind"] == "stops"
@@ -49,7 +49,7 @@ def test_the_visible_text_names_the_stops_and_the_metadata_has_what_fit_gave(fit
 
 
 def test_the_picture_has_a_row_for_each_knob_and_a_column_for_each_stop(fit):
-    data, _ = static(fit, KNOBS, START, **SMALL)._repr_mimebundle_()
+    data, _ = run_stops(fit, KNOBS, START, **SMALL)._repr_mimebundle_()
     png = base64.b64decode(data["image/png"])
     assert Image.open(io.BytesIO(png)).size == (3 * 40, 2 * (40 + 42))
 
@@ -62,13 +62,13 @@ def test_what_fit_raises_is_raised_with_the_stop(fit):
         return ""
 
     with pytest.raises(ArithmeticError, match="diverged") as caught:
-        static(broken, KNOBS, START, **SMALL)
+        run_stops(broken, KNOBS, START, **SMALL)
     assert "steps = 5" in caught.value.__notes__[0]
 
 
 def test_a_start_that_is_out_of_range_stops_before_any_training(fit):
     with pytest.raises(KnobError, match="lr must be a float from 0.01 to 1, got 5"):
-        static(fit, KNOBS, {**START, "lr": 5}, **SMALL)
+        run_stops(fit, KNOBS, {**START, "lr": 5}, **SMALL)
     assert fit.seen == []
 
 
@@ -78,4 +78,4 @@ def test_knobs_without_stops_are_refused(fit):
         "steps": between(1, 9).with_name("steps", int),
     }
     with pytest.raises(ValueError, match=r"none of fit's knobs \(lr, steps\) declares stops"):
-        static(fit, knobs, START, **SMALL)
+        run_stops(fit, knobs, START, **SMALL)

@@ -1,4 +1,4 @@
-"""What an arm may set, one file for each option.
+"""Collect what an arm may set, one file for each option.
 
 `OPTIONS` holds the `OPTION` of every module in this folder. To add an option, add a file: declare a
 subclass of one of the classes in `nbkit.lab.runs.option` and assign an instance to `OPTION`.
@@ -6,8 +6,11 @@ subclass of one of the classes in `nbkit.lab.runs.option` and assign an instance
 
 from importlib import import_module
 from pkgutil import iter_modules
+from typing import TypeVar
 
 from nbkit.lab.runs.option import OptimizerOption, Option
+
+Kind = TypeVar("Kind", bound=Option)
 
 
 def collect_options() -> list[Option]:
@@ -21,10 +24,15 @@ def collect_options() -> list[Option]:
 OPTIONS = collect_options()
 
 
+def select_options(kind: type[Kind]) -> list[Kind]:
+    """Select the options that act in one way, such as every LossOption."""
+    return [option for option in OPTIONS if isinstance(option, kind)]
+
+
 def find_optimizers() -> dict[str, OptimizerOption]:
     """Find what an arm may write as `optimizer`, each with the option that trains with it."""
     found: dict[str, OptimizerOption] = {}
-    for option in OPTIONS:
-        if isinstance(option, OptimizerOption):
-            found.update(dict.fromkeys(option.optimizers, option))
+    for option in select_options(OptimizerOption):
+        for name in option.optimizers:
+            found[name] = option
     return found

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nbkit.base.numbers import read_real
 from nbkit.lab.runs.option import OptimizerOption, Rule, StackedUpdate
-from nbkit.lab.runs.run_values import stack_steps, stack_used_values, stack_values
+from nbkit.lab.runs.run_values import make_zeros, stack_option, stack_steps, stack_values
 
 
 class Adam(OptimizerOption):
@@ -60,36 +60,48 @@ class StackedAdam:
     def __init__(self, rules: Sequence[Rule], weights: Sequence[Tensor], steps: int) -> None:
         like = weights[0]
         self.weights = weights
-        self.means = [torch.zeros_like(weight) for weight in weights]
-        self.squares = [torch.zeros_like(weight) for weight in weights]
-        self.beta2 = stack_values([rule["betas"][1] for rule in rules], like)
-        self.new1 = stack_values([1 - rule["betas"][0] for rule in rules], like)
-        self.new2 = stack_values([1 - rule["betas"][1] for rule in rules], like)
-        self.eps = stack_values([rule["eps"] for rule in rules], like)
-        # In Python's float64, as torch.optim computes them; t counts the steps from 1.
-        rates, roots, kept, decays = [], [], [], []
+        self.means, self.squares = make_zeros(weights), make_zeros(weights)
+        kept2, new1, new2, rates, roots = [], [], [], [], []
         for rule in rules:
             beta1, beta2 = rule["betas"]
-            lrs, decay = rule.list_lrs(steps), rule["weight_decay"]
-            apart, joined = (decay, 0.0) if rule["optimizer"] == "adamw" else (0.0, decay)
-            rates.append([lr / (1 - beta1**t) for t, lr in enumerate(lrs, 1)])
+            kept2.append(beta2)
+            new1.append(1 - beta1)
+            new2.append(1 - beta2)
+            # The bias corrections, in Python's float64 as in torch.optim; t counts steps from 1.
+            rates.append([lr / (1 - beta1**t) for t, lr in enumerate(rule.list_lrs(steps), 1)])
             roots.append([math.sqrt(1 - beta2**t) for t in range(1, steps + 1)])
-            kept.append([1 - lr * apart for lr in lrs])
-            decays.append((apart, joined))
+        # The shares of the old squares, the new gradient and the new square in the running means.
+        self.kept2 = stack_values(kept2, like)
+        self.new1, self.new2 = stack_values(new1, like), stack_values(new2, like)
         self.rates, self.roots = stack_steps(rates, like), stack_steps(roots, like)
-        # As in StackedSgd, a kind of decay that no run uses costs no time.
-        self.joined = stack_used_values([joined for _, joined in decays], like)
-        self.kept = stack_steps(kept, like) if any(apart for apart, _ in decays) else None
+        self.eps = stack_option(rules, "eps", like)
+        self._prepare_decay(rules, steps, like)
+
+    def _prepare_decay(self, rules: Sequence[Rule], steps: int, like: Tensor) -> None:
+        """Set `joined`, Adam's decay of each run, and `kept`, AdamW's factor on the weights."""
+        joined, apart, kept = [], [], []
+        for rule in rules:
+            decay, is_apart = rule["weight_decay"], rule["optimizer"] == "adamw"
+            joined.append(0.0 if is_apart else decay)
+            apart.append(decay if is_apart else 0.0)
+            kept.append([1 - lr * apart[-1] for lr in rule.list_lrs(steps)])
+        # As everywhere in the stack, what no run uses costs no time.
+        self.joined = stack_values(joined, like) if any(joined) else None
+        self.kept = stack_steps(kept, like) if any(apart) else None
 
     def take_step(self, step: int, index: int, gradient: Tensor) -> None:
         """Update one parameter of all runs in place."""
         weight, mean, square = self.weights[index], self.means[index], self.squares[index]
         if self.joined is not None:
+            # gradient = gradient + weight_decay * weight
             gradient = torch.addcmul(gradient, weight, self.joined)
         if self.kept is not None:
+            # weight = (1 - lr * weight_decay) * weight
             weight.mul_(self.kept[step])
+        # mean = beta1 * mean + (1 - beta1) * gradient, and likewise for the squares
         mean.lerp_(gradient, self.new1)
-        square.mul_(self.beta2).addcmul_(gradient * self.new2, gradient)
+        square.mul_(self.kept2).addcmul_(gradient * self.new2, gradient)
+        # sqrt(square / (1 - beta2^t)), divided in the order of torch.optim to round alike
         divisor = square.sqrt().div_(self.roots[step]).add_(self.eps)
         weight.addcdiv_(mean * self.rates[step], divisor, value=-1)
 

@@ -23,6 +23,7 @@ class Clipping(GradientOption):
     def find_problem(self, rule: Rule, steps: int) -> str | None:
         """Check that the thresholds are positive and that at most one clips."""
         for mode in MODES:
+            # Written so that NaN is refused, too.
             if not rule[mode] > 0:
                 return f"{mode} must be above 0, got {rule[mode]}"
         chosen = choose_mode(rule)

@@ -18,6 +18,7 @@ class InitialWeights(StartOption):
 
     def find_problem(self, rule: Rule, steps: int) -> str | None:
         """Check that a gain stands beside the name of a scheme."""
+        # A function sets the weights itself, and would ignore the gain.
         if rule["gain"] is not None and not isinstance(rule["init"], str):
             return "gain is for a scheme: give init its name, such as 'kaiming_normal'"
         return None

@@ -17,13 +17,14 @@ class LearningRate(Option):
     def find_problem(self, rule: Rule, steps: int) -> str | None:
         """Check the learning rate of every step."""
         lrs = rule.list_lrs(steps)
-        if all(math.isfinite(lr) and lr >= 0 for lr in [rule["lr"], *lrs]):
-            return None
-        lowest, highest = min(lrs, default=rule["lr"]), max(lrs, default=rule["lr"])
-        return (
-            f"lr * schedule(step) must be finite and at least 0, got lr={rule['lr']}, "
-            f"scheduled from {lowest} to {highest}"
-        )
+        for lr in (rule["lr"], *lrs):
+            if not 0 <= lr < math.inf:  # true for NaN as well
+                lowest, highest = min(lrs, default=lr), max(lrs, default=lr)
+                return (
+                    f"lr * schedule(step) must be finite and at least 0, got lr={rule['lr']}, "
+                    f"scheduled from {lowest} to {highest}"
+                )
+        return None
 
 
 OPTION = LearningRate()

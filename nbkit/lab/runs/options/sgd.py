@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from nbkit.lab.runs.option import OptimizerOption, Rule, StackedUpdate
-from nbkit.lab.runs.run_values import stack_steps, stack_used_values, stack_values
+from nbkit.lab.runs.run_values import make_zeros, stack_lrs, stack_option, stack_used_option
 
 
 class Sgd(OptimizerOption):
@@ -42,18 +42,21 @@ class StackedSgd:
     def __init__(self, rules: Sequence[Rule], weights: Sequence[Tensor], steps: int) -> None:
         like = weights[0]
         self.weights = weights
-        self.velocities = [torch.zeros_like(weight) for weight in weights]
-        self.momentum = stack_values([rule["momentum"] for rule in rules], like)
-        self.lrs = stack_steps([rule.list_lrs(steps) for rule in rules], like)
-        self.decay = stack_used_values([rule["weight_decay"] for rule in rules], like)
-        nesterov = stack_used_values([rule["nesterov"] for rule in rules], like)
+        self.velocities = make_zeros(weights)
+        self.momentum = stack_option(rules, "momentum", like)
+        self.lrs = stack_lrs(rules, steps, like)
+        self.decay = stack_used_option(rules, "weight_decay", like)
+        # Some runs may use nesterov and others not: (runs, 1) says which.
+        nesterov = stack_used_option(rules, "nesterov", like)
         self.nesterov = None if nesterov is None else nesterov.bool()
 
     def take_step(self, step: int, index: int, gradient: Tensor) -> None:
         """Update one parameter of all runs in place."""
         weight, velocity = self.weights[index], self.velocities[index]
         if self.decay is not None:
+            # gradient = gradient + weight_decay * weight
             gradient = torch.addcmul(gradient, weight, self.decay)
+        # velocity = momentum * velocity + gradient
         velocity.mul_(self.momentum).add_(gradient)
         if self.nesterov is not None:
             # Nesterov's step looks ahead: gradient + momentum * the new velocity.

@@ -1,0 +1,69 @@
+"""Talk to the notebook that is running: its variables, and what is displayed under a cell."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, TypeVar
+
+from nbkit.lab.markdown import escape_markdown
+
+Item = TypeVar("Item")
+PROGRESS_STEP = 5  # percent between two updates: each one is a message to the browser
+
+
+def is_watched() -> bool:
+    """Return whether a person watches the notebook; a headless run is not watched."""
+    # Imported when called: the live lab would otherwise load with every lesson.
+    from nbkit.lab.live.is_live import is_live
+
+    return is_live()
+
+
+def read_namespace() -> dict[str, Any]:
+    """Return the variables of the running notebook; an empty namespace outside of one."""
+    from IPython import get_ipython
+
+    shell = get_ipython()
+    return {} if shell is None else shell.user_ns
+
+
+def display_object(value: object, **options: Any) -> Any:
+    """Display an object under the cell, by IPython's `display`."""
+    from IPython.display import display
+
+    return display(value, **options)  # type: ignore[no-untyped-call]  # IPython has no annotations
+
+
+def make_markdown(text: str) -> Any:
+    """Make the object that IPython displays as Markdown."""
+    from IPython.display import Markdown
+
+    return Markdown(text)  # type: ignore[no-untyped-call]  # IPython has no annotations
+
+
+def display_markdown(text: str) -> None:
+    """Display a text as Markdown."""
+    display_object(make_markdown(text))
+
+
+def display_with_numbers(text: str, numbers: Mapping[str, object]) -> None:
+    """Display a line of stable text, with the numbers in the output's metadata.
+
+    The text is the same on every machine, so that a stored notebook can be compared with a fresh
+    run; the numbers differ, and the report and the ledger read them from the metadata.
+    """
+    display_object({"text/plain": text}, raw=True, metadata={"nbkit": numbers})
+
+
+def show_progress(items: Iterable[Item], total: int, label: str) -> Iterator[Item]:
+    """Yield the items, and display `label: 40 %` on one line that is empty at the end."""
+    label = escape_markdown(label)
+    line = display_object(make_markdown(label), display_id=True)
+    last = 0
+    for count, item in enumerate(items, start=1):
+        yield item
+        percent = 100 * count // max(1, total)
+        if percent >= last + PROGRESS_STEP:
+            line.update(make_markdown(f"{label}: {percent} %"))
+            last = percent
+    line.update(make_markdown(""))
