@@ -66,6 +66,7 @@ class NbkitClient(PapermillNotebookClient):  # type: ignore[misc]  # papermill h
         with TemporaryDirectory(prefix="nbkit-", ignore_cleanup_errors=True) as folder:
             self.kernel_log = Path(folder, "kernel.log")
             with self.kernel_log.open("w") as log:
+                # The empty folder replaces the user's IPython profile.
                 env = headless_environment(folder) | dict(self.environment)
                 with self.setup_kernel(**{"env": env, "stderr": log, **kwargs}):
                     self.kc.shell_channel.is_stopped = self.is_stopped
@@ -80,6 +81,7 @@ class NbkitClient(PapermillNotebookClient):  # type: ignore[misc]  # papermill h
 
     def papermill_execute_cells(self) -> None:
         """Run the cells up to the first error; update papermill's state around each of them."""
+        # Cells are counted as `In [ ]` counts them; papermill wants the index in the notebook.
         indices = list_runnable_cells(self.nb)
         numbers = {index: number for number, index in enumerate(indices, start=1)}
         for index, cell in enumerate(self.nb.cells):

@@ -30,7 +30,7 @@ def headless_environment(ipython_dir: str | Path) -> dict[str, str]:
     for name in THREADS:
         if name not in counts:
             environment.pop(name, None)  # empty, which some libraries would not accept
-    # A front end sets this variable: the lesson would wait for the user's input.
+    # A front end sets this variable; with it, a lesson would expect a user who watches.
     environment.pop("JPY_SESSION_NAME", None)
     # The kernel chooses the backend that stores the pictures in the notebook.
     environment.pop("MPLBACKEND", None)

@@ -81,6 +81,7 @@ def run_lessons(
             hold_folder(out) as token,
             keep_handlers(),
         ):
+            # The token exists only now; workers read it to learn whether the run goes on.
             tasks = [replace(task, token=token) for task in tasks]
             return _run_tasks(tasks, pool, out, options)
     finally:
@@ -119,9 +120,11 @@ def _plan_run(
 
 def _run_tasks(tasks: list[Task], pool: Any, out: Path, options: RunOptions) -> list[Record]:
     """Run the tasks that are not finished yet, then report all of them."""
+    # With resume, a finished result is kept only if it is from the same lesson and parameters.
     kept = _find_finished(tasks) if options.resume else {}
     missing = [task for task in tasks if task.name not in kept]
     expected = {task.name: find_expected_times(task) for task in tasks}
+    # Records of all tasks exist from the start, so that a run that is killed leaves a full list.
     for task in missing:
         _write_waiting_record(task)
 
@@ -221,6 +224,7 @@ def _order_tasks(
         times = expected[task.name]
         # An unknown duration counts as long.
         seconds = times.seconds if times else float("inf")
+        # False sorts before True: lessons that run alone come first.
         return not needs_machine_alone(task.lesson), -seconds
 
     return sorted(tasks, key=rank_task)

@@ -36,4 +36,5 @@ def hold_machine(alone: bool, is_stopped: Callable[[], bool] = lambda: False) ->
         # Waiting for exclusive use holds the "door" lock, so that later arrivals cannot starve it.
         with hold_free_lock(["door"], is_stopped):
             held.enter_context(hold_free_lock(["machine"], is_stopped, shared=not alone))
+        # The door is open again: a lesson that shares the machine may now come in.
         yield

@@ -53,6 +53,7 @@ def _make_executor(name: str, jobs: int) -> tuple[Any, Callable[[], object]]:
     except Exception as error:
         problem = f"{type(error).__name__}: {error}"
         raise LessonError(f"{name} is no executor: called with {jobs}, {problem}.") from error
+    # Checked here, so that the error names the executor and not the first lesson.
     if not hasattr(executor, "submit"):
         kind = type(executor).__name__
         raise LessonError(f"{name} is no executor: it gave a {kind}, which has no `submit`.")

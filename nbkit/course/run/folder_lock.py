@@ -40,6 +40,7 @@ def hold_folder(folder: Path) -> Iterator[tuple[Path, str]]:
         # The file is removed at the end, so it must not hold a user's work.
         if not TOKEN.fullmatch(os.read(descriptor, 64)):
             raise LessonError(f"{file} is not a run's and would be lost: choose another folder.")
+        # Registered before the token is written, so that a full disk leaves no file behind.
         held.callback(file.unlink, missing_ok=True)
         _write_token(descriptor, token, folder)
         yield file, token

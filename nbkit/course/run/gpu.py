@@ -14,8 +14,10 @@ from nbkit.course.run.locks import hold_free_lock
 def list_gpus() -> list[str]:
     """List the GPUs that this process may use, as `CUDA_VISIBLE_DEVICES` names them."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    # An empty variable hides all GPUs, an unset one hides none.
     if visible is None:
         return [str(number) for number in range(torch.cuda.device_count())]
+    # -1 is the usual way to say that no GPU is to be used.
     names = [name.strip() for name in visible.split(",")]
     return [name for name in names if name not in ("", "-1")]
 

@@ -30,6 +30,7 @@ def read_grid(texts: Sequence[str]) -> dict[str, list[str]]:
         name, equals, values = text.partition("=")
         if not (name.isidentifier() and equals and all(values.split(","))):
             raise KnobError(f"a grid is NAME=V1,V2,..., got {text!r}.")
+        # A second occurrence would silently replace the first.
         if name in grid:
             raise KnobError(f"the grid has {name} twice: put all its values into one.")
         grid[name] = values.split(",")

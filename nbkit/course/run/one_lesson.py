@@ -82,6 +82,7 @@ def run_task(task: Task) -> Record:
         LessonError: if this machine does not see the lesson or the folder, or has another version
             of nbkit.
     """
+    # Two versions would mix their records in one folder, and the ledger could not compare them.
     if task.nbkit != nbkit.__version__:
         raise LessonError(
             f"{platform.node()} has nbkit {nbkit.__version__}, the run {task.nbkit}: install that."
@@ -91,6 +92,7 @@ def run_task(task: Task) -> Record:
             f"{platform.node()} does not see {task.path} or {task.out}: lessons and outputs have "
             f"to be in a folder that all machines share."
         )
+    # In the process that runs the course this has been done: there, it does nothing.
     start_fork_server([task.path], task.environment)
     try:
         return _execute_task(task, lambda cell, cells: None)
@@ -114,10 +116,12 @@ def merge_profile(
 
 def _close_event_loop() -> None:
     """Close this thread's event loop, which nbclient creates and leaves open."""
+    # nbclient made this loop when it first waited for the kernel in this thread.
     loop = ensure_event_loop()
     tasks = asyncio.all_tasks(loop)
     for task in tasks:
         task.cancel()
+    # A cancelled task ends only while the loop runs.
     loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
     loop.close()
 
@@ -178,6 +182,7 @@ class Attempt:
 
 def _execute_task(task: Task, progress: Callable[[int, int], None]) -> Record:
     """Execute a task; write the notebook, the page and the record, whatever ends the execution."""
+    # A run that breaks off must not leave the notebook of an earlier one beside its record.
     task.remove_outputs()
     attempt = Attempt(task, progress)
     interrupt = None
@@ -186,6 +191,7 @@ def _execute_task(task: Task, progress: Callable[[int, int], None]) -> Record:
         nb = attempt.execute_lesson()
         fault = find_fault(nb)
     except Stopped:
+        # The run has ended here or on another machine; the lesson may still wait for its turn.
         waited = "" if attempt.record.status == RUNNING else "not begun: "
         fault = attempt.make_fault(f"{waited}{STOPPED}")
         nb = read_partial_notebook(task.part_path)
@@ -195,6 +201,7 @@ def _execute_task(task: Task, progress: Callable[[int, int], None]) -> Record:
     except Exception as error:  # of any kind: the other lessons still run
         fault = attempt.make_fault(f"{type(error).__name__}: {error}")
         nb = read_partial_notebook(task.part_path)
+    # Everything below is done after Ctrl-C as well: the files say where the lesson was.
     with keep_handlers():
         if interrupt is not None:
             ignore_interrupts()  # a second Ctrl-C would leave the record open
@@ -221,6 +228,7 @@ def _write_outputs(
         if nb is not None:
             record.cells = _list_cell_states(nb)
             _note_verdicts(record, nb)
+            # The client noted it in the notebook, where it does not belong.
             record.peak_bytes = nb.metadata.papermill.pop("peak_bytes", None)
             save_notebook(nb, task.notebook_path)
             write_whole(task.page_path, convert_to_html(nb))
@@ -255,12 +263,12 @@ def _save_record(task: Task, record: Record) -> None:
 
 def _open_record(task: Task) -> Record:
     """Make a record that says that the task runs, since when and where."""
+    # The same environment as the kernel gets, so that the record has its thread count.
     environment = {**headless_environment(""), **task.environment}
     threads = read_thread_count("OMP_NUM_THREADS", environment["OMP_NUM_THREADS"])
     return task.make_record(
         status=RUNNING,
         started=datetime.now(UTC).isoformat(timespec="seconds"),
-        # The lesson computes with the kernel's number of threads, not with this process's.
         machine=read_machine().to_dict() | {"threads": threads},
         worker={"host": platform.node(), "pid": os.getpid()},
     )

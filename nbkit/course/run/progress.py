@@ -108,6 +108,7 @@ class Progress:
     def show_lessons(self, running: Mapping[str, Record], waiting: Sequence[str]) -> None:
         """Show where the running lessons are, given their records."""
         now = monotonic()
+        # Compared with what was shown before, so this comes before the update.
         new = [name for name in running if name not in self.running]
         self.waiting = list(waiting)
         self._update_running(running, now)
@@ -127,6 +128,7 @@ class Progress:
         }
         for name, record in records.items():
             lesson = self.running[name]
+            # The record has no time of the cell: it began when it was first seen here.
             if record.cell is not None and record.cell != lesson.cell:
                 lesson.cell, lesson.cells = record.cell, record.cell_count or record.cell
                 lesson.cell_began = now
@@ -154,6 +156,7 @@ class Progress:
             for name, lesson in self.running.items()
         }
         total = self._estimate_total(left, now)
+        # Two spaces separate the parts, because each of them contains commas.
         parts = [self._count_done()]
         if total is not None:
             parts[0] += f", {format_time_left(total)}"
@@ -186,6 +189,7 @@ class Progress:
             if not lasting:
                 # A line that wraps leaves a second line, which could not be replaced.
                 text = text[: shutil.get_terminal_size().columns - 1]
+            # Spaces over the old line: an escape code would not work on every terminal.
             write_text(self.stream, "\r" + " " * self._shown + "\r")
         if text:
             write_text(self.stream, text + ("\n" if lasting else ""))

@@ -48,6 +48,7 @@ class Task:
     environment: dict[str, str] = field(default_factory=dict)
     per_gpu: int = 1
     token: tuple[Path, str] | None = None
+    # Evaluated where the task is planned: a worker compares it with the version that it has.
     nbkit: str = nbkit.__version__
 
     @property
@@ -63,6 +64,7 @@ class Task:
     @property
     def part_path(self) -> Path:
         """The executed notebook while cells are still running."""
+        # The dot hides the file from listings while it is incomplete.
         return self.out / f".{self.name}.part.ipynb"
 
     @property
@@ -80,6 +82,7 @@ class Task:
         if self.token is None:
             return False
         file, text = self.token
+        # Another run in this folder writes its own token, and this one must not go on beside it.
         try:
             return file.read_text() != text
         except FileNotFoundError:
@@ -95,6 +98,7 @@ class Task:
                 attempts at the same task that were cut off.
         """
         earlier = Record.find(self.record_path)
+        # An attempt with other parameters or another notebook was not an attempt at this task.
         same = earlier is not None and self._matches(earlier)
         default: dict[str, Any] = {
             "lesson": self.lesson,
@@ -113,6 +117,7 @@ class Task:
     def find_finished_record(self) -> Record | None:
         """Return the record of an earlier run of the same task if all its files are there."""
         record = Record.find(self.record_path)
+        # After a power cut, a record may say `ok` beside files that never reached the disk.
         complete = _is_json(self.notebook_path) and holds_something(self.page_path)
         if record is not None and record.status == OK and complete and self._matches(record):
             return record
@@ -160,6 +165,7 @@ def plan_tasks(
         LessonError: if two tasks would write the same file, or a task would overwrite a file that
             was not written by a run.
     """
+    # A file in place of the folder would raise only after the lessons were checked.
     if out.exists() and not out.is_dir():
         raise LessonError(f"{out} is a file: choose a folder for the outputs.")
     # Another process, on another machine too, does not share this one's current folder.
@@ -170,6 +176,7 @@ def plan_tasks(
         path = lesson.absolute()
         for name, values in list_points(path, given, grid or {}).items():
             tasks.append(Task(path, out, name, values, timeout, variables, per_gpu))
+    # All names are known before the first check, so nothing has been written if one occurs twice.
     names = [task.name for task in tasks]
     for task in tasks:
         if names.count(task.name) > 1:
@@ -192,6 +199,7 @@ def check_output_files(task: Task) -> None:
     record = find_record_origin(task.record_path)
     has_page = task.page_path.exists()
     has_others = task.notebook_path.exists() or task.record_path.exists()
+    # A damaged file belongs to a run if its neighbours do.
     lost = None
     if notebook is Origin.USER or (notebook is Origin.DAMAGED and record is not Origin.RUN):
         lost = task.notebook_path

@@ -59,6 +59,7 @@ def find_expected_times(task: Task) -> ExpectedTimes | None:
     beside = task.out.parent.glob(f"*/{escape(task.name)}.json")
     in_ledger = ledger_dir().glob(f"*/{escape(task.lesson)}.json")
     best = None
+    # Of two equally good records the first counts: the one in the output folder itself.
     for path in (task.record_path, *beside, *in_ledger):
         record = Record.find(path)
         if record is None or record.status != OK or record.parameters != task.values:
@@ -96,6 +97,7 @@ def estimate_lesson_left(
         return None
     # Without an earlier run, take the mean time of the cells before this one for each cell.
     typical = (elapsed - in_cell) / (cell - 1)
+    # At first the cell has the typical time left; once it is late, as much as it is late already.
     here = max(typical, in_cell - typical)
     return here + (cells - cell) * max(typical, elapsed / cell)
 
@@ -122,6 +124,7 @@ def estimate_run_left(
         if seconds is None:
             return None
         known.append(seconds)
+    # Jobs share the lessons, but a single lesson takes its time: the longest is a lower bound.
     return max(sum(known) / jobs, *known) if known else None
 
 
