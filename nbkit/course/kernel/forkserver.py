@@ -8,7 +8,7 @@ like any other.
 the requested modules it imports the standard library only. It has one thread, because forking a
 process with several threads is not safe.
 
-When the connection to the runner ends, for whatever reason, this process kills the process group
+When the connection to the runner ends, for any reason, this process kills the process group
 of each kernel and exits. When it is killed itself, Linux kills the kernels.
 """
 

@@ -34,7 +34,7 @@ MAX_SHOWN_PATH = 200  # characters of a path in a message
 
 
 class LedgerError(Exception):
-    """The lessons ran and are reported, but the ledger could not be read or written."""
+    """Report that the ledger could not be read or written; the lessons ran and are reported."""
 
 
 def run_lessons(

@@ -89,7 +89,8 @@ def _connect_dask(address: str) -> tuple[Any, Callable[[], object]]:
         get_address_host_port(address)
     except ValueError as error:
         raise LessonError(
-            f"after dask: comes a scheduler's address, tcp://HOST:PORT, got {address!r}: {error}."
+            f"expected the address of a scheduler after dask:, tcp://HOST:PORT, got {address!r}: "
+            f"{error}."
         ) from error
     try:
         client = Client(  # type: ignore[no-untyped-call]  # distributed has no annotations

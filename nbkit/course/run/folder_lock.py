@@ -39,7 +39,9 @@ def hold_folder(folder: Path) -> Iterator[tuple[Path, str]]:
             raise LessonError(f"another run is at work in {folder}: wait, or choose another --out.")
         # The file is removed at the end, so it must not hold a user's work.
         if not TOKEN.fullmatch(os.read(descriptor, 64)):
-            raise LessonError(f"{file} is not a run's and would be lost: choose another folder.")
+            raise LessonError(
+                f"{file} was not written by a run and would be lost: choose another folder."
+            )
         # Registered before the token is written, so that a full disk leaves no file behind.
         held.callback(file.unlink, missing_ok=True)
         _write_token(descriptor, token, folder)
@@ -52,8 +54,8 @@ def _explain_failure(folder: Path, file: Path, error: OSError) -> str:
     # lock_file raises number 0 for a hard link, a pipe or a device.
     if exists and (file.is_symlink() or error.errno == 0):
         return (
-            f"{file} should be a plain file of a run's, but it is a link or a device: what a run "
-            f"writes would go elsewhere. Remove it, or choose another --out."
+            f"{file} should be a plain file, but it is a link or a device, and a run would write "
+            f"to another place. Remove it, or choose another --out."
         )
     return f"{folder} cannot be written: {error.strerror}."
 

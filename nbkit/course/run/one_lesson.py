@@ -85,7 +85,8 @@ def run_task(task: Task) -> Record:
     # Two versions would mix their records in one folder, and the ledger could not compare them.
     if task.nbkit != nbkit.__version__:
         raise LessonError(
-            f"{platform.node()} has nbkit {nbkit.__version__}, the run {task.nbkit}: install that."
+            f"{platform.node()} has nbkit {nbkit.__version__}, but the run needs {task.nbkit}: "
+            f"install that version there."
         )
     if not (task.path.exists() and task.out.exists()):
         raise LessonError(

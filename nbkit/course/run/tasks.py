@@ -53,28 +53,28 @@ class Task:
 
     @property
     def lesson(self) -> str:
-        """The lesson's word: the stem of the notebook without the number."""
+        """Return the lesson's word: the stem of the notebook without the number."""
         return word_of(self.path.stem)
 
     @property
     def notebook_path(self) -> Path:
-        """The executed notebook."""
+        """Return the path of the executed notebook."""
         return self.out / f"{self.name}.ipynb"
 
     @property
     def part_path(self) -> Path:
-        """The executed notebook while cells are still running."""
+        """Return the path of the executed notebook while cells are still running."""
         # The dot hides the file from listings while it is incomplete.
         return self.out / f".{self.name}.part.ipynb"
 
     @property
     def page_path(self) -> Path:
-        """The executed notebook as HTML."""
+        """Return the path of the executed notebook as HTML."""
         return self.out / f"{self.name}.html"
 
     @property
     def record_path(self) -> Path:
-        """The record."""
+        """Return the path of the record."""
         return self.out / f"{self.name}.json"
 
     def is_stopped(self) -> bool:
@@ -180,7 +180,10 @@ def plan_tasks(
     names = [task.name for task in tasks]
     for task in tasks:
         if names.count(task.name) > 1:
-            raise LessonError(f"two lessons are called {task.name}: run them one after the other.")
+            raise LessonError(
+                f"two lessons are called {task.name}, so their files would have the same names: "
+                f"run them separately, each with another --out."
+            )
         check_output_files(task)
     return tasks
 
@@ -208,7 +211,9 @@ def check_output_files(task: Task) -> None:
     elif has_page and not has_others and holds_something(task.page_path):
         lost = task.page_path
     if lost:
-        raise LessonError(f"{lost} is not a run's and would be lost: choose another folder.")
+        raise LessonError(
+            f"{lost} was not written by a run and would be lost: choose another folder."
+        )
 
 
 def _is_json(path: Path) -> bool:

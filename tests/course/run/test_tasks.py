@@ -239,7 +239,7 @@ def test_what_may_be_somebodys_is_refused(lesson, tmp_path, damage):
     executed(task)
     for name, data in damage.items():
         getattr(task, name).unlink() if data is None else getattr(task, name).write_bytes(data)
-    with pytest.raises(LessonError, match="is not a run's and would be lost"):
+    with pytest.raises(LessonError, match="was not written by a run and would be lost"):
         plan_tasks([lesson], tmp_path / "out", {})
 
 
