@@ -78,6 +78,7 @@ def check_accumulation(
         )
 
     parts = split_rows(batch, count)
+    # A loss that is a module may change in its forward too.
     kept = [model, loss_fn] if isinstance(loss_fn, nn.Module) else [model]
     # A BatchNorm layer that gets one value per channel starves first in the smallest part.
     smallest = min(parts, key=count_rows)

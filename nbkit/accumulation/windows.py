@@ -38,7 +38,6 @@ itself, K times per step; `check_accumulation` measures how much that changes.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -47,9 +46,9 @@ from itertools import islice
 from typing import Any, Literal
 
 import torch
-import torch.distributed as dist
 from torch import nn
 
+from nbkit.accumulation.terms import count_terms, scale_terms
 from nbkit.base.batches import count_rows
 from nbkit.base.numbers import read_integer
 
@@ -86,6 +85,7 @@ class Window:
     def __init__(self, micros: list[MicroBatch], progress: _Progress) -> None:
         self._micros = micros
         self._progress = progress
+        # The last micro-batch synchronises, unlike the others, and an error in it is noted.
         has_no_terms = not micros[-1].weight
         micros[-1]._context = partial(progress.watch_last_micro, has_no_terms)
 
@@ -116,6 +116,7 @@ class _Progress:
             with self.zero_gradients_if(has_no_terms):
                 yield
         except BaseException:
+            # Any exception, KeyboardInterrupt too, leaves the window early.
             self.is_complete = False
             raise
 
@@ -143,6 +144,7 @@ class _Progress:
         if self.model is None or self.is_complete:
             return
         for parameter in self.model.parameters():
+            # Zeros do no harm: zero_grad(set_to_none=False) leaves them.
             if parameter.grad is not None and parameter.grad.any():
                 raise RuntimeError(
                     "expected a model without gradients at the start of a window, but the window "
@@ -193,6 +195,7 @@ def accumulate(
         )
     _check_weight_and_model(weight, model)
 
+    # A generator runs nothing before its first item is asked for, so the checks stand here.
     return _yield_windows(iter(batches), steps, weight or count_rows, model, last)
 
 
@@ -224,9 +227,9 @@ def _yield_windows(
         group = list(islice(source, steps))
         if last == "drop" and len(group) < steps:
             group = []
-        terms = _count_terms(weight, group)
+        terms = count_terms(weight, group)
         # This is an all-reduce, so a rank without a batch calls it as well.
-        scale = _scale_terms(sum(terms), bool(group), model)
+        scale = scale_terms(sum(terms), bool(group), model)
         if not group:
             return
         # weight_i = terms_i * scale; a batch without terms has no mean loss and is left out.
@@ -250,48 +253,9 @@ def _make_micro_batches(
 
     `Window` replaces the `sync()` of the last one.
     """
+    # Without synchronisation, gradients stay on their rank until the last backward.
     micros = [MicroBatch(batch, share, False, no_sync) for batch, share in weighted]
     if first_must_sync:
         micros[0]._context = nullcontext
     micros[-1].is_last = True
     return micros
-
-
-def _count_terms(weight: Callable[[Any], Any], group: list[Any]) -> list[float]:
-    """Count the loss terms of each batch; refuse counts that are negative or not finite."""
-    try:
-        terms = [float(weight(batch)) for batch in group]
-    except ValueError as error:
-        if weight is not count_rows:  # the user's own function raised: show its error unchanged
-            raise
-        raise ValueError(
-            f"cannot count the loss terms of a batch: {error} Say how many there are with weight=, "
-            f"for example weight=lambda batch: len(batch[0])."
-        ) from None
-    # A comparison with NaN is False, so NaN fails here too.
-    if terms and not (min(terms) >= 0 and sum(terms) < math.inf):
-        raise ValueError(
-            f"weight(batch) must be the number of its loss terms, finite and at least 0, "
-            f"got {', '.join(map(str, terms))}."
-        )
-    return terms
-
-
-def _scale_terms(terms: float, has_window: bool, model: nn.Module | None) -> float:
-    """Return the weight of one loss term: ranks / terms of the window on all ranks, 0 if none."""
-    ranks = 1
-    if dist.is_available() and dist.is_initialized():
-        group = getattr(model, "process_group", None)
-        # NCCL reduces tensors on the GPU only.
-        device = "cuda" if dist.get_backend(group) == "nccl" else "cpu"
-        sums = torch.tensor([terms, has_window], dtype=torch.float64, device=device)
-        dist.all_reduce(sums, group=group)
-        ranks = dist.get_world_size(group)
-        terms, windows = sums.tolist()
-        if 0 < windows < ranks:
-            raise RuntimeError(
-                f"expected the same number of batches on every rank, but {windows:.0f} of {ranks} "
-                f"ranks have another window and the others have no batch left. Divide the batches "
-                f"evenly over the ranks: nbkit.shard does."
-            )
-    return ranks / terms if terms else 0.0

@@ -68,6 +68,7 @@ def _freeze_layer(
         undo.add_step(partial(_release_weights, layer, vars(layer)["train"], weights))
     else:
         holder = model.get_submodule(name.rpartition(".")[0])
+        # A layer that differed from its holder was set by hand, and gets its mode back.
         follows = holder if holder.training == layer.training else None
         # `model.train()` calls each layer's `train`; on the instance it hides that of the class.
         frozen = vars(layer)["train"] = partial(stay_in_eval, layer)
@@ -76,6 +77,7 @@ def _freeze_layer(
         undo.add_step(partial(_release_weights, layer, frozen, weights))
         layer.training = False
     for weight in weights:
+        # An optimizer skips parameters without a gradient, also their weight decay.
         weight.requires_grad_(False)
         weight.grad = None
 

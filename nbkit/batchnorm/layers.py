@@ -32,6 +32,7 @@ def require_shapes(layers: Mapping[str, _BatchNorm]) -> None:
 
 def stay_in_eval(layer: nn.Module, mode: bool = True) -> nn.Module:
     """Replace `train` in a frozen layer: its submodules follow, the layer stays in eval mode."""
+    # The method of the class: `layer.train` is this function.
     type(layer).train(layer, mode)
     layer.training = False
     return layer
@@ -39,12 +40,14 @@ def stay_in_eval(layer: nn.Module, mode: bool = True) -> nn.Module:
 
 def is_frozen(layer: nn.Module, model: nn.Module) -> bool:
     """Return whether `freeze_bn_` froze a layer, or it is in eval mode in a model that trains."""
+    # `freeze_bn_` replaces `train` by a partial of `stay_in_eval`.
     is_fixed = getattr(vars(layer).get("train"), "func", None) is stay_in_eval
     return is_fixed or (model.training and not layer.training)
 
 
 def read_statistics(layer: _BatchNorm) -> Tensor:
     """Return running mean and running variance, shape (2, channels), in float64 on the CPU."""
+    # The callers leave out layers with track_running_stats=False.
     assert layer.running_mean is not None and layer.running_var is not None
     return torch.stack([layer.running_mean, layer.running_var]).cpu().double()
 

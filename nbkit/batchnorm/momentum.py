@@ -43,6 +43,7 @@ def rescale_bn_momentum_(model: nn.Module, accumulation_steps: int) -> Undo:
             f"optimizer step, got {accumulation_steps!r}."
         )
     layers = find_batch_norms(unwrap_model(model))
+    # Check all layers before the first one is changed.
     for name, layer in layers.items():
         if layer.momentum is not None and not 0 <= layer.momentum <= 1:
             raise ValueError(

@@ -31,6 +31,7 @@ def normalise_by_batch(
         frozen: names of the layers that normalise by their running statistics.
     """
     model.eval()
+    # Every change is undone on every way out, in reverse order.
     with ExitStack() as undo:
         for name, moments in seen.items():
             layer = moments.layer
@@ -94,6 +95,7 @@ def pass_on_all_ranks(seen: dict[str, Moments], pass_data: Callable[[], int]) ->
     if dist.is_available() and dist.is_initialized():
         heads = _gather_moments([float(error is not None), float(batches)], list(seen.values()))
         failed = [rank for rank, head in enumerate(heads) if head[0]]
+        # Counts travel as float64, which holds them exactly.
         batches = int(sum(head[1].item() for head in heads))
         if failed and error is None:
             raise RuntimeError(

@@ -78,6 +78,7 @@ def reestimate_bn_(
     count = 0
     if seen:
         count = pass_on_all_ranks(seen, partial(_pass_data, model, seen, batches, device))
+    # Up to here nothing is written, so an error leaves the model as it was.
     _refuse_unusable(seen, count, reset)
 
     # Report first: this reads the old statistics, which are then overwritten.
@@ -118,6 +119,7 @@ def _starves_layer(model: nn.Module, seen: dict[str, Moments], device: Device, b
 
     The batch passes for this, and the moments forget it again.
     """
+    # This trial must not count: the batch passes again later, in a group.
     saved = {name: moments.save_counts() for name, moments in seen.items()}
     call_model(model, copy_batch(batch), device)
     starves = any(moments.has_lent for moments in seen.values())
@@ -133,6 +135,7 @@ def _refuse_unusable(seen: dict[str, Moments], count: int, reset: bool) -> None:
             f"batches gave no batch: is it empty, or a generator that was used before? {_UNCHANGED}"
         )
     for name, moments in seen.items():
+        # A layer without any value was not called, and is left unchanged.
         if moments.count == 1:
             raise ValueError(
                 f"Layer {name!r} saw one value a channel, which has no variance: pass more data. "
@@ -190,6 +193,7 @@ def _write_statistics(moments: Moments, count: int, reset: bool) -> None:
         return
     layer = moments.layer
     if reset:
+        # In place: other objects may hold the same buffers, and their dtype stays.
         layer.running_mean.copy_(moments.mean)
         layer.running_var.copy_(moments.population_var)
         layer.num_batches_tracked.fill_(count)

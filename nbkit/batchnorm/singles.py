@@ -29,6 +29,7 @@ def group_singles(batches: Iterable[Any], starves: Callable[[Any], bool]) -> Ite
         inputs = batch[0] if isinstance(batch, (tuple, list)) else batch
         is_single = starves_alone is not False and _is_single(inputs)
         if is_single and starves_alone is None:
+            # One trial is enough: the samples of a loader have the same form.
             starves_alone = starves((inputs,))
         if not (is_single and starves_alone):
             has_passed = True

@@ -52,6 +52,7 @@ def judge_layer(name: str, moments: Moments, noises: list[Tensor], frozen: bool)
     if not moments.count:
         advice = "The model did not call it with this batch."
         return BNLayer(name, None, None, BNVerdict.NOT_CALLED, advice)
+    # A layer may be called several times in one pass: average over the calls.
     mean_noise, var_noise, independent = torch.stack(noises).mean(0).tolist()
     mean_gap, var_gap = measure_gaps(moments, *read_statistics(moments.layer))
     is_small = mean_gap <= _bound_noise(mean_noise, independent)
@@ -92,6 +93,7 @@ def _root_mean(squares: Tensor) -> float:
 def _choose_verdict(moments: Moments, gap: _Gap, frozen: bool) -> tuple[BNVerdict, str]:
     """Return the verdict on a layer, and advice."""
     statistics = read_statistics(moments.layer)
+    # This comes first, because NaN makes every gap NaN.
     if not statistics.isfinite().all() or (statistics[1] < 0).any():
         return BNVerdict.POISONED, (
             "The running statistics hold NaN, inf or a negative variance and never recover. Run "
@@ -158,6 +160,7 @@ def _explains_gap(moments: Moments, left: float, gap: _Gap) -> bool:
         gap: the gap to explain.
     """
     mean, var = read_statistics(moments.layer)
+    # Without an update the statistics must still be the initial ones.
     if left == 1:
         return not mean.any() and bool((var == 1).all())
     # The statistics after as many updates with this batch, beginning from 0 and 1.

@@ -9,6 +9,7 @@ filter of a convolution (transposed or not), a row along axis 0 of any other arr
 as a bias, is one unit. Clipping by norm keeps the direction of the whole gradient, agc keeps the
 direction of each unit, and clipping by value keeps neither.
 
+>>> import torch
 >>> weight = nn.Parameter(torch.zeros(2))
 >>> weight.grad = torch.tensor([3.0, 4.0])
 >>> report = clip_gradients_([weight], max_norm=1.0)
@@ -75,6 +76,7 @@ def clip_gradients_(
     networks"; agc: Brock, De, Smith & Simonyan 2021, "High-performance large-scale image
     recognition without normalization".
 
+    >>> import torch
     >>> weight = nn.Parameter(torch.zeros(2))
     >>> weight.grad = torch.tensor([3.0, 4.0])
     >>> report = clip_gradients_([weight], max_norm=1.0)

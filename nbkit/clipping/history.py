@@ -29,7 +29,8 @@ class ClipHistory(Report):
     Adding does not synchronise. Reading synchronises once for all steps added since the last read.
     Steps whose norm is not finite are counted in `nonfinite` and left out of all other numbers.
 
-    >>> weight = nn.Parameter(torch.zeros(1))
+    >>> from nbkit.clipping import clip_gradients_
+    >>> weight = torch.nn.Parameter(torch.zeros(1))
     >>> history = ClipHistory()
     >>> for norm in (1.0, 2.0, 3.0, 40.0):
     ...     weight.grad = torch.tensor([norm])
@@ -92,6 +93,7 @@ class ClipHistory(Report):
     def clipped_fraction(self) -> float:
         """Return the share of steps that were clipped."""
         steps = self._require_finite_steps()
+        # A coefficient of exactly 1 means that no gradient was multiplied.
         clipped = sum(coefficient != 1.0 for _, coefficient in steps)
         return clipped / len(steps)
 
@@ -114,6 +116,7 @@ class ClipHistory(Report):
 
     def to_dict(self) -> dict[str, object]:
         """Return every norm and coefficient, and the numbers derived from them, as plain JSON."""
+        # Without a finite norm there are no quantiles.
         has_finite = bool(self._read_finite_steps())
         return {
             "norms": convert_to_json(self.norms),
@@ -140,6 +143,7 @@ class ClipHistory(Report):
         steps: list[tuple[int, float]] = []  # number of the step from 1, and its norm
         clipped: list[tuple[int, float]] = []
         for number, (norm, coefficient) in enumerate(self._read_steps(), 1):
+            # Infinity and NaN have no place on the axis.
             if not math.isfinite(norm):
                 continue
             steps.append((number, norm))

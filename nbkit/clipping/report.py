@@ -51,6 +51,7 @@ class ClipReport(Report):
     @property
     def norms(self) -> dict[str, float]:
         """Return the norm of each parameter's gradient, before clipping."""
+        # The total norm and the coefficient come first in `values`.
         return dict(zip(self.names, self._numbers[2:], strict=True))
 
     @property
@@ -70,6 +71,7 @@ class ClipReport(Report):
         summary = f"gradient norm {self.total_norm:.3g}, {self.rule}: {done}"
         if self.nonfinite:
             summary += f"; not finite: {join_names(self.nonfinite)}"
+        # The largest first: these decide the total norm.
         rows = sorted(self.norms.items(), key=lambda row: -row[1])
         if len(rows) > LISTED:
             summary += f"; the {LISTED} largest of {len(rows)} norms:"

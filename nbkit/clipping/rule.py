@@ -36,7 +36,7 @@ from nbkit.clipping.report import ClipReport
 from nbkit.clipping.units import find_units
 
 MODES = ("max_norm", "max_value", "agc")
-Kinds = Collection[tuple[type, torch.device, torch.dtype]]  # of the gradients at hand
+GradientKinds = Collection[tuple[type, torch.device, torch.dtype]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +76,7 @@ class ClipRule:
                 f"To exclude nothing leave it out."
             )
         excludes = isinstance(self.exclude, nn.Module) or len(self.exclude) > 0
+        # In the other modes these options would be ignored silently.
         if self.agc is None and (self.eps is not None or excludes):
             raise ValueError(
                 "eps and exclude belong to agc. To leave parameters out of max_norm or max_value, "
@@ -98,6 +99,7 @@ class ClipRule:
         """
         named = named_parameters(parameters)
         refuse_shards(parameters, named, "their norm")
+        # Layers and units are looked up once; the returned function runs at every step.
         measure = self._choose_measure(parameters, named)
         return partial(self._clip_gradients, named, measure)
 
@@ -106,6 +108,7 @@ class ClipRule:
         """Clip the gradients that the parameters have now, and report their norms."""
         whole = sum_repeated_rows(named)
         grads = view_values(whole)
+        # Without gradients the norm is 0, and the coefficient 1.
         if not grads:
             return ClipReport(torch.tensor([0.0, 1.0]), (), self)
 
@@ -132,6 +135,7 @@ class ClipRule:
         """Return the measure of this rule's mode; refuse parameters that it cannot clip."""
         if self.max_norm is not None:
             return partial(measure_by_norm, float(self.max_norm), self.norm_type)
+        # Complex numbers have no order to clamp them by.
         complex_names = [name for name, parameter in named.items() if parameter.is_complex()]
         if complex_names:
             raise TypeError(
@@ -140,6 +144,7 @@ class ClipRule:
             )
         if self.max_value is not None:
             return partial(measure_by_value, float(self.max_value), self.norm_type)
+        # Only a model tells which kind of layer a parameter belongs to.
         if self.agc is not None and isinstance(source, nn.Module):
             floor = UNIT_FLOOR if self.eps is None else self.eps
             units = find_units(source, named, self.exclude)
@@ -166,13 +171,14 @@ class ClipRule:
         return ClipReport(values, tuple(grads), self), measured.apply_factor
 
 
-def _on_cpu(kinds: Kinds) -> bool:
+def _on_cpu(kinds: GradientKinds) -> bool:
     """Return whether every gradient is on the CPU."""
     return all(device.type == "cpu" for _, device, _ in kinds)
 
 
-def _refuse_spread(kinds: Kinds) -> None:
+def _refuse_spread(kinds: GradientKinds) -> None:
     """Refuse gradients of which each rank holds a part, such as DTensors."""
+    # DTensor and its subclasses have this method, plain tensors have not.
     if any(hasattr(kind, "full_tensor") for kind, _, _ in kinds):
         raise TypeError(
             "expected gradients that each rank holds as a whole, got gradients spread over the "
@@ -207,7 +213,9 @@ def _check_positive(name: str, value: Any, infinite: str | None = None) -> None:
             f"{name} must be {kind}, got a tensor. Reading a tensor waits for its GPU, at every "
             f"step: read it once, before the loop, with .item()."
         )
+    # bool is a kind of int, but True is no threshold.
     if not isinstance(value, Real) or isinstance(value, bool):
         raise TypeError(f"{name} must be {kind}, got {value!r}.")
+    # NaN fails the comparison too.
     if not float(value) > 0 or (math.isinf(value) and not infinite):
         raise ValueError(f"{name} must be {kind}, got {value!r}.")

@@ -50,6 +50,7 @@ def find_units(
             f"use nn.Embedding(sparse=False), or max_norm."
         )
     free = _find_excluded(model, exclude)
+    # The weight of a transposed convolution has its outputs on axis 1, divided into groups.
     groups: dict[int, int] = {}  # by the id of a transposed convolution's weight and bias
     for layer in model.modules():
         if isinstance(layer, TRANSPOSED):
@@ -64,7 +65,9 @@ def find_units(
 
 def _find_excluded(model: nn.Module, exclude: Excluded) -> set[int]:
     """Return the ids of the excluded parameters, each by its name or with its module."""
+    # Without the model itself, whose name is empty: to exclude it would clip nothing.
     modules = {name: module for name, module in model.named_modules() if name}
+    # With duplicates, so that a tied parameter can be excluded by each of its names.
     parameters = dict(model.named_parameters(remove_duplicate=False))
     free: set[int] = set()
     for item in [exclude] if isinstance(exclude, (str, nn.Module)) else exclude:

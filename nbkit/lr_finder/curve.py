@@ -38,6 +38,7 @@ class LRCurve(Report):
 
     def __post_init__(self) -> None:
         if self.stop_reason is not None:
+            # Accept the plain word, as `to_dict` gives it.
             self.stop_reason = StopReason(self.stop_reason)
 
     def suggest(self, method: str = "floor") -> float | None:
@@ -81,6 +82,7 @@ class LRCurve(Report):
         if self.losses:
             # Fit the axis to the valley: the losses behind it may be a thousand times higher.
             low, high = min(self.losses), max(self.losses[:MIN_RUNGS])
+            # The last term gives the axis a height if all losses are equal.
             ax.set_ylim(low - 0.1 * (high - low), high + (high - low) + 1e-12)
         ax.set(xscale="log", xlabel="learning rate", ylabel="training loss")
         return ax
@@ -133,8 +135,13 @@ class LRCurve(Report):
 
         Only differences of losses are compared, so losses at or below zero need no special care.
         """
-        if len(self.losses) <= MIN_RUNGS or self.smoothed[-1] <= self.smoothed[-2]:
+        # With few rungs the range so far is mostly noise.
+        if len(self.losses) <= MIN_RUNGS:
+            return False
+        # A loss that is falling may still recover.
+        if self.smoothed[-1] <= self.smoothed[-2]:
             return False
         lowest = self.lowest_rung
+        # Include the first rungs, in case the very first one is the lowest.
         loss_range = max(self.losses[: max(lowest + 1, MIN_RUNGS)]) - self.smoothed[lowest]
         return self.smoothed[-1] - self.smoothed[lowest] > stop_factor * loss_range

@@ -24,6 +24,7 @@ def find_generators(batches: Iterable[Any]) -> list[torch.Generator]:
     """
     batch_sampler = getattr(batches, "batch_sampler", None)
     sampler = getattr(batches, "sampler", None)
+    # A batch sampler draws through the sampler that it wraps.
     inner_sampler = getattr(batch_sampler, "sampler", None)
     found = []
     for holder in (batches, sampler, batch_sampler, inner_sampler):
@@ -60,6 +61,7 @@ def repeat_batches(batches: Iterable[Any]) -> Iterator[Any]:
 
     If the batches cannot be iterated over again, they end with a warning that says why.
     """
+    # Outside the `try` below: batches that cannot be iterated over at all are an error.
     stream = iter(batches)
     while True:
         found = False
@@ -68,6 +70,7 @@ def repeat_batches(batches: Iterable[Any]) -> Iterator[Any]:
             yield batch
         if not found:
             return
+        # A list begins again here; an iterator is used up, and its next pass is empty.
         try:
             stream = iter(batches)
         except Exception as error:
@@ -88,6 +91,7 @@ def draw_windows(
     """
     stream = repeat_batches(batches)
     while True:
+        # No batch beyond this rung is drawn.
         window = list(islice(stream, size))
         count = len(window)
         if group is not None:
@@ -116,6 +120,7 @@ def weigh_batches(window: list[Any]) -> list[float]:
 
 def _count_samples(batch: Any) -> int:
     """Return the number of rows of a tensor or container, and `len` of a type we do not know."""
+    # A tensor, or a container that may hold tensors; all other types must have a len().
     is_known = isinstance(batch, Tensor) or open_container(batch) is not None
     try:
         return count_rows(batch) if is_known else len(batch)

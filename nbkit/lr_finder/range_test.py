@@ -110,23 +110,36 @@ def lr_range_test(
     check_plain_step(optimizer, "lr_range_test")
     ratios = read_lr_ratios(optimizer)
 
+    # A model without parameters is taken to be on the CPU.
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     group = _find_process_group(model)
+    # A disabled scaler changes nothing, so the run does without it.
     scaler = scaler if scaler is not None and scaler.is_enabled() else None
     forward = step or partial(_compute_pair_loss, model, loss_fn, device)
     train = partial(_train_rung, forward, optimizer, scaler, group)
     curve = LRCurve(smoothing=smoothing)
 
-    # What the run changes beside the model and the optimizer.
-    changed: list[object] = [] if scaler is None else [scaler]
-    changed += [thing for thing in (loss_fn, step) if isinstance(thing, nn.Module)]
-    changed += find_generators(batches)
+    changed = _list_changed_objects(scaler, loss_fn, step, batches)
     with preserve_state(model, optimizer, *changed, *restore), use_fresh_workers(batches):
         windows = draw_windows(batches, accumulation_steps, group, device)
         curve.stop_reason = _climb_ladder(
             curve, ladder, ratios, windows, optimizer, train, stop_factor
         )
     return curve
+
+
+def _list_changed_objects(
+    scaler: torch.amp.GradScaler | None, loss_fn: object, step: object, batches: Iterable[Any]
+) -> list[object]:
+    """List what the run changes beside the model and the optimizer."""
+    changed: list[object] = []
+    if scaler is not None:
+        changed.append(scaler)
+    for function in (loss_fn, step):
+        # Such a module may have weights or buffers.
+        if isinstance(function, nn.Module):
+            changed.append(function)
+    return changed + find_generators(batches)
 
 
 def _climb_ladder(
@@ -147,6 +160,7 @@ def _climb_ladder(
         loss, updated = train(window)
         skips_in_a_row = 0 if updated else skips_in_a_row + 1
         curve.skipped += not updated
+        # Stop before the loss is recorded: a NaN would spoil the moving average.
         if not math.isfinite(loss) or skips_in_a_row == MAX_SKIPS:
             return StopReason.NONFINITE
         if not updated:
@@ -172,7 +186,7 @@ def _train_rung(
     for batch, weight in zip(window, weigh_batches(window), strict=True):
         loss = forward(batch)
         _check_loss(loss)
-        # Without this test a single loss would be multiplied by 1, one operation more per step.
+        # A single batch has the weight 1, and its loss needs no multiplication.
         weighted = loss if weight == 1.0 else loss * weight
         scaled = weighted if scaler is None else scaler.scale(weighted)
         scaled.backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
@@ -232,6 +246,7 @@ def _check_loss(loss: object) -> None:
 
 def _find_process_group(model: nn.Module) -> Any:
     """Return the process group that DistributedDataParallel averages over; None without DDP."""
+    # DDP may be inside another module, such as a compiled one.
     for module in model.modules():
         if isinstance(module, nn.parallel.DistributedDataParallel):
             return module.process_group

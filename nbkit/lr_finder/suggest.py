@@ -42,7 +42,7 @@ def find_suggestion(curve: LRCurve, method: str) -> LRSuggestion:
     """
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}.")
-    problem = _find_problem(curve)
+    problem = _find_curve_problem(curve)
     suggestion = _decline(problem) if problem else METHODS[method](curve)
     if suggestion.lr is None and curve.stop_reason is StopReason.NONFINITE:
         # Another ladder does not help against NaN, so only what ended the run is explained.
@@ -51,16 +51,18 @@ def find_suggestion(curve: LRCurve, method: str) -> LRSuggestion:
 
 
 def _decline(why: str) -> LRSuggestion:
+    """Return the suggestion of no learning rate."""
     return LRSuggestion(None, f"No suggestion: {why}")
 
 
-def _find_problem(curve: LRCurve) -> str:
+def _find_curve_problem(curve: LRCurve) -> str:
     """Explain why no method can suggest anything from this curve; empty if one can."""
     if len(curve.losses) < MIN_RUNGS:
         too_few = f"{len(curve.losses)} rungs are too few, it takes {MIN_RUNGS}."
         return f"{too_few} {_advise_more_rungs(curve)}".strip()
     lowest = curve.lowest_rung
     drop = _find_start_level(curve) - curve.smoothed[lowest]
+    # Behind the lowest loss the training breaks, which is no noise.
     noise = _estimate_loss_noise(curve.losses[: max(lowest + 1, MIN_RUNGS)])
     if lowest == 0 or drop <= 2 * noise:
         return "the loss falls by less than twice its noise. Does the model learn?"
@@ -117,11 +119,13 @@ def _suggest_floor(curve: LRCurve) -> LRSuggestion:
     lowest = min(averaged)
     level = lowest + 0.2 * (_find_start_level(curve) - lowest)
     floor = [rung for rung, loss in enumerate(averaged) if loss <= level]
+    # A floor that begins at the first rung has no fall before it.
     if not floor or floor[0] == 0:
         return _decline(
             f"averaged over a decade of lrs, the loss is not seen to fall. Lower min_lr, or give "
             f"more rungs, {_WIDER_LADDER}."
         )
+    # Rungs are equal steps in log(lr), so half a rung has an lr as well.
     middle = curve.lrs[0] * ratio ** median(floor)
     lr = middle / min(ratio**4, 10)
     # Never suggest an lr behind the lowest loss: there the training already breaks.
@@ -158,6 +162,7 @@ def _suggest_steepest(curve: LRCurve) -> LRSuggestion:
         slope = rise / (math.log(curve.lrs[rung + 1]) - math.log(curve.lrs[rung - 1]))
         if slope < lowest_slope:
             steepest, lowest_slope = rung, slope
+    # If the first slope is the steepest, a steeper one may lie before the ladder.
     if steepest == 1:
         return _decline(f"the loss falls fastest at the start. Lower min_lr, {_WIDER_LADDER}.")
     how = "where the smoothed loss falls fastest"
@@ -180,6 +185,7 @@ def _suggest_if_seen(curve: LRCurve, lr: float, *, last: int, how: str) -> LRSug
         last: the last rung that the candidate was derived from.
         how: how it was derived, for the explanation.
     """
+    # A run that diverged or met NaN has seen the end of its valley.
     is_cut_off = last == len(curve.lrs) - 1
     if is_cut_off and curve.stop_reason is StopReason.FINISHED:
         return _decline(f"the loss is still low at the last rung. Raise max_lr, {_WIDER_LADDER}.")

@@ -10,40 +10,40 @@ from torch.nn.functional import cross_entropy
 from nbkit import digest
 from nbkit.lab import plots
 from nbkit.lab.runs.seeds import train_runs
-from nbkit.lessons.clipping import task
+from nbkit.lessons.clipping import pictures, task
 
 
 @pytest.fixture
 def batch():
-    return next(iter(task.adding(9).batches(16, seed=0)))
+    return next(iter(task.make_adding_problem(9).batches(16, seed=0)))
 
 
 def test_the_answer_is_the_sign_of_the_sum_of_the_two_marked_numbers():
-    data = task.adding(7)
+    data = task.make_adding_problem(7)
     for x, y in ((data.x_train, data.y_train), (data.x_test, data.y_test)):
         numbers, markers, ones = x.unbind(-1)
         assert (markers[:, :3].sum(1) == 1).all() and (markers[:, 3:].sum(1) == 1).all()
         assert set(markers.unique().tolist()) == {0.0, 1.0} and (ones == 1).all()
         assert torch.equal(y, ((numbers * markers).sum(1) > 0).long())
         assert 0.4 < y.float().mean() < 0.6  # guessing costs log 2
-    assert torch.equal(data.x_train, task.adding(7).x_train)
+    assert torch.equal(data.x_train, task.make_adding_problem(7).x_train)
 
 
 def test_the_adding_problem_leaves_the_random_state_alone():
     torch.manual_seed(3)
     expected = torch.rand(1)
     torch.manual_seed(3)
-    task.adding(5)
+    task.make_adding_problem(5)
     assert torch.equal(torch.rand(1), expected)
 
 
 def test_a_sequence_too_short_for_two_marks_is_refused():
     with pytest.raises(ValueError, match="length must be at least 2, one number in each half, got"):
-        task.adding(1)
+        task.make_adding_problem(1)
 
 
 def test_the_memory_remembers_at_the_start():
-    memory = task.Memory(4)
+    memory = task.ReLUMemory(4)
     with torch.no_grad():
         memory.rnn.weight_ih_l0[:, :2] = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0, 0], [0, 0]])
     x = torch.zeros(1, 6, 3)
@@ -56,7 +56,7 @@ def test_bf16_reaches_every_product_of_the_memory_in_a_stack():
     """Under vmap autocast passes over a linear layer with a bias: the memory has none."""
     seen = set()
 
-    class Spy(task.Memory):
+    class Spy(task.ReLUMemory):
         def forward(self, x):
             state = super().forward(x)
             seen.add(state.dtype)
@@ -65,7 +65,9 @@ def test_bf16_reaches_every_product_of_the_memory_in_a_stack():
     def model():
         return nn.Sequential(Spy(4), nn.Linear(4, 2))
 
-    runs = train_runs(model, task.adding(4), {"a": {"lr": 0.1}}, [0, 1], steps=2, batch_size=8)
+    runs = train_runs(
+        model, task.make_adding_problem(4), {"a": {"lr": 0.1}}, [0, 1], steps=2, batch_size=8
+    )
     seen.clear()  # the stack was compared in float32
     with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
         list(runs)
@@ -78,7 +80,7 @@ def test_the_transformer_trains_in_a_stack_as_it_does_alone():
         list(
             train_runs(
                 task.Transformer,
-                task.patches(),
+                task.load_patches(),
                 arms,
                 [0, 1],
                 steps=3,
@@ -94,19 +96,19 @@ def test_the_transformer_trains_in_a_stack_as_it_does_alone():
 def test_patches_are_the_digits():
     from nbkit.lab.data import digits
 
-    assert torch.equal(task.patches().x_test.flatten(1), digits().x_test)
+    assert torch.equal(task.load_patches().x_test.flatten(1), digits().x_test)
 
 
 def test_lost_is_no_better_than_guessing_or_not_finite():
     losses = torch.tensor([0.94, 0.96, math.inf, math.nan]) * math.log(10)
-    assert task.lost(losses, 10).tolist() == [False, True, True, True]
+    assert task.find_lost_runs(losses, 10).tolist() == [False, True, True, True]
 
 
 def test_the_way_back_is_autograds(batch):
     x, y = batch
     torch.manual_seed(1)
-    model = task.adder()
-    norms = task.back_in_time(model, x, y)
+    model = task.build_adder()
+    norms = task.trace_back_in_time(model, x, y)
     assert len(norms) == 9
     # Independently: add a zero to the state through the bias column at one time only.
     rnn = model[0].rnn
@@ -124,9 +126,9 @@ def test_the_way_back_is_autograds(batch):
 def test_downhill_starts_at_the_loss_and_falls_by_the_norm(batch):
     x, y = batch
     torch.manual_seed(1)
-    model = task.adder().double()
+    model = task.build_adder().double()
     x, before = x.double(), digest(model)
-    here, near = task.downhill(model, x, y, [0.0, 1e-6])
+    here, near = task.measure_downhill(model, x, y, [0.0, 1e-6])
     loss = cross_entropy(model(x), y)
     gradients = torch.autograd.grad(loss, list(model.parameters()))
     norm = math.sqrt(sum(float(gradient.square().sum()) for gradient in gradients))
@@ -137,7 +139,10 @@ def test_downhill_starts_at_the_loss_and_falls_by_the_norm(batch):
 
 def test_the_steepest_moment_is_the_one_of_the_longest_gradient():
     settings = {"lr": 0.05, "momentum": 0.9, "max_norm": 0.5, "batch_size": 16}
-    ends = [task.steepest(task.adding(9), **settings, steps=steps) for steps in (1, 5, 20)]
+    ends = [
+        task.find_steepest_step(task.make_adding_problem(9), **settings, steps=steps)
+        for steps in (1, 5, 20)
+    ]
     assert ends[0][-1] <= ends[1][-1] <= ends[2][-1]
     model, x, y, norm = ends[2]
     gradients = torch.autograd.grad(cross_entropy(model(x), y), list(model.parameters()))
@@ -147,7 +152,7 @@ def test_the_steepest_moment_is_the_one_of_the_longest_gradient():
 
 def test_strips_count_the_lost_and_draw_what_diverged_at_the_edge(ax):
     rows = {"net: no clipping": torch.tensor([0.7, math.inf, 0.3]), "net: clipped": torch.ones(3)}
-    task.strips(ax, rows, classes={"net: no clipping": 2, "net: clipped": 10})
+    pictures.draw_strips(ax, rows, classes={"net: no clipping": 2, "net: clipped": 10})
     assert [text.get_text() for text in ax.texts] == ["2 of 3 lost", "0 of 3 lost"]
     plain, clipped = ax.lines[:2]
     assert list(plain.get_xdata()) == pytest.approx([0.7 / math.log(2), 1.6, 0.3 / math.log(2)])
@@ -157,30 +162,32 @@ def test_strips_count_the_lost_and_draw_what_diverged_at_the_edge(ax):
 def test_curves_are_means_of_ten_and_redrawn(ax):
     losses = torch.arange(20.0).expand(2, 3, 20)
     for _ in range(2):
-        task.curves(ax, losses, {"one": "red", "other": "blue"})
+        pictures.draw_training_losses(ax, losses, {"one": "red", "other": "blue"})
     assert len(ax.lines) == 2 * (3 + 1) + 1
     assert list(ax.lines[0].get_ydata()) == [4.5, 14.5]
     assert [text.get_text() for text in ax.texts if text.get_text()] == ["one", "other"]
 
 
 def test_the_journey_begins_at_the_end(ax):
-    task.journey(ax, {"before": [1.0, 2.0, 3.0], "after": [3.0, 2.0, 1.0]})
+    pictures.draw_journey(ax, {"before": [1.0, 2.0, 3.0], "after": [3.0, 2.0, 1.0]})
     assert list(ax.lines[0].get_ydata()) == [3.0, 2.0, 1.0]
     assert ax.get_ylabel() == "norm of the gradient for h"  # h is the lesson's word
 
 
 def test_the_cliff_marks_where_the_steps_end(ax, batch):
-    model = task.adder()
+    model = task.build_adder()
     steps = {"short": 0.01, "long": 1.0}
-    task.cliff(ax, model, *batch, steps=steps)
+    pictures.draw_cliff(ax, model, *batch, steps=steps)
     curve, short, long = ax.lines
     assert max(curve.get_xdata()) == pytest.approx(2.0)
     assert [short.get_xdata()[0], long.get_xdata()[0]] == [0.01, 1.0]
-    assert long.get_ydata()[0] == pytest.approx(task.downhill(model, *batch, [1.0])[0])
+    assert long.get_ydata()[0] == pytest.approx(task.measure_downhill(model, *batch, [1.0])[0])
 
 
 def test_the_sweep_shows_losses_and_the_clip_rate_over_the_threshold(ax):
-    task.sweep(ax, [0.1, 1.0], torch.tensor([[0.5, 0.6, 0.7], [math.inf] * 3]), [1.0, 0.25])
+    pictures.draw_sweep(
+        ax, [0.1, 1.0], torch.tensor([[0.5, 0.6, 0.7], [math.inf] * 3]), [1.0, 0.25]
+    )
     (above,) = [other for other in ax.figure.axes if other is not ax]
     assert list(above.lines[0].get_ydata()) == [1.0, 0.25]
     assert list(ax.lines[1].get_ydata()) == [1.0, 1.0, 1.0]  # diverged: at the top edge
@@ -189,10 +196,10 @@ def test_the_sweep_shows_losses_and_the_clip_rate_over_the_threshold(ax):
 
 def test_kept_draws_each_element_before_and_after(ax):
     before = torch.tensor([-1.0, 2.0])
-    task.kept(ax, before, {"norm": before / 2}, ["red"])
+    pictures.draw_clipped_elements(ax, before, {"norm": before / 2}, ["red"])
     assert list(ax.lines[0].get_ydata()) == [-0.5, 1.0]
 
 
 def test_a_spike_is_drawn_over_the_steps(ax):
-    task.spike(ax, [torch.tensor(1.0), torch.tensor(3.0)], "norm")
+    pictures.draw_spike(ax, [torch.tensor(1.0), torch.tensor(3.0)], "norm")
     assert list(ax.lines[0].get_xdata()) == [1, 2] and ax.get_yscale() == "log"

@@ -13,11 +13,11 @@ from nbkit.lab.exercise import Exercise
 Batch = tuple[Tensor, Tensor]
 
 
-def stub(model, loss_fn, optimizer, batches: list[Batch], steps: int) -> None:
+def stub_accumulated_epoch(model, loss_fn, optimizer, batches: list[Batch], steps: int) -> None:
     """What the learner starts from."""
 
 
-def reference(model, loss_fn, optimizer, batches: list[Batch], steps: int) -> None:
+def solve_accumulated_epoch(model, loss_fn, optimizer, batches: list[Batch], steps: int) -> None:
     """One optimizer step for each `steps` batches, as if they had been one."""
     for start in range(0, len(batches), steps):
         window = batches[start : start + steps]
@@ -29,7 +29,7 @@ def reference(model, loss_fn, optimizer, batches: list[Batch], steps: int) -> No
         optimizer.step()
 
 
-class Recorder(torch.optim.SGD):
+class RecordingSGD(torch.optim.SGD):
     """An optimizer that leaves the weights alone: it writes down the gradient of each step."""
 
     def __init__(self, model: nn.Module) -> None:
@@ -39,15 +39,15 @@ class Recorder(torch.optim.SGD):
 
     def step(self, closure=None) -> None:  # type: ignore[override]
         """Keep the gradient."""
-        self.taken.append(_gradient(self.model))
+        self.taken.append(_flatten_gradient(self.model))
 
 
-def _gradient(model: nn.Module) -> Tensor:
+def _flatten_gradient(model: nn.Module) -> Tensor:
     grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in model.parameters()]
     return torch.cat([g.flatten() for g in grads]).clone()
 
 
-def _check(attempt: Callable, sizes: Sequence[int], steps: int) -> str | None:
+def _check_epoch(attempt: Callable, sizes: Sequence[int], steps: int) -> str | None:
     """Run the attempt on micro-batches of these sizes; compare each step with its large batch."""
     generator = torch.Generator().manual_seed(0)
     model = nn.utils.skip_init(nn.Linear, 4, 3)  # the random state is the learner's
@@ -57,7 +57,7 @@ def _check(attempt: Callable, sizes: Sequence[int], steps: int) -> str | None:
     x = torch.randn(sum(sizes), 4, generator=generator)
     y = torch.randint(3, (len(x),), generator=generator)
     batches = list(zip(x.split(list(sizes)), y.split(list(sizes)), strict=True))
-    optimizer = Recorder(model)
+    optimizer = RecordingSGD(model)
     attempt(model, cross_entropy, optimizer, batches, steps)
 
     given = f"for micro-batches of {', '.join(map(str, sizes))} samples, {steps} to a step,"
@@ -69,13 +69,13 @@ def _check(attempt: Callable, sizes: Sequence[int], steps: int) -> str | None:
         model.zero_grad()
         whole = [torch.cat(part) for part in zip(*window, strict=True)]
         cross_entropy(model(whole[0]), whole[1]).backward()
-        if off := _difference(taken, _gradient(model)):
+        if off := _describe_difference(taken, _flatten_gradient(model)):
             at = f"the gradient of all {len(whole[0])} samples at step {number}"
             return f"{given} expected {at}, got one that is {off}."
     return None
 
 
-def _difference(taken: Tensor, expected: Tensor) -> str | None:
+def _describe_difference(taken: Tensor, expected: Tensor) -> str | None:
     """What is wrong with a gradient, in words; None if it is right but for rounding."""
     if torch.allclose(taken, expected, rtol=1e-4, atol=1e-6):
         return None
@@ -88,29 +88,29 @@ def _difference(taken: Tensor, expected: Tensor) -> str | None:
 
 def one_step_for_each_window(attempt: Callable) -> str | None:
     """Equal micro-batches: as many steps as windows, each with its window's gradient."""
-    return _check(attempt, [2, 2, 2, 2, 2, 2], steps=3)
+    return _check_epoch(attempt, [2, 2, 2, 2, 2, 2], steps=3)
 
 
 def samples_count_alike_in_ragged_windows(attempt: Callable) -> str | None:
     """A sample of a small micro-batch weighs what every other sample does."""
-    return _check(attempt, [4, 4, 1], steps=3)
+    return _check_epoch(attempt, [4, 4, 1], steps=3)
 
 
 def a_short_window_at_the_end_is_whole(attempt: Callable) -> str | None:
     """The last window has fewer micro-batches, and is a batch all the same."""
-    return _check(attempt, [2, 2, 2, 2, 2], steps=3)
+    return _check_epoch(attempt, [2, 2, 2, 2, 2], steps=3)
 
 
 def a_window_may_be_one_micro_batch(attempt: Callable) -> str | None:
     """With one micro-batch to a step it is the plain loop."""
-    return _check(attempt, [3, 2], steps=1)
+    return _check_epoch(attempt, [3, 2], steps=1)
 
 
 EXERCISES = [
     Exercise(
         "accumulated_epoch",
-        stub,
-        reference,
+        stub_accumulated_epoch,
+        solve_accumulated_epoch,
         [
             one_step_for_each_window,
             samples_count_alike_in_ragged_windows,

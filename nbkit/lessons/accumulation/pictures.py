@@ -1,4 +1,4 @@
-"""The pictures of accumulation: each takes axes and returns them."""
+"""The pictures of lesson `accumulation`: each draws on the axes that it is given."""
 
 from __future__ import annotations
 
@@ -6,26 +6,29 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nbkit.lab import plots
 from nbkit.lab.runs.seeds import Runs
+from nbkit.lessons.accumulation.task import measure_step_memory
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+KIB = 1024
 
 # Where an axis of losses has its ticks.
 LOSSES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1, 2, 5, 10)
 
 
-def by_window(runs: Runs, group: int) -> Tensor:
+def average_by_window(runs: Runs, group: int) -> Tensor:
     """The first arm's mean loss of each window of `group` steps so far: (seeds, windows)."""
     losses = runs.losses[0]
     windows = losses.shape[1] // group
     return losses[:, : windows * group].unflatten(1, (windows, group)).mean(-1)
 
 
-def loss_axis(ax: Axes) -> Axes:
+def set_loss_axis(ax: Axes) -> Axes:
     """A logarithmic axis of losses with ticks that can be read; never more than down to 0.01."""
     from matplotlib.ticker import FixedLocator, NullLocator
 
@@ -38,7 +41,7 @@ def loss_axis(ax: Axes) -> Axes:
     return ax
 
 
-def by_examples(
+def draw_by_examples(
     ax: Axes, curves: Mapping[str, Tensor], window: int, colors: Mapping[str, str]
 ) -> Axes:
     """Training losses over the examples seen, in place of what the axes showed.
@@ -53,10 +56,12 @@ def by_examples(
         plots.seeds(ax, losses, label=name, color=colors[name], x=x)
     longest = max(losses.shape[1] for losses in curves.values())
     ax.set(xlabel="examples seen", ylabel="training loss", xlim=(0, 1.45 * window * longest))
-    return plots.spread_names(loss_axis(ax))
+    return plots.spread_names(set_loss_axis(ax))
 
 
-def smoothness(ax: Axes, counts: Sequence[int], arms: Mapping[str, tuple[Tensor, str]]) -> Axes:
+def draw_smoothness(
+    ax: Axes, counts: Sequence[int], arms: Mapping[str, tuple[Tensor, str]]
+) -> Axes:
     """Variance of the gradient, relative to one micro-batch's, against the micro-batches in a step.
 
     Args:
@@ -74,7 +79,7 @@ def smoothness(ax: Axes, counts: Sequence[int], arms: Mapping[str, tuple[Tensor,
     return ax
 
 
-def search(
+def draw_lr_search(
     axes: Sequence[Axes],
     grid: Sequence[float],
     searched: Mapping[str, Tensor],
@@ -103,11 +108,11 @@ def search(
         place = axes[2].transAxes
         axes[2].text(0.04, height, name, transform=place, color=colors[name], fontsize=9)
     for ax in axes:
-        loss_axis(ax)
+        set_loss_axis(ax)
     return axes
 
 
-def mistakes(
+def draw_mistakes(
     axes: Sequence[Axes], errors: Mapping[str, Sequence[float]], ends: Mapping[str, Sequence[float]]
 ) -> Sequence[Axes]:
     """Of each way to accumulate the gradient's error and the loss at the end: a dot for each seed.
@@ -128,7 +133,7 @@ def mistakes(
     return axes
 
 
-def step_worth(
+def draw_step_worth(
     ax: Axes, rates: Sequence[float], brings: Mapping[str, Sequence[Tensor]], *, needed: float
 ) -> Axes:
     """What one step takes off the loss against its lr, beside what it would have to take off."""
@@ -146,4 +151,41 @@ def step_worth(
         ylabel="what a step brings\n(1: the best from one)",
         ylim=(-1.5, 9),
     )
+    return ax
+
+
+def draw_memory_bars(ax: Axes, model: nn.Module, x: Tensor, y: Tensor, size: int) -> Axes:
+    """What a step on these samples holds, as one batch and in micro-batches of `size`."""
+    pieces = f"{-(-len(x) // size)} of {size}"
+    for row, (name, each) in enumerate([(f"one batch of {len(x)}", len(x)), (pieces, size)]):
+        report = measure_step_memory(model, x, y, each)
+        growing = report.activations / KIB
+        fixed = report.total / KIB - growing
+        ax.barh(row, fixed, color=plots.QUIET, alpha=0.5, height=0.5)
+        color = plots.TECHNIQUE if row else plots.BEST
+        ax.barh(row, growing, left=fixed, color=color, height=0.5)
+        ax.text(0, row - 0.3, f"{name}: {fixed + growing:,.0f} KiB", va="bottom", fontsize=8)
+    told = "grey: weights, gradients,\nmomentum, samples\ncolour: activations"
+    ax.text(0, 1.32, told, va="top", fontsize=7)
+    ax.set_yticks([])
+    ax.set(xlabel="KiB held by a step", ylim=(2.1, -0.7))
+    return ax
+
+
+def draw_memory_curve(
+    ax: Axes, model: nn.Module, x: Tensor, y: Tensor, sizes: Sequence[int]
+) -> Axes:
+    """What a step on these samples holds against the size of its micro-batches."""
+    reports = [measure_step_memory(model, x, y, size) for size in sizes]
+    fixed = [(report.total - report.activations) / KIB for report in reports]
+    whole = [report.total / KIB for report in reports]
+    ax.fill_between(sizes, 0, fixed, color=plots.QUIET, alpha=0.4, linewidth=0)
+    ax.fill_between(sizes, fixed, whole, color=plots.TECHNIQUE, alpha=0.4, linewidth=0)
+    ax.plot(sizes, whole, "o-", color=plots.TECHNIQUE, markersize=4)
+    told = "weights, gradients, momentum, samples "
+    ax.text(sizes[-1], 0.5 * fixed[-1], told, ha="right", va="center", fontsize=9)
+    ax.text(sizes[-1], 0.5 * whole[-1], "activations ", ha="right", fontsize=9)
+    ax.set(xlabel=f"samples in a micro-batch (a step has {len(x)})", ylabel="KiB held by a step")
+    ax.set(ylim=(0, None), xlim=(0, None))
+    ax.set_xticks([size for size in sizes if size >= 8])
     return ax

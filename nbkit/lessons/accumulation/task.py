@@ -1,4 +1,4 @@
-"""What accumulation needs of its own: networks, their memory, and gradients in bulk."""
+"""What lesson `accumulation` trains and measures: networks, their memory, gradients in bulk."""
 
 from __future__ import annotations
 
@@ -14,79 +14,46 @@ from torch.nn.functional import cross_entropy
 from nbkit import initialize_
 from nbkit.base.batch_gradients import compute_gradients, copy_gradients
 from nbkit.base.equivalence import compare_gradients
-from nbkit.lab import plots
 from nbkit.lab.cost.timing import MemoryReport, memory_report
 from nbkit.lab.data import Data
 from nbkit.lab.models import mlp
-from nbkit.lessons.accumulation.pictures import (
-    by_examples,
-    by_window,
-    mistakes,
-    search,
-    smoothness,
-    step_worth,
-)
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-__all__ = [
-    "agree",
-    "batchnorm_net",
-    "by_examples",
-    "by_window",
-    "conv_net",
-    "fresh",
-    "loader",
-    "mean_decrease",
-    "memory_bars",
-    "memory_curve",
-    "micro_gradients",
-    "mistakes",
-    "net",
-    "random_conv_net",
-    "search",
-    "smoothness",
-    "step_memory",
-    "step_worth",
-    "try_out",
-    "window_steps",
-]
-KIB = 1024
+    pass
 
 
-def net(width: int = 64) -> nn.Module:
+def build_net(width: int = 64) -> nn.Module:
     """The lesson's network: two hidden layers, with Kaiming initialisation."""
     model = mlp(2, width)
     initialize_(model, "kaiming_normal")
     return model
 
 
-def batchnorm_net() -> nn.Module:
+def build_batchnorm_net() -> nn.Module:
     """One hidden layer, normalised by the batch."""
     return nn.Sequential(nn.Linear(64, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Linear(64, 10))
 
 
-def fresh(seed: int, lr: float = 0.1) -> tuple[nn.Module, torch.optim.Optimizer]:
+def start_training(seed: int, lr: float = 0.1) -> tuple[nn.Module, torch.optim.Optimizer]:
     """The lesson's network and its optimizer: the same seed, the same weights."""
     torch.manual_seed(seed)
-    model = net()
+    model = build_net()
     return model, torch.optim.SGD(model.parameters(), lr=lr)
 
 
-def loader(data: Data, size: int, seed: int) -> list[tuple[Tensor, Tensor]]:
+def shuffle_epoch(data: Data, size: int, seed: int) -> list[tuple[Tensor, Tensor]]:
     """One shuffled epoch in batches of this size; the last one holds what is left."""
     order = torch.randperm(len(data.x_train), generator=torch.Generator().manual_seed(seed))
     return [(data.x_train[rows], data.y_train[rows]) for rows in order.split(size)]
 
 
-def agree(model: nn.Module, other: nn.Module) -> bool:
+def have_equal_weights(model: nn.Module, other: nn.Module) -> bool:
     """Whether two networks have the same weights, but for rounding."""
     pairs = zip(model.parameters(), other.parameters(), strict=True)
     return all(torch.allclose(one, two, rtol=1e-4, atol=1e-5) for one, two in pairs)
 
 
-def window_steps(
+def accumulate_window(
     model: nn.Module,
     window: tuple[Tensor, Tensor],
     sizes: Sequence[int],
@@ -106,7 +73,7 @@ def window_steps(
             yield
 
 
-def try_out(
+def train_in_a_way(
     model: nn.Module,
     windows: Sequence[tuple[Tensor, Tensor]],
     sizes: Sequence[int],
@@ -123,7 +90,7 @@ def try_out(
     errors: list[float] = []
     optimizer.zero_grad()
     for window in windows:
-        for _ in window_steps(model, window, sizes, weights, step_after):
+        for _ in accumulate_window(model, window, sizes, weights, step_after):
             if not errors:
                 errors.append(compare_gradients(reference, copy_gradients(model)).error)
             optimizer.step()
@@ -131,7 +98,7 @@ def try_out(
     return errors[0]
 
 
-def conv_net(width: int, depth: int) -> nn.Module:
+def build_conv_net(width: int, depth: int) -> nn.Module:
     """A convolutional network for the digits: `depth` layers of `width` channels on 8 x 8."""
     layers: list[nn.Module] = [nn.Unflatten(1, (1, 8, 8))]
     for channels in [1] + [width] * (depth - 1):
@@ -139,13 +106,13 @@ def conv_net(width: int, depth: int) -> nn.Module:
     return nn.Sequential(*layers, nn.MaxPool2d(2), nn.Flatten(), nn.Linear(16 * width, 10))
 
 
-def random_conv_net(seed: int) -> nn.Module:
+def draw_conv_net(seed: int) -> nn.Module:
     """A convolutional network whose width and depth the seed draws: 8 to 64, and 2 to 6."""
     draw = random.Random(seed)
-    return conv_net(width=draw.choice([8, 16, 24, 32, 48, 64]), depth=draw.randint(2, 6))
+    return build_conv_net(width=draw.choice([8, 16, 24, 32, 48, 64]), depth=draw.randint(2, 6))
 
 
-def step_memory(model: nn.Module, x: Tensor, y: Tensor, size: int) -> MemoryReport:
+def measure_step_memory(model: nn.Module, x: Tensor, y: Tensor, size: int) -> MemoryReport:
     """Where the memory of one step on these samples goes, in micro-batches of `size`.
 
     With SGD and momentum. All samples of the step count as held: `accumulate` reads them together.
@@ -157,13 +124,14 @@ def step_memory(model: nn.Module, x: Tensor, y: Tensor, size: int) -> MemoryRepo
     return report
 
 
-def micro_gradients(model: nn.Module, x: Tensor, y: Tensor, size: int) -> Tensor:
+def compute_micro_gradients(model: nn.Module, x: Tensor, y: Tensor, size: int) -> Tensor:
     """The gradient of each micro-batch's mean loss, in order: (micro-batches, parameters).
 
     Samples that fill no micro-batch at the end are left out. Nothing is changed.
 
     >>> model = nn.Linear(2, 3)
-    >>> micro_gradients(model, torch.zeros(7, 2), torch.zeros(7, dtype=torch.long), size=2).shape
+    >>> x, y = torch.zeros(7, 2), torch.zeros(7, dtype=torch.long)
+    >>> compute_micro_gradients(model, x, y, size=2).shape
     torch.Size([3, 9])
     """
     count = len(x) // size
@@ -178,13 +146,13 @@ def micro_gradients(model: nn.Module, x: Tensor, y: Tensor, size: int) -> Tensor
 
 
 @torch.no_grad()
-def mean_decrease(
+def measure_mean_decrease(
     model: nn.Module, gradients: Tensor, x: Tensor, y: Tensor, lrs: Sequence[float]
 ) -> Tensor:
     """What a step along one of these gradients takes off the loss on x and y, on average: (lrs,).
 
     Args:
-        gradients: (steps, parameters), as `micro_gradients` gives them.
+        gradients: (steps, parameters), as `compute_micro_gradients` gives them.
     """
     weights = {name: p.detach() for name, p in model.named_parameters()}
     columns = gradients.split([w.numel() for w in weights.values()], dim=1)
@@ -199,38 +167,3 @@ def mean_decrease(
 
     after = [vmap(loss, in_dims=(0, None))(along, lr).mean() for lr in lrs]
     return cross_entropy(model(x), y) - torch.stack(after)
-
-
-def memory_bars(ax: Axes, model: nn.Module, x: Tensor, y: Tensor, size: int) -> Axes:
-    """What a step on these samples holds, as one batch and in micro-batches of `size`."""
-    pieces = f"{-(-len(x) // size)} of {size}"
-    for row, (name, each) in enumerate([(f"one batch of {len(x)}", len(x)), (pieces, size)]):
-        report = step_memory(model, x, y, each)
-        growing = report.activations / KIB
-        fixed = report.total / KIB - growing
-        ax.barh(row, fixed, color=plots.QUIET, alpha=0.5, height=0.5)
-        color = plots.TECHNIQUE if row else plots.BEST
-        ax.barh(row, growing, left=fixed, color=color, height=0.5)
-        ax.text(0, row - 0.3, f"{name}: {fixed + growing:,.0f} KiB", va="bottom", fontsize=8)
-    told = "grey: weights, gradients,\nmomentum, samples\ncolour: activations"
-    ax.text(0, 1.32, told, va="top", fontsize=7)
-    ax.set_yticks([])
-    ax.set(xlabel="KiB held by a step", ylim=(2.1, -0.7))
-    return ax
-
-
-def memory_curve(ax: Axes, model: nn.Module, x: Tensor, y: Tensor, sizes: Sequence[int]) -> Axes:
-    """What a step on these samples holds against the size of its micro-batches."""
-    reports = [step_memory(model, x, y, size) for size in sizes]
-    fixed = [(report.total - report.activations) / KIB for report in reports]
-    whole = [report.total / KIB for report in reports]
-    ax.fill_between(sizes, 0, fixed, color=plots.QUIET, alpha=0.4, linewidth=0)
-    ax.fill_between(sizes, fixed, whole, color=plots.TECHNIQUE, alpha=0.4, linewidth=0)
-    ax.plot(sizes, whole, "o-", color=plots.TECHNIQUE, markersize=4)
-    told = "weights, gradients, momentum, samples "
-    ax.text(sizes[-1], 0.5 * fixed[-1], told, ha="right", va="center", fontsize=9)
-    ax.text(sizes[-1], 0.5 * whole[-1], "activations ", ha="right", fontsize=9)
-    ax.set(xlabel=f"samples in a micro-batch (a step has {len(x)})", ylabel="KiB held by a step")
-    ax.set(ylim=(0, None), xlim=(0, None))
-    ax.set_xticks([size for size in sizes if size >= 8])
-    return ax

@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from nbkit.lab.exercise import Exercise
 
 
-def stub(loss: Tensor, optimizer, scale: float) -> tuple[bool, float]:
+def stub_scaled_step(loss: Tensor, optimizer, scale: float) -> tuple[bool, float]:
     """What the learner starts from."""
     (loss * scale).backward()
     optimizer.step()
     return True, scale
 
 
-def reference(loss: Tensor, optimizer, scale: float) -> tuple[bool, float]:
+def solve_scaled_step(loss: Tensor, optimizer, scale: float) -> tuple[bool, float]:
     """Unscale the gradients; step if all are finite, else halve the scale."""
     (loss * scale).backward()
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
@@ -31,7 +31,7 @@ def reference(loss: Tensor, optimizer, scale: float) -> tuple[bool, float]:
     return True, scale
 
 
-def _weights(count: int) -> tuple[list[nn.Parameter], torch.optim.Optimizer]:
+def _make_weights(count: int) -> tuple[list[nn.Parameter], torch.optim.Optimizer]:
     """So many weights of 1, each in a group of its own; SGD at lr 1 subtracts the gradient."""
     weights = [nn.Parameter(torch.ones(1)) for _ in range(count)]
     return weights, torch.optim.SGD([{"params": [weight]} for weight in weights], lr=1.0)
@@ -39,7 +39,7 @@ def _weights(count: int) -> tuple[list[nn.Parameter], torch.optim.Optimizer]:
 
 def the_step_takes_the_true_gradient(attempt: Callable) -> str | None:
     """The scale is taken out again before the step."""
-    (weight,), optimizer = _weights(1)
+    (weight,), optimizer = _make_weights(1)
     attempt(3 * weight.sum(), optimizer, 1024.0)
     if weight.item() != -2.0:
         return (
@@ -51,7 +51,7 @@ def the_step_takes_the_true_gradient(attempt: Callable) -> str | None:
 
 def every_group_is_unscaled(attempt: Callable) -> str | None:
     """Every parameter group is unscaled, and a weight without a gradient stays as it is."""
-    weights, optimizer = _weights(3)
+    weights, optimizer = _make_weights(3)
     attempt(3 * weights[0].sum() + 5 * weights[1].sum(), optimizer, 1024.0)
     found = [weight.item() for weight in weights]
     if found != [-2.0, -4.0, 1.0]:
@@ -65,7 +65,7 @@ def every_group_is_unscaled(attempt: Callable) -> str | None:
 def a_lost_gradient_stops_the_step(attempt: Callable) -> str | None:
     """Infinity or NaN in one gradient: no weight moves, the others neither."""
     for lost in (math.inf, math.nan):
-        weights, optimizer = _weights(2)
+        weights, optimizer = _make_weights(2)
         stepped, _ = attempt(3 * weights[0].sum() + lost * weights[1].sum(), optimizer, 1024.0)
         found = [weight.item() for weight in weights]
         if found != [1.0, 1.0] or stepped is not False:
@@ -78,7 +78,7 @@ def a_lost_gradient_stops_the_step(attempt: Callable) -> str | None:
 
 def a_finite_loss_is_not_enough(attempt: Callable) -> str | None:
     """No step where the gradient is lost, though the loss is finite."""
-    weights, optimizer = _weights(1)
+    weights, optimizer = _make_weights(1)
     with torch.no_grad():
         weights[0].zero_()
     stepped, _ = attempt(weights[0].sqrt().sum(), optimizer, 1024.0)
@@ -93,7 +93,7 @@ def a_finite_loss_is_not_enough(attempt: Callable) -> str | None:
 def the_scale_falls_after_a_skip(attempt: Callable) -> str | None:
     """Half of it after a skipped step, the same after a good one."""
     for factor, expected in ((3.0, (True, 1024.0)), (math.inf, (False, 512.0))):
-        (weight,), optimizer = _weights(1)
+        (weight,), optimizer = _make_weights(1)
         told = attempt(factor * weight.sum(), optimizer, 1024.0)
         if told != expected:
             return (
@@ -106,8 +106,8 @@ def the_scale_falls_after_a_skip(attempt: Callable) -> str | None:
 EXERCISES = [
     Exercise(
         "scaled_step",
-        stub,
-        reference,
+        stub_scaled_step,
+        solve_scaled_step,
         [
             the_step_takes_the_true_gradient,
             every_group_is_unscaled,

@@ -1,11 +1,10 @@
-"""amp: a task whose gradients are small, the pictures of the formats, the recorded verdicts."""
+"""What lesson `amp` trains and measures: small gradients, steps, recorded verdicts."""
 
 from __future__ import annotations
 
 import json
-import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,28 +13,20 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from nbkit.amp import Amp, StepReport
+from nbkit.amp import Amp
 from nbkit.base.dtypes import DTYPES
-from nbkit.lab import plots, shipped
+from nbkit.lab import shipped
 from nbkit.lab.cost.timing import BUDGET_SECONDS, Timing, memory_report, time_it
 from nbkit.lab.data import Data
-from nbkit.lab.evidence.intervals import Interval
 from nbkit.lab.markdown import escape_markdown
 from nbkit.lab.models import mlp
 from nbkit.lab.runs.training import one_thread
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-# Powers of two: below the first a number rounds to zero, from the second on it has all its digits,
-# from the third on it is infinite.
-RANGES = {"fp32": (-150, -126, 128), "bf16": (-134, -126, 128), "fp16": (-25, -14, 16)}
-LOST, SHORT, KEPT = plots.TECHNIQUE, "#E69F00", plots.BEST
-COLORS = {"float32": plots.BASELINE, "bf16": plots.BEST, "yours": plots.TECHNIQUE}
-COLORS |= {"fp16, no scale": plots.QUIET, "fp16, scaled": plots.TECHNIQUE}
+    pass
 
 
-def centres(data: Data, pixel: float) -> Data:
+def locate_ink(data: Data, pixel: float) -> Data:
     """Digits with a position to predict: the centre of the ink, in metres from the middle.
 
     Args:
@@ -43,14 +34,14 @@ def centres(data: Data, pixel: float) -> Data:
         pixel: the side of a pixel, in metres.
 
     >>> from nbkit.lab.data import digits
-    >>> centres(digits(), pixel=0.003).y_train.shape
+    >>> locate_ink(digits(), pixel=0.003).y_train.shape
     torch.Size([1497, 2])
     """
-    y_train, y_test = (pixel * _centre(x) for x in (data.x_train, data.x_test))
+    y_train, y_test = (pixel * _find_ink_centre(x) for x in (data.x_train, data.x_test))
     return replace(data, y_train=y_train, y_test=y_test)
 
 
-def _centre(x: Tensor) -> Tensor:
+def _find_ink_centre(x: Tensor) -> Tensor:
     """The mean row and column of the ink, in pixels from the middle."""
     ink = x.view(-1, 8, 8)
     place = torch.arange(8.0, device=x.device) - 3.5
@@ -59,7 +50,7 @@ def _centre(x: Tensor) -> Tensor:
     ).unsqueeze(1)
 
 
-class Mixed(nn.Module):
+class AutocastModel(nn.Module):
     """A model whose forward pass is an Amp's, for whoever calls it without a context."""
 
     def __init__(self, model: nn.Module, amp: Amp) -> None:
@@ -91,27 +82,27 @@ def time_steps(
         return timed(clock=time.process_time)
 
 
-def step_bytes(precision: str, width: int, size: int, device: str, seed: int = 0) -> int:
+def measure_step_bytes(precision: str, width: int, size: int, device: str, seed: int = 0) -> int:
     """The memory of one training step of a perceptron: on a GPU its peak, elsewhere all parts."""
     torch.manual_seed(seed)
     model = mlp(3, width, inputs=width).to(device)
     batch = torch.randn(size, width), torch.randint(10, (size,))
-    mixed, adam = Mixed(model, Amp(precision, device)), torch.optim.Adam(model.parameters())
+    mixed, adam = AutocastModel(model, Amp(precision, device)), torch.optim.Adam(model.parameters())
     report = memory_report(mixed, batch, nn.functional.cross_entropy, adam)
     return report.peak or report.total
 
 
-def gradients(model: nn.Module) -> Tensor:
+def collect_gradients(model: nn.Module) -> Tensor:
     """Every gradient that is at hand and not zero, in one row."""
     rows = [p.grad.detach().float().flatten() for p in model.parameters() if p.grad is not None]
     row = torch.cat(rows).cpu()
     return row[row != 0]
 
 
-def shares(values: Tensor, precision: str, scale: float = 1.0) -> dict[str, float]:
+def count_rounding(values: Tensor, precision: str, scale: float = 1.0) -> dict[str, float]:
     """What becomes of these numbers, times the scale: the shares that are lost, short, kept, inf.
 
-    >>> shares(torch.tensor([1e-9, 1e-6, 1.0, 1e6]), "fp16")
+    >>> count_rounding(torch.tensor([1e-9, 1e-6, 1.0, 1e6]), "fp16")
     {'zero': 0.25, 'short': 0.25, 'kept': 0.25, 'infinite': 0.25}
     """
     dtype = DTYPES[precision] or torch.float32
@@ -123,151 +114,7 @@ def shares(values: Tensor, precision: str, scale: float = 1.0) -> dict[str, floa
     return {name: float(each.double().mean()) for name, each in counts.items()}
 
 
-def histogram(ax: Axes, values: Tensor, precision: str, scale: float = 1.0) -> Axes:
-    """How large the numbers are, times the scale, against what the format can hold."""
-    ax.clear()
-    zero, short, top = RANGES[precision]
-    left, right = -64, 48
-    power = (values.double().abs().log2() + math.log2(scale)).clamp(left, right)
-    counts, edges = torch.histogram(power, bins=right - left, range=(left, right))
-    heights = 100 * counts / len(power)
-    for bin_ in heights.nonzero().flatten().tolist():
-        height, edge = float(heights[bin_]), float(edges[bin_])
-        color = LOST if edge < zero or edge >= top else SHORT if edge < short else KEPT
-        ax.bar(edge, height, width=0.9, align="edge", color=color)
-    highest = 1.35 * float(heights.max())
-    for low, high, color in ((left, zero, LOST), (zero, short, SHORT), (top, right, LOST)):
-        if low < high and high > left and low < right:
-            ax.axvspan(max(low, left), min(high, right), color=color, alpha=0.12, linewidth=0)
-    found = shares(values, precision, scale)
-    said = {"zero": "become 0", "short": "lose digits", "kept": "kept", "infinite": "infinite"}
-    lines = [
-        f"{100 * found[name]:.0f} % {word}" for name, word in said.items() if found[name] >= 0.005
-    ]
-    ax.text(0.98, 0.95, "\n".join(lines), transform=ax.transAxes, ha="right", va="top", fontsize=9)
-    ax.set_xticks(range(-60, 49, 20), [f"$2^{{{k}}}$" for k in range(-60, 49, 20)])
-    ax.set(xlim=(left, right), ylim=(0, highest))
-    ax.set(xlabel="size of a gradient, times the loss scale", ylabel="gradients (%)")
-    ax.set_title(f"{precision}, loss scale $2^{{{math.log2(scale):.0f}}}$", fontsize=10)
-    return ax
-
-
-def formats(ax: Axes, values: Tensor) -> Axes:
-    """Each format's range a bar on one axis; where the values lie, between guides."""
-    for row, (zero, short, top) in enumerate(RANGES.values()):
-        ax.barh(row, top - short, left=short, color=KEPT, height=0.5)
-        ax.barh(row, short - zero, left=zero, color=SHORT, height=0.5)
-    power = values.double().abs().log2()
-    low, high = (float(power.quantile(q)) for q in (0.01, 0.99))
-    ax.axvspan(low, high, color=plots.BASELINE, alpha=0.25, linewidth=0)
-    ax.text((low + high) / 2, -0.75, "our gradients", color=plots.BASELINE, ha="center", fontsize=9)
-    ax.text(24, 2, "green: with all its digits\nyellow: with fewer", va="center", fontsize=9)
-    ax.set_yticks(range(len(RANGES)), list(RANGES))
-    ax.set_xticks(range(-150, 151, 50), [f"$2^{{{k}}}$" for k in range(-150, 151, 50)])
-    ax.set(xlabel="size of a number (each mark is 50 doublings)", ylim=(2.5, -1.1))
-    return ax
-
-
-def difference(
-    ax: Axes, differences: Sequence[float], mean: Interval, one: Interval, *, margin: float
-) -> Axes:
-    """Two kinds of noise under one scale: of the seeds, and of the digits that are tested on.
-
-    Args:
-        differences: of each seed, accuracy with the technique - without.
-        mean: of these, over the seeds.
-        one: the accuracy of a single model, over the test examples.
-        margin: how far from zero still counts as the same.
-    """
-    rows = ("test digits: one model", "seeds: mean difference", "each seed")
-    low, high = 100 * (one.low - one.estimate), 100 * (one.high - one.estimate)
-    ax.plot([low, high], [0, 0], color=plots.QUIET, linewidth=4, solid_capstyle="butt")
-    ends = [100 * mean.low, 100 * mean.high]
-    ax.plot(ends, [1, 1], color=plots.TECHNIQUE, linewidth=4, solid_capstyle="butt")
-    ax.plot(100 * mean.estimate, 1, "o", color=plots.TECHNIQUE)
-    spread = [2 + 0.3 * (k / max(1, len(differences) - 1) - 0.5) for k in range(len(differences))]
-    points = [100 * difference for difference in differences]
-    ax.plot(points, spread, "o", color=plots.TECHNIQUE, alpha=0.5, markersize=4)
-    for end in (-margin, margin):
-        ax.axvline(100 * end, color="black", linewidth=1)
-    ax.text(100 * margin, -0.55, " margin", fontsize=8)
-    ax.axvline(0, color=plots.QUIET, linewidth=0.8, linestyle=":")
-    ax.set_yticks(range(3), rows)
-    ax.set(ylim=(-0.6, 2.6), xlabel="accuracy, bf16 - fp32 (points)")
-    return ax
-
-
-def curves(ax: Axes, arms: Mapping[str, Sequence[Tensor]]) -> Axes:
-    """The losses of each arm's trainings, 1 being as good as guessing; redrawn each time."""
-    ax.clear()
-    for name, losses in arms.items():
-        plots.seeds(ax, torch.stack(list(losses)), label="", color=COLORS[name])
-        ax.lines[-1].set_label(name)  # a legend: arms that end alike would write over each other
-    ax.axhline(1, color="black", linewidth=0.8, linestyle=":")
-    ax.legend(loc="lower left", frameon=False, fontsize=8)
-    ax.set(xlabel="step", ylabel="training loss / guessing", yscale="log")
-    return ax
-
-
-def skips(ax: Axes, reports: Sequence[StepReport]) -> Axes:
-    """The loss scale of each step, and which steps were skipped."""
-    for stepped, color, word in ((False, LOST, "skipped"), (True, KEPT, "made")):
-        steps = [k for k, report in enumerate(reports, 1) if report.stepped is stepped]
-        scales = [reports[k - 1].scale for k in steps]
-        ax.plot(steps, scales, "o", color=color, markersize=4)
-        if steps:
-            first = (steps[0], scales[0])
-            ax.annotate(word, first, xytext=(8, 6), textcoords="offset points", color=color)
-    ax.set_yscale("log", base=2)
-    ax.margins(y=0.2)
-    ax.set(xlabel="step", ylabel="loss scale")
-    return ax
-
-
-def against_scale(
-    ax: Axes, scales: Sequence[float], arms: Mapping[str, Sequence], *, ylabel: str
-) -> Axes:
-    """How something falls as the loss scale grows: each seed a thin line, their median thick.
-
-    Args:
-        arms: name -> a value a scale; or such a row for each seed.
-    """
-    for color, (name, rows) in zip((plots.TECHNIQUE, plots.BASELINE), arms.items(), strict=False):
-        values = torch.tensor(rows).reshape(-1, len(scales))
-        plots.seeds(ax, values, label="", color=color, x=scales)
-        ax.lines[-1].set_label(name)
-    ax.legend(frameon=False)
-    ax.set_xscale("log", base=2)
-    ax.set(xlabel="loss scale", ylabel=ylabel, ylim=(0, None))
-    return ax
-
-
-def ratios(
-    ax: Axes, found: Mapping[tuple[int, int], Interval | float], *, better: str, title: str
-) -> Axes:
-    """A ratio a cell over width and batch: green where the technique wins, orange where it loses.
-
-    Args:
-        found: (width, batch) -> the ratio; grey where its interval reaches 1.00.
-        better: "above" if a ratio above 1 is good, "below" if one below 1 is.
-    """
-    widths, batches = (sorted({key[i] for key in found}) for i in (0, 1))
-    for (width, batch), ratio in found.items():
-        value = ratio.estimate if isinstance(ratio, Interval) else ratio
-        low, high = (ratio.low, ratio.high) if isinstance(ratio, Interval) else (value, value)
-        up, down = (KEPT, LOST) if better == "above" else (LOST, KEPT)
-        color = up if low > 1.005 else down if high < 0.995 else plots.QUIET
-        i, j = widths.index(width), batches.index(batch)
-        ax.fill([i - 0.48, i + 0.48, i + 0.48, i - 0.48], [j - 0.48] * 2 + [j + 0.48] * 2, color)
-        ax.text(i, j, f"{value:.2f}", ha="center", va="center", color="white")
-    ax.set_xticks(range(len(widths)), [str(width) for width in widths])
-    ax.set_yticks(range(len(batches)), [str(batch) for batch in batches])
-    ax.set(xlabel="width of the layers", ylabel="batch size")
-    ax.set_title(title, fontsize=10)
-    return ax
-
-
-def recorded(lesson: str, ledger: Path | None = None) -> str:
+def show_recorded_verdicts(lesson: str, ledger: Path | None = None) -> str:
     """The verdicts that were recorded of this lesson on GPUs, as a table in Markdown.
 
     Args:
@@ -280,7 +127,7 @@ def recorded(lesson: str, ledger: Path | None = None) -> str:
     folder = ledger or shipped.data_dir() / "ledger"
     records = [json.loads(path.read_text()) for path in sorted(folder.glob(f"*/{lesson}.json"))]
     rows = [
-        f"| `{one['claim']}` | {one['verdict']} | {_effect(one)} | "
+        f"| `{one['claim']}` | {one['verdict']} | {_format_recorded_effect(one)} | "
         f"{escape_markdown(record['machine']['gpu'])} | {record['started'][:10]} |"
         for record in records
         if record["machine"]["gpu"]
@@ -295,7 +142,7 @@ def recorded(lesson: str, ledger: Path | None = None) -> str:
     return "Recorded on GPUs:\n\n" + head + "\n".join(rows)
 
 
-def _effect(verdict: Mapping) -> str:
+def _format_recorded_effect(verdict: Mapping) -> str:
     if verdict["effect"] is None:
         return escape_markdown(verdict["reason"])
     low, high = ("∞" if end is None else f"{end:.3g}" for end in verdict["interval"])

@@ -12,12 +12,12 @@ from nbkit.base.numbers import read_real
 from nbkit.lab.exercise import Exercise
 
 
-def stub(parameters: Iterable[Tensor], max_norm: float) -> float:
+def stub_clip_by_norm(parameters: Iterable[Tensor], max_norm: float) -> float:
     """What the learner starts from."""
     return 0.0
 
 
-def reference(parameters: Iterable[Tensor], max_norm: float) -> float:
+def solve_clip_by_norm(parameters: Iterable[Tensor], max_norm: float) -> float:
     """One norm over all gradients, one factor for all of them."""
     grads = [p.grad for p in parameters if p.grad is not None]
     total_norm = math.sqrt(sum(float(grad.square().sum()) for grad in grads))
@@ -27,7 +27,7 @@ def reference(parameters: Iterable[Tensor], max_norm: float) -> float:
     return total_norm
 
 
-def with_gradients(*gradients: Sequence[float] | None) -> list[nn.Parameter]:
+def make_parameters(*gradients: Sequence[float] | None) -> list[nn.Parameter]:
     """A parameter for each of the gradients; None has none."""
     parameters = []
     for gradient in gradients:
@@ -37,7 +37,7 @@ def with_gradients(*gradients: Sequence[float] | None) -> list[nn.Parameter]:
     return parameters
 
 
-def left_in(parameters: Iterable[nn.Parameter]) -> list[list[float]]:
+def read_gradients(parameters: Iterable[nn.Parameter]) -> list[list[float]]:
     """The gradients now, rounded for reading."""
     grads = [p.grad for p in parameters if p.grad is not None]
     return [[round(value, 3) for value in grad.tolist()] for grad in grads]
@@ -45,7 +45,7 @@ def left_in(parameters: Iterable[nn.Parameter]) -> list[list[float]]:
 
 def it_returns_the_norm_of_all(attempt: Callable) -> str | None:
     """The square root of the sum of all squares."""
-    came = attempt(with_gradients([3.0], [4.0]), 10.0)
+    came = attempt(make_parameters([3.0], [4.0]), 10.0)
     norm = read_real(came)
     if norm is None or not math.isclose(norm, 5.0):
         return (
@@ -56,24 +56,24 @@ def it_returns_the_norm_of_all(attempt: Callable) -> str | None:
 
 def a_short_one_stays(attempt: Callable) -> str | None:
     """Below the threshold nothing is changed."""
-    parameters = with_gradients([3.0], [4.0])
+    parameters = make_parameters([3.0], [4.0])
     attempt(parameters, 10.0)
-    if left_in(parameters) != [[3.0], [4.0]]:
+    if read_gradients(parameters) != [[3.0], [4.0]]:
         return (
             f"the gradients [3.0] and [4.0] are shorter than max_norm=10.0, expected them "
-            f"unchanged, got {left_in(parameters)}."
+            f"unchanged, got {read_gradients(parameters)}."
         )
     return None
 
 
 def all_by_one_factor(attempt: Callable) -> str | None:
     """Above it all are multiplied by the same factor: the direction stays."""
-    parameters = with_gradients([3.0, 0.0], [4.0])
+    parameters = make_parameters([3.0, 0.0], [4.0])
     came = attempt(parameters, 1.0)
-    if left_in(parameters) != [[0.6, 0.0], [0.8]]:
+    if read_gradients(parameters) != [[0.6, 0.0], [0.8]]:
         return (
             f"for the gradients [3.0, 0.0] and [4.0] and max_norm=1.0 expected "
-            f"[[0.6, 0.0], [0.8]], all by one factor, got {left_in(parameters)}."
+            f"[[0.6, 0.0], [0.8]], all by one factor, got {read_gradients(parameters)}."
         )
     if not math.isclose(float(came), 5.0):
         return (
@@ -85,22 +85,22 @@ def all_by_one_factor(attempt: Callable) -> str | None:
 
 def one_without_a_gradient(attempt: Callable) -> str | None:
     """A frozen parameter, whose `grad` is None, is passed over."""
-    parameters = with_gradients([3.0], None, [4.0])
+    parameters = make_parameters([3.0], None, [4.0])
     attempt(parameters, 1.0)
-    if left_in(parameters) != [[0.6], [0.8]]:
-        left = left_in(parameters)
+    if read_gradients(parameters) != [[0.6], [0.8]]:
+        left = read_gradients(parameters)
         return f"with one parameter whose grad is None expected [[0.6], [0.8]], got {left}."
     return None
 
 
 def a_generator_too(attempt: Callable) -> str | None:
     """The same for a generator: `model.parameters()` can be read only once."""
-    parameters = with_gradients([3.0], [4.0])
+    parameters = make_parameters([3.0], [4.0])
     attempt((parameter for parameter in parameters), 1.0)
-    if left_in(parameters) != [[0.6], [0.8]]:
+    if read_gradients(parameters) != [[0.6], [0.8]]:
         return (
             f"given a generator, as model.parameters() is, expected [[0.6], [0.8]], got "
-            f"{left_in(parameters)}: a generator can be read only once."
+            f"{read_gradients(parameters)}: a generator can be read only once."
         )
     return None
 
@@ -108,8 +108,8 @@ def a_generator_too(attempt: Callable) -> str | None:
 EXERCISES = [
     Exercise(
         "clip_by_norm",
-        stub,
-        reference,
+        stub_clip_by_norm,
+        solve_clip_by_norm,
         [
             it_returns_the_norm_of_all,
             a_short_one_stays,
