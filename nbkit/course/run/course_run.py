@@ -68,8 +68,7 @@ def run_lessons(
             "the ledger keeps one result per lesson, got --record together with --grid: "
             "record without a grid."
         )
-    # Workers on other machines may have other cores: their kernels keep the settings there.
-    environment = share_threads(options.jobs) if options.executor == LOCAL else {}
+    environment = _share_cores(options)
     given = merge_profile(parameters, profile)
     tasks = _plan_run(lessons, out, given, grid, options, environment)
     if options.executor == LOCAL:
@@ -86,6 +85,19 @@ def run_lessons(
             return _run_tasks(tasks, pool, out, options)
     finally:
         stop_fork_server()
+
+
+def _share_cores(options: RunOptions) -> dict[str, str]:
+    """Return the variables that give each local kernel its share of the cores.
+
+    Workers on other machines may have other cores: their kernels keep the settings there.
+    """
+    if options.executor != LOCAL:
+        return {}
+    try:
+        return share_threads(options.jobs)
+    except ValueError as error:  # a variable that counts threads is no number
+        raise LessonError(str(error)) from error
 
 
 def _plan_run(
