@@ -3,87 +3,100 @@
 from __future__ import annotations
 
 import collections
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from nbkit.base.leaves import PLAIN, Places, list_leaves, name_child
-from nbkit.base.place import Place, name_items
+from nbkit.base.place import Place, copy_items, name_items
 
-# An OrderedDict keeps its order beside the dict, so that dict.update would pass it by.
-KINDS: tuple[Any, ...] = (
+# An OrderedDict keeps its order beside the dict, so that dict.update would not restore it.
+CONTAINERS: tuple[Any, ...] = (
     *(collections.OrderedDict, dict, list, set, collections.deque, bytearray),
 )
 
 
-class Items(Place):
-    """A container: its items, and what hangs on it as attributes where its class is somebody's."""
+class ContainerState(Place):
+    """A container: its items, and the attributes of one whose class is not Python's."""
 
     def __init__(self, name: str, owner: Any, strict: bool = True) -> None:
-        self.kind = next(kind for kind in KINDS if isinstance(owner, kind))
+        self.kind = _find_kind(owner)
         attributes = getattr(owner, "__dict__", None)
         if attributes is owner:  # a dict whose items are its attributes has them once
             attributes = None
         value = (read_items(owner), None if attributes is None else dict(attributes))
-        super().__init__(name, owner, value, self._put, strict=strict)
+        super().__init__(name, owner, value, self._put_items_back, strict=strict)
 
-    def children(self) -> Iterator[tuple[str, Any]]:
+    def list_children(self) -> Iterator[tuple[str, Any]]:
         """List the items, and the attributes."""
         items, attributes = self.value
         if isinstance(items, dict):
             yield from name_items(self.name, items)
         elif isinstance(items, list):
-            yield from ((name_child(self.name, n), item) for n, item in enumerate(items))
+            for position, item in enumerate(items):
+                yield name_child(self.name, position), item
         yield from name_items(self.name, attributes or {})
 
-    def describe(self, places: Places) -> list[Any]:
+    def save_value(self, memo: dict[int, Any], offload: bool) -> None:
+        """Copy the items and the attributes, but not what has a place."""
+        items, attributes = self.value
+        self.saved = (copy_items(items, memo), copy_items(attributes, memo))
+
+    def describe_value(self, places: Places) -> list[Any]:
         """List the items; those of a set in an order that is the same in every process."""
         items, attributes = self.value
         if self.kind is set:
             items = sorted(items, key=repr)
         return [type(self.owner).__name__, *list_leaves((items, attributes), places)]
 
-    def _put(self, saved: Any) -> None:
-        (items, attributes), (were, _) = saved, self.value
-        if isinstance(items, dict):
-            pairs = zip(were.items(), items.items(), strict=True)
-            items = {
-                self.prefer_original(key, copied): self.prefer_original(value, copy)
-                for (key, value), (copied, copy) in pairs
-            }
-        elif isinstance(items, list):
-            items = [self.prefer_original(*pair) for pair in zip(were, items, strict=True)]
-        if identify_items(read_items(self.owner)) != identify_items(items):
-            refill(self.kind, self.owner, items)
+    def _put_items_back(self, saved: Any) -> None:
+        items, attributes = saved
+        items = self._prefer_originals(self.value[0], items)
+        if not have_same_items(read_items(self.owner), items):
+            refill_container(self.kind, self.owner, items)
         if attributes is not None and dict(vars(self.owner)) != attributes:
             vars(self.owner).clear()
             vars(self.owner).update(attributes)
+
+    def _prefer_originals(self, were: Any, saved: Any) -> Any:
+        """Take each item that is unchanged as it was, and the copies of the others."""
+        if isinstance(saved, dict):
+            items = {}
+            for (key, value), (key_copy, value_copy) in zip(
+                were.items(), saved.items(), strict=True
+            ):
+                original = self.prefer_original(key, key_copy)
+                items[original] = self.prefer_original(value, value_copy)
+            return items
+        if isinstance(saved, list):
+            return [self.prefer_original(*pair) for pair in zip(were, saved, strict=True)]
+        return saved
 
 
 class Hooks(Place):
     """The dicts of hooks of one object, by number. A digest knows the order, not the numbers.
 
-    They count up in a process. A hook is somebody's: what it collects is theirs to keep. Those that
+    The numbers count up in a process. What a hook collects is its owner's to keep. Hooks that
     compute a weight, such as `nn.utils.weight_norm`'s, are part of the module.
     """
 
     def __init__(self, name: str, dicts: dict[str, dict[int, Any]]) -> None:
         value = {key: dict(hooks) for key, hooks in dicts.items()}
-        super().__init__(name, object(), value, self._put)
+        super().__init__(name, object(), value, self._put_hooks_back)
         self.dicts = dicts
 
-    def save(self, memo: dict[int, Any], offload: bool) -> None:
+    def save_value(self, memo: dict[int, Any], offload: bool) -> None:
         """Keep which hooks there are."""
         self.saved = self.value
 
-    def children(self) -> Iterator[tuple[str, Any]]:
-        """List the hooks of torch's own that compute a weight."""
+    def list_children(self) -> Iterator[tuple[str, Any]]:
+        """List the hooks of torch that compute a weight."""
         for hooks in self.value.values():
             for hook in hooks.values():
                 if type(hook).__module__.startswith("torch.nn.utils."):
                     yield f"{self.name}: {type(hook).__name__}", hook
 
-    def describe(self, places: Places) -> list[Any]:
-        """List the hooks in their order; two dicts that speak of one hook give it one number."""
+    def describe_value(self, places: Places) -> list[Any]:
+        """List the hooks in their order; a hook that two dicts hold has one number in both."""
         found: list[Any] = []
         numbers: dict[int, int] = {}
         for key, hooks in self.value.items():
@@ -92,10 +105,18 @@ class Hooks(Place):
                 found += list_leaves(hook, places)
         return found
 
-    def _put(self, saved: dict[str, dict[int, Any]]) -> None:
+    def _put_hooks_back(self, saved: dict[str, dict[int, Any]]) -> None:
         for key, hooks in self.dicts.items():
-            if identify_items(hooks) != identify_items(saved[key]):
-                refill(type(hooks), hooks, saved[key])  # handles refer to the dict: it stays
+            if not have_same_items(hooks, saved[key]):
+                # The handles refer to the dict, so it stays the same object.
+                refill_container(type(hooks), hooks, saved[key])
+
+
+def _find_kind(container: Any) -> Any:
+    """Find which of the known containers this is, or inherits from."""
+    if type(container) in CONTAINERS:
+        return type(container)
+    return next(kind for kind in CONTAINERS if isinstance(container, kind))
 
 
 def read_items(container: Any) -> Any:
@@ -105,18 +126,37 @@ def read_items(container: Any) -> Any:
     return bytes(container) if isinstance(container, bytearray) else list(container)
 
 
-def identify_items(items: Any) -> Any:
-    """Say which objects are in a container, in their order, so that an unchanged one is left."""
-    if isinstance(items, dict):
-        return [
-            (type(key), key if type(key) in PLAIN else id(key), id(value))
-            for key, value in items.items()
-        ]
-    return [id(item) for item in items] if isinstance(items, list) else items
+def have_same_items(items: Any, others: Any) -> bool:
+    """Say whether two containers hold the same objects in the same order.
+
+    An unchanged container is then left alone. Plain keys are compared by type and value, all else
+    by identity.
+    """
+    if isinstance(items, Mapping):
+        return len(items) == len(others) and _have_same_pairs(items, others)
+    if isinstance(items, Sequence) and not isinstance(items, bytes):
+        return len(items) == len(others) and all(map(_is_same_object, items, others))
+    return bool(items == others)
 
 
-def refill(kind: Any, container: Any, items: Any) -> None:
-    """Give a container its items back, past whatever its own class does at each insertion."""
+def _have_same_pairs(items: Mapping[Any, Any], others: Mapping[Any, Any]) -> bool:
+    pairs = zip(items.items(), others.items(), strict=True)
+    for (key, value), (other_key, other) in pairs:
+        if value is not other:
+            return False
+        if key is other_key:
+            continue
+        if type(key) is not type(other_key) or type(key) not in PLAIN or key != other_key:
+            return False
+    return True
+
+
+def _is_same_object(first: object, second: object) -> bool:
+    return first is second
+
+
+def refill_container(kind: Any, container: Any, items: Any) -> None:
+    """Put the items back into a container, without what its own class does at each insertion."""
     kind.clear(container)
     if isinstance(items, dict):
         for key, value in items.items():

@@ -28,7 +28,7 @@ REFERENCES = (
     *(weakref.ref, enum.Enum, BaseException),
     torch.utils.data.Dataset,
 )
-# Of these there are no subclasses, and torch makes isinstance slow for some.
+# These have no subclasses, and torch makes isinstance slow for some of them.
 CONSTANTS = {torch.dtype, torch.device, torch.layout, torch.memory_format}
 # Packages whose objects are handles: on a lock, a thread, a process, a socket, a log.
 HANDLES = {
@@ -44,10 +44,24 @@ class Places(dict[int, Any]):
     def __init__(self) -> None:
         super().__init__()
         self.references: dict[int, object] = {}
+        # A net has thousands of values of few types, and testing a type costs 3 microseconds.
+        self.stays_by_type: dict[type, bool] = {}
+
+    def holds_as_is(self, value: object) -> bool:
+        """Say whether a value stays the same object, with nothing in it to put back."""
+        if id(value) in self.references:
+            return True
+        kind = type(value)
+        if value.__class__ is not kind:  # a wrapper that claims the class of what it wraps
+            return is_reference(value)
+        stays = self.stays_by_type.get(kind)
+        if stays is None:
+            stays = self.stays_by_type[kind] = is_reference(value)
+        return stays
 
 
 def is_reference(value: object) -> bool:
-    """Say whether a value stays the same object, with nothing in it to put back."""
+    """Say whether values like this one stay the same objects, whatever holds them."""
     if type(value) in CONSTANTS or isinstance(value, REFERENCES):
         return True
     package = type(value).__module__
@@ -57,7 +71,10 @@ def is_reference(value: object) -> bool:
 def list_leaves(value: Any, places: Places, refer: bool = True) -> list[Any]:
     """List what a value is made of: tensors and owners of places as they are, the rest as text.
 
-    With `refer=False` a handle, such as a lock, is taken apart too, which raises.
+    Args:
+        value: anything.
+        places: all places that were found.
+        refer: name a handle, such as a lock, by its type; False takes it apart, which raises.
     """
     found: list[Any] = []
     _add_leaves(found, value, places, refer)
@@ -66,13 +83,17 @@ def list_leaves(value: Any, places: Places, refer: bool = True) -> list[Any]:
 
 def _add_leaves(found: list[Any], value: Any, places: Places, refer: bool = True) -> None:
     kind = type(value)
-    if kind is int and value in places:
-        value = places[value].owner  # a GradScaler knows its optimizers by their id()
-    if isinstance(value, Tensor) or id(value) in places:
+    # In the order of how often they come: a net holds numbers, then objects that have places.
+    if kind in PLAIN:
+        if kind is int and value in places:
+            found.append(places[value].owner)  # a GradScaler knows its optimizers by their id()
+        else:
+            found.append(f"{kind.__name__} {value!r}")
+    elif id(value) in places or isinstance(value, Tensor):
         found.append(value)
-    elif kind in PLAIN or (kind in (list, tuple) and all(type(part) in PLAIN for part in value)):
+    elif kind in (list, tuple) and PLAIN.issuperset(map(type, value)):
         found.append(f"{kind.__name__} {value!r}")
-    elif isinstance(value, NAMED) or (refer and _stays(value, places)):
+    elif isinstance(value, NAMED) or (refer and places.holds_as_is(value)):
         _add_reference(found, value, places)
     else:
         parts = take_apart(value)
@@ -81,23 +102,25 @@ def _add_leaves(found: list[Any], value: Any, places: Places, refer: bool = True
             _add_leaves(found, part, places, refer)
 
 
-def _stays(value: object, places: Places) -> bool:
-    return is_reference(value) or id(value) in places.references
-
-
 def _add_reference(found: list[Any], value: Any, places: Places) -> None:
+    """Add the name of what stays as it is; of a function also what it does."""
     if isinstance(value, weakref.ref):
-        value = value()  # none left: it is the text of None
+        value = value()  # a dead one is the text of None
     if id(value) in places or value is None:
         return _add_leaves(found, value, places)
-    found.append(f"{type(value).__module__}.{type(value).__qualname__}")
-    if type(value) in CONSTANTS or isinstance(value, enum.Enum):
+    kind = type(value)
+    found.append(f"{kind.__module__}.{kind.__qualname__}")
+    if isinstance(value, dict):  # hooks, which a place lists
+        return None
+    if isinstance(value, NAMED):
+        found.append(str(getattr(value, "__module__", "")))
+        found.append(str(getattr(value, "__qualname__", "")))
+        if isinstance(value, type):
+            return None
+    if kind in CONSTANTS or isinstance(value, enum.Enum):
         found.append(str(value))
-    for attribute in ("__module__", "__qualname__"):
-        if isinstance(value, NAMED):
-            found.append(str(getattr(value, attribute, "")))
     for inner in ("__func__", "__wrapped__", "fget", "fset"):  # of a method, of a property
-        function = getattr(value, inner, None) if not isinstance(value, type) else None
+        function = getattr(value, inner, None)
         if isinstance(function, types.FunctionType):
             found.append(describe_code(function.__code__))
     if isinstance(value, types.FunctionType):
@@ -123,7 +146,10 @@ def describe_code(code: types.CodeType) -> str:
 def take_apart(value: Any) -> Sequence[Any]:
     """Take an object apart as copy.deepcopy and pickle do."""
     if isinstance(value, dict):
-        return [part for item in value.items() for part in item]
+        parts: list[Any] = []
+        for key_and_value in value.items():
+            parts += key_and_value
+        return parts
     if isinstance(value, list | tuple):
         return value
     if isinstance(value, set | frozenset):

@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import nn
 
-from nbkit.base.attributes import Attributes, ClassAttributes, list_classes
-from nbkit.base.containers import Hooks, identify_items
+from nbkit.base.attributes import Attributes, list_class_places
+from nbkit.base.containers import Hooks, have_same_items
 from nbkit.base.place import LOADED, Place, name_items
 
 REGISTERED = ("_parameters", "_buffers", "_modules")
@@ -19,15 +19,14 @@ ENGINES = ("torch.nn.parallel.", "torch._dynamo.", "torch.jit.", "torch.fx.")
 
 
 class ModuleState(Attributes):
-    """A module with everything that hangs on it."""
+    """A module with its hooks, its classes, its extra state and all of its attributes."""
 
-    def children(self) -> Iterator[tuple[str, Any]]:
+    def list_children(self) -> Iterator[tuple[str, Any]]:
         """List hooks, classes, extra state, then the attributes: they hold what is registered."""
         yield from list_hooks(self)
         yield from list_extra_state(self.name, self.owner)
-        for kind in list_classes(self.owner):
-            yield f"class {kind.__name__}", ClassAttributes(kind)
-        yield from super().children()
+        yield from list_class_places(self)
+        yield from super().list_children()
 
 
 class EngineState(Place):
@@ -37,32 +36,32 @@ class EngineState(Place):
         registered = {key: dict(getattr(module, key).items()) for key in REGISTERED}
         kept = vars(module)["_non_persistent_buffers_set"]
         value = {"__class__": type(module), "training": module.training}
-        super().__init__(name, module, {**value, **registered, "kept": kept}, self._put)
+        value = {**value, **registered, "kept": kept}
+        super().__init__(name, module, value, self._put_registered_back)
 
-    def children(self) -> Iterator[tuple[str, Any]]:
+    def list_children(self) -> Iterator[tuple[str, Any]]:
         """List hooks, classes, extra state and what is registered."""
         yield from list_hooks(self)
         yield from list_extra_state(self.name, self.owner)
-        for kind in list_classes(self.owner):
-            yield f"class {kind.__name__}", ClassAttributes(kind)
+        yield from list_class_places(self)
         for key in REGISTERED:
             yield from name_items(self.name, self.value[key])
         yield self.name, self.value["kept"]
 
-    def save(self, memo: dict[int, Any], offload: bool) -> None:
+    def save_value(self, memo: dict[int, Any], offload: bool) -> None:
         """Keep which object each item is."""
         self.saved = self.value
 
-    def _put(self, saved: dict[str, Any]) -> None:
+    def _put_registered_back(self, saved: dict[str, Any]) -> None:
         for key in ("__class__", "training"):
             if getattr(self.owner, key) != saved[key]:
                 setattr(self.owner, key, saved[key])
         for key in REGISTERED:
-            _put_registered(self.owner, getattr(self.owner, key), saved[key])
+            _refill_registered(self.owner, getattr(self.owner, key), saved[key])
 
 
-def _put_registered(module: nn.Module, container: Any, items: Mapping[str, object]) -> None:
-    if identify_items(dict(container.items())) == identify_items(items):
+def _refill_registered(module: nn.Module, container: Any, items: Mapping[str, object]) -> None:
+    if have_same_items(dict(container.items()), items):
         return
     for name in items:
         vars(module).pop(name, None)  # a plain attribute would hide it
@@ -72,30 +71,33 @@ def _put_registered(module: nn.Module, container: Any, items: Mapping[str, objec
 
 def make_module_place(name: str, module: nn.Module) -> Place:
     """Make the place for a module of any kind."""
-    if any(kind.__module__.startswith(ENGINES) for kind in type(module).__mro__):
-        return EngineState(name, module)
+    for kind in type(module).__mro__:
+        if kind.__module__.startswith(ENGINES):
+            return EngineState(name, module)
     return ModuleState(name, module)
 
 
 def list_hooks(place: Place) -> Iterator[tuple[str, Hooks]]:
     """List the dicts of hooks of a module or an optimizer as one place."""
-    dicts = {}
-    for key, value in sorted(vars(place.owner).items()):
-        if "hooks" in key and isinstance(value, dict):
+    attributes = vars(place.owner)
+    dicts: dict[str, dict[int, Any]] = {}
+    for key in sorted(key for key in attributes if "hooks" in key):
+        value = attributes[key]
+        if isinstance(value, dict):
             dicts[key] = value
             place.places.references[id(value)] = value  # not a container like others
     yield place.name, Hooks(f"{place.name}'s hooks", dicts)
 
 
 class _Extra:
-    """What get_extra_state of a module gives has this as its owner."""
+    """The owner of the extra state of one module: the state itself is made anew at each call."""
 
 
 def list_extra_state(name: str, module: nn.Module) -> Iterator[tuple[str, Place]]:
     """List what a module's own `get_extra_state` gives, where it has one."""
     if type(module).get_extra_state is not nn.Module.get_extra_state:
-        put = partial(_put_extra_state, module)
-        yield name, Place(name, _Extra(), module.get_extra_state(), put, LOADED)
+        put_back = partial(_put_extra_state, module)
+        yield name, Place(name, _Extra(), module.get_extra_state(), put_back, LOADED)
 
 
 def _put_extra_state(module: nn.Module, saved: Any) -> None:

@@ -1,8 +1,8 @@
-"""Where modules, optimizers and the like keep their state: what preserve_state puts back.
+"""Find every place where modules, optimizers and the like keep state.
 
 `find_places` walks from the objects to everything that they hold. Each kind of object has a place
-that says what its value is and how to put one back. A kind that `preserve_state` and `digest` do
-not know yet is added in `_make_place`, once.
+that says what its value is and how to put one back. `_make_place` is the only list of these kinds:
+`preserve_state` and `digest` learn a new kind there.
 """
 
 from __future__ import annotations
@@ -22,20 +22,28 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader, Sampler
 
 from nbkit.base.attributes import Attributes, BesideState, has_attributes
-from nbkit.base.containers import KINDS, Items
-from nbkit.base.leaves import PLAIN, Places, is_reference, list_leaves, take_apart
-from nbkit.base.memory import Memory
+from nbkit.base.containers import CONTAINERS, ContainerState
+from nbkit.base.leaves import PLAIN, Places, list_leaves, take_apart
 from nbkit.base.module_state import make_module_place
 from nbkit.base.optimizer_state import OptimizerState, drives_optimizer
-from nbkit.base.place import LOADED, RANDOM, Array, Place, Source
+from nbkit.base.place import LOADED, RANDOM, ArrayState, Place, RandomSource
+from nbkit.base.tensor_state import TensorState
 
 
 def find_places(objects: tuple[object, ...], rng: bool) -> Places:
-    """Find every place that the objects reach, by the id of its owner, always in the same order."""
+    """Find every place that the objects reach, by the id of its owner, always in the same order.
+
+    Args:
+        objects: the arguments of `preserve_state` or `digest`.
+        rng: whether the random state has places too.
+    Raises:
+        TypeError: for an object without state, or one that cannot be copied and put back.
+    """
     places = Places()
     queue: list[Place] = []
-    for place in _list_random_places() if rng else ():
-        _add_place(places, queue, place)
+    if rng:
+        for place in _list_random_places():
+            _add_place(places, queue, place)
     for position, thing in enumerate(objects, start=1):
         for place in _list_places_of(type(thing).__name__, thing, position):
             _add_place(places, queue, place)
@@ -43,8 +51,8 @@ def find_places(objects: tuple[object, ...], rng: bool) -> Places:
         if place.turn == LOADED:
             _add_tensors(places, queue, place)
             continue
-        for name, thing in place.children():
-            _walk(places, queue, name, thing, place.strict)
+        for name, thing in place.list_children():
+            _add_reached(places, queue, name, thing, place.strict)
     return places
 
 
@@ -56,13 +64,14 @@ def _add_place(places: Places, queue: list[Place], place: Place) -> None:
         queue.append(place)
 
 
-def _walk(places: Places, queue: list[Place], name: str, thing: Any, strict: bool) -> None:
+def _add_reached(places: Places, queue: list[Place], name: str, thing: Any, strict: bool) -> None:
     """Add the places of a thing that was reached, and of the parts of one that has none."""
+    if type(thing) in PLAIN or id(thing) in places:
+        return
     if isinstance(thing, Place):
         _add_place(places, queue, thing)
-    if type(thing) in PLAIN or isinstance(thing, Place) or id(thing) in places:
         return
-    if is_reference(thing) or id(thing) in places.references:
+    if places.holds_as_is(thing):
         places.references[id(thing)] = thing
         return
     place = _make_place(name, thing, strict)
@@ -75,11 +84,11 @@ def _walk(places: Places, queue: list[Place], name: str, thing: Any, strict: boo
         _refuse_or_refer(places, name, thing, strict, error)
         return
     for part in parts:
-        _walk(places, queue, name, part, strict)
+        _add_reached(places, queue, name, part, strict)
 
 
 def _take_apart_strictly(thing: Any) -> Any:
-    """Take an object apart; a file has a position in the world, which is no part of it."""
+    """Take an object apart, but no open file: its position is kept by the operating system."""
     if isinstance(thing, io.IOBase) and not isinstance(thing, io.BytesIO | io.StringIO):
         raise TypeError("cannot copy an open file")
     return take_apart(thing)
@@ -101,17 +110,17 @@ def _refuse_or_refer(places: Places, name: str, thing: Any, strict: bool, error:
 def _make_place(name: str, thing: Any, strict: bool) -> Place | None:
     """Make the place of a thing, by its kind; None if it has to be taken apart."""
     if isinstance(thing, Tensor):
-        return Memory(name, thing)
+        return TensorState(name, thing)
     if isinstance(thing, nn.Module):
         return make_module_place(name, thing)
     if isinstance(thing, Optimizer):
         return OptimizerState(name, thing)
-    if isinstance(thing, KINDS):
-        return Items(name, thing, strict)
+    if isinstance(thing, CONTAINERS):
+        return ContainerState(name, thing, strict)
     if isinstance(thing, torch.Generator):
         return Place(name, thing, thing.get_state(), thing.set_state, RANDOM)
     if isinstance(thing, random.Random) and not isinstance(thing, random.SystemRandom):
-        return Source(name, thing, thing.getstate, thing.setstate)
+        return RandomSource(name, thing, thing.getstate, thing.setstate)
     numpy = sys.modules.get("numpy")
     if numpy is not None and type(thing).__module__.partition(".")[0] == "numpy":
         return _make_numpy_place(numpy, name, thing)
@@ -123,27 +132,28 @@ def _make_place(name: str, thing: Any, strict: bool) -> Place | None:
 
 
 def _make_numpy_place(numpy: Any, name: str, thing: Any) -> Place | None:
+    """Make the place of an array or a random generator of numpy; None for its other objects."""
     if isinstance(thing, numpy.ndarray) and not thing.dtype.hasobject:
-        return Array(name, thing)
+        return ArrayState(name, thing)
     if isinstance(thing, numpy.random.RandomState):
-        return Source(name, thing, partial(thing.get_state, False), thing.set_state)
+        return RandomSource(name, thing, partial(thing.get_state, False), thing.set_state)
     if isinstance(thing, numpy.random.Generator):
         thing = thing.bit_generator
     if isinstance(thing, numpy.random.BitGenerator):
-        return Source(
+        return RandomSource(
             name, thing, partial(getattr, thing, "state"), partial(setattr, thing, "state")
         )
     return None
 
 
 # What an object keeps in attributes of these kinds is put back beside its own state_dict.
-STATEFUL = (Tensor, nn.Module, Optimizer, LRScheduler, GradScaler, random.Random, *KINDS)
+STATEFUL = (Tensor, nn.Module, Optimizer, LRScheduler, GradScaler, random.Random, *CONTAINERS)
 
 
 class LoaderState(Place):
-    """A DataLoader or a sampler: where its random numbers come from, and its own numbers.
+    """A DataLoader or a sampler: its random generators, and its numbers.
 
-    What the samples are is data, which no training changes.
+    The samples are data, which no training changes.
     """
 
     def __init__(self, name: str, owner: Any) -> None:
@@ -153,7 +163,7 @@ class LoaderState(Place):
                 kept[key] = value
         super().__init__(name, owner, kept, vars(owner).update, strict=False)
 
-    def children(self) -> Iterator[tuple[str, Any]]:
+    def list_children(self) -> Iterator[tuple[str, Any]]:
         """List generators, samplers, and containers."""
         for key, value in self.value.items():
             yield f"{self.name}.{key}", value
@@ -161,13 +171,17 @@ class LoaderState(Place):
 
 def _draws_samples(value: Any) -> bool:
     """Say whether an attribute of a sampler decides which samples come next."""
-    kinds = (torch.Generator, random.Random, Sampler, DataLoader, Tensor, *KINDS)
+    kinds = (torch.Generator, random.Random, Sampler, DataLoader, Tensor, *CONTAINERS)
     is_numpy = type(value).__module__.partition(".")[0] == "numpy"
     return type(value) in PLAIN or isinstance(value, kinds) or is_numpy
 
 
 def _list_places_of(name: str, thing: Any, position: int) -> Iterator[Place]:
-    """List the places of an argument: other than what it holds, it must have state."""
+    """List the places of an argument, which must have state, unlike the objects that it holds.
+
+    Raises:
+        TypeError: if it has none.
+    """
     if isinstance(thing, Tensor | nn.Module | Optimizer | torch.Generator):
         place = _make_place(name, thing, strict=True)
         assert place is not None
@@ -184,13 +198,15 @@ def _list_places_of(name: str, thing: Any, position: int) -> Iterator[Place]:
         raise TypeError(
             f"argument {position} ({name}) has no state that could be put back. Accepted: an "
             f"nn.Module, an Optimizer, a tensor, a torch.Generator, or an object with state_dict "
-            f"and load_state_dict, such as a scheduler; each as an argument of its own."
+            f"and load_state_dict, such as a scheduler. Pass each one as a separate argument."
         )
 
 
 def _has_state_dict(thing: object) -> bool:
-    methods = [getattr(thing, name, None) for name in ("state_dict", "load_state_dict")]
-    return not isinstance(thing, type) and all(map(callable, methods))
+    if isinstance(thing, type):  # a class has the methods, but no state to call them on
+        return False
+    can_save = callable(getattr(thing, "state_dict", None))
+    return can_save and callable(getattr(thing, "load_state_dict", None))
 
 
 def _list_random_places() -> Iterator[Place]:
@@ -199,15 +215,17 @@ def _list_random_places() -> Iterator[Place]:
         yield Place(name, generator, generator.get_state(), generator.set_state, RANDOM)
     if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         yield Place("torch.cuda", torch.cuda, torch.initial_seed(), _reseed_cuda, RANDOM)
-    yield Source("random", random, random.getstate, random.setstate)
+    yield RandomSource("random", random, random.getstate, random.setstate)
     numpy = sys.modules.get("numpy")
     if numpy is not None:
         source = numpy.random
-        yield Source("numpy.random", source, partial(source.get_state, False), source.set_state)
+        yield RandomSource(
+            "numpy.random", source, partial(source.get_state, False), source.set_state
+        )
 
 
 def _reseed_cuda(seed: int) -> None:
-    """Where the block was the first to start CUDA, its generators begin again at torch's seed."""
+    """Seed CUDA's generators with torch's seed again, if the block was the first to start CUDA."""
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.manual_seed_all(seed)
 
@@ -223,4 +241,4 @@ def _add_tensors(places: Places, queue: list[Place], place: Place) -> None:
         ) from error
     for leaf in leaves:
         if isinstance(leaf, Tensor) and id(leaf) not in places:
-            _add_place(places, queue, Memory(f"a tensor in {place.name}", leaf))
+            _add_place(places, queue, TensorState(f"a tensor in {place.name}", leaf))

@@ -67,7 +67,7 @@ def preserve_state(*objects: object, rng: bool = True, offload: bool = False) ->
     # What is restored where it is, or stays as it is, is not copied with what refers to it.
     memo = {id(place.owner): place.owner for place in places} | found.references
     for place in places:
-        place.save(memo, offload)
+        place.save_value(memo, offload)
 
     try:
         yield
@@ -99,10 +99,12 @@ def digest(*objects: object, rng: bool = True) -> str:
     number = {owner: n for n, owner in enumerate(places)}
     sha = hashlib.sha256()
     for place in places.values():
-        for leaf in place.describe(places):
-            word = leaf if isinstance(leaf, str) else f"place {number[id(leaf)]}"
-            sha.update(f"{word}\n".encode())
-        sha.update(place.content())
+        words = []
+        for leaf in place.describe_value(places):
+            words.append(leaf if type(leaf) is str else f"place {number[id(leaf)]}")
+        words.append("")  # so that the last word ends in a line break too
+        sha.update("\n".join(words).encode())
+        sha.update(place.read_content())
     return sha.hexdigest()
 
 
@@ -117,7 +119,7 @@ def _restore(places: Iterable[Place]) -> None:
         in_turn = memory + loaded + [place for place in in_turn if place.turn != LOADED]
     for place in in_turn:
         try:
-            place.put(place.saved)
+            place.put_back(place.saved)
         except BaseException as error:  # even a SystemExit must not keep the rest from its turn
             error.add_note(f"while restoring {place.name}")
             errors.append(error)

@@ -8,12 +8,12 @@ from nbkit.clipping.clip import clip_gradients_
 from nbkit.clipping.factors import (
     UNIT_FLOOR,
     Units,
+    choose_norm_dtype,
     clamp_values,
+    compute_norm_factor,
+    compute_unit_factor,
     needs_wide_norms,
-    norm_dtype,
-    norm_factor,
     scale_gradient,
-    unit_factor,
 )
 from nbkit.clipping.history import ClipHistory
 from nbkit.clipping.report import ClipReport
@@ -27,12 +27,12 @@ __all__ = [
     "ClipReport",
     "ClipRule",
     "Units",
+    "choose_norm_dtype",
     "clamp_values",
     "clip_gradients_",
+    "compute_norm_factor",
+    "compute_unit_factor",
     "find_units",
     "needs_wide_norms",
-    "norm_dtype",
-    "norm_factor",
     "scale_gradient",
-    "unit_factor",
 ]

@@ -35,12 +35,12 @@ def needs_wide_norms(dtypes: Iterable[torch.dtype], *, looks: bool) -> bool:
     return not looks or any(dtype in WIDE for dtype in dtypes)
 
 
-def norm_dtype(device: torch.device, *, wide: bool) -> torch.dtype:
+def choose_norm_dtype(device: torch.device, *, wide: bool) -> torch.dtype:
     """Return the dtype to compute norms in; Apple's GPUs have no float64."""
     return torch.float64 if wide and device.type != "mps" else torch.float32
 
 
-def norm_factor(total: Tensor, max_norm: Limit) -> Tensor:
+def compute_norm_factor(total: Tensor, max_norm: Limit) -> Tensor:
     """Return min(1, max_norm / (total + 1e-6)); an infinite threshold gives 1 for any norm."""
     # The order of operations and the 1e-6 are those of torch.nn.utils.clip_grad_norm_, so that both
     # functions give the same bits.
@@ -48,7 +48,7 @@ def norm_factor(total: Tensor, max_norm: Limit) -> Tensor:
     return _unlimited_to_one(factor, max_norm)
 
 
-def value_factor(peak: Tensor, max_value: Limit) -> Tensor:
+def compute_value_factor(peak: Tensor, max_value: Limit) -> Tensor:
     """Return min(1, max_value / peak), the factor of the largest element by absolute value."""
     return _unlimited_to_one((max_value / peak).clamp(max=1.0), max_value)
 
@@ -58,7 +58,7 @@ def clamp_values(tensor: Tensor, limit: Tensor, *, out: Tensor | None = None) ->
     return torch.clamp(tensor, -limit, limit, out=out)
 
 
-def unit_factor(norms: Tensor, weight_norms: Tensor, agc: Limit, floor: float) -> Tensor:
+def compute_unit_factor(norms: Tensor, weight_norms: Tensor, agc: Limit, floor: float) -> Tensor:
     """Return min(1, agc * max(|w|, floor) / |g|) for each unit, from its two norms."""
     factor = (agc * weight_norms.clamp(min=floor) / norms).clamp(max=1.0)
     return _unlimited_to_one(factor, agc)
@@ -92,7 +92,7 @@ class Units:
 
     groups: int = 0
 
-    def split(self, tensor: Tensor) -> tuple[Tensor, list[int]]:
+    def split_units(self, tensor: Tensor) -> tuple[Tensor, list[int]]:
         """Return a view of a tensor of the parameter's shape, and its axes within a unit."""
         if self.groups and tensor.dim() > 1:
             # (in, out / groups, *kernel) -> (groups, in / groups, out / groups, *kernel); each pair
@@ -102,16 +102,16 @@ class Units:
         # All axes but the first; of a vector its only axis, of a scalar none.
         return tensor, list(range(min(1, tensor.dim() - 1), tensor.dim()))
 
-    def norms(self, tensor: Tensor, norm_type: float, dtype: torch.dtype) -> Tensor:
-        """Return the norm of each unit, in a shape that broadcasts to the view of `split`."""
-        view, axes = self.split(tensor)
+    def compute_norms(self, tensor: Tensor, norm_type: float, dtype: torch.dtype) -> Tensor:
+        """Return the norm of each unit, in a shape that broadcasts to the view of `split_units`."""
+        view, axes = self.split_units(tensor)
         if not view.numel():
             # The norm of no elements is 0, but torch refuses to compute their largest.
             return view.sum(axes, keepdim=True, dtype=dtype)
         norms: Tensor = vector_norm(view, norm_type, dim=axes, keepdim=True, dtype=dtype)
         return norms
 
-    def multiply(self, tensor: Tensor, factor: Tensor) -> Tensor:
+    def multiply_units(self, tensor: Tensor, factor: Tensor) -> Tensor:
         """Return the tensor with each unit multiplied by its factor."""
-        view, _ = self.split(tensor)
+        view, _ = self.split_units(tensor)
         return scale_gradient(view, factor).reshape(tensor.shape)

@@ -14,12 +14,12 @@ from torch import Tensor
 from nbkit.clipping.factors import (
     HALF,
     clamp_values,
-    norm_factor,
+    compute_norm_factor,
+    compute_unit_factor,
+    compute_value_factor,
     scale_gradient,
-    unit_factor,
-    value_factor,
 )
-from nbkit.clipping.units import Unit
+from nbkit.clipping.units import ParameterUnits
 
 ApplyFactor = Callable[[Tensor], None]
 
@@ -48,10 +48,10 @@ def measure_by_norm(
 ) -> Measured:
     """Measure gradients that are clipped by their norm: all are multiplied by one factor."""
     tensors = list(grads.values())
-    # torch._foreach_norm takes real tensors; the norm of a complex one is that of its sizes.
+    # torch._foreach_norm takes real tensors; a complex tensor has the norm of its absolute values.
     sizes = [tensor.abs() if tensor.is_complex() else tensor for tensor in tensors]
     norms = _compute_norms(sizes, norm_type, dtype)
-    find_coefficient = partial(norm_factor, max_norm=max_norm)
+    find_coefficient = partial(compute_norm_factor, max_norm=max_norm)
     return Measured(norms, find_coefficient, partial(_multiply_tensors, tensors))
 
 
@@ -68,9 +68,9 @@ def measure_by_value(
         """Return the factor of the element with the largest absolute value."""
         # Without any element the total norm, 0, stands in for the largest value.
         peaks = [end.to(total).abs().max() for end in ends] or [total]
-        return value_factor(torch.stack(peaks).max(), max_value)
+        return compute_value_factor(torch.stack(peaks).max(), max_value)
 
-    def clamp_tensors(coefficient: Tensor) -> None:
+    def clip_elements(coefficient: Tensor) -> None:
         """Clamp all elements, or none if the coefficient is 1."""
         # An infinite limit clamps nothing. It is chosen on the device, so that nothing waits.
         limit = torch.full_like(coefficient, max_value)
@@ -78,47 +78,47 @@ def measure_by_value(
         for tensor in tensors:
             clamp_values(tensor, limit.to(tensor), out=tensor)
 
-    return Measured(norms, find_coefficient, clamp_tensors)
+    return Measured(norms, find_coefficient, clip_elements)
 
 
 def measure_by_unit(
     agc: float,
     floor: float,
-    units: dict[str, Unit],
+    units: dict[str, ParameterUnits],
     norm_type: float,
     grads: dict[str, Tensor],
     dtype: torch.dtype,
 ) -> Measured:
-    """Measure gradients that are clipped unit by unit, each by a factor for itself."""
+    """Measure gradients that are clipped unit by unit, each by a separate factor."""
     unit_norms: dict[str, Tensor] = {}
     factors: dict[str, Tensor] = {}  # of the parameters that are not excluded
     for name, grad in grads.items():
         unit = units[name]
-        unit_norms[name] = unit.units.norms(grad, norm_type, dtype)
+        unit_norms[name] = unit.units.compute_norms(grad, norm_type, dtype)
         if not unit.free:
-            weight_norms = unit.units.norms(unit.parameter, norm_type, dtype)
-            factors[name] = unit_factor(unit_norms[name], weight_norms, agc, floor)
+            weight_norms = unit.units.compute_norms(unit.parameter, norm_type, dtype)
+            factors[name] = compute_unit_factor(unit_norms[name], weight_norms, agc, floor)
 
     def find_coefficient(total: Tensor) -> Tensor:
         """Return the smallest factor of any unit; 1 if no unit is clipped."""
         smallest = [factor.min().to(total) for factor in factors.values() if factor.numel()]
         return torch.stack([*smallest, torch.ones_like(total)]).min()
 
-    def multiply_units(coefficient: Tensor) -> None:
+    def clip_units(coefficient: Tensor) -> None:
         """Multiply each unit by its factor, or none if the coefficient is 1."""
         for name, factor in factors.items():
-            view, _ = units[name].units.split(grads[name])
+            view, _ = units[name].units.split_units(grads[name])
             is_off = coefficient.to(factor.device) == 1.0
             view.mul_(torch.where(is_off, 1.0, factor))  # a view, so this changes the gradient
 
     # The norm of a gradient is the norm of its units' norms.
     norms = _compute_norms(list(unit_norms.values()), norm_type, dtype)
-    return Measured(norms, find_coefficient, multiply_units)
+    return Measured(norms, find_coefficient, clip_units)
 
 
 def _compute_norms(tensors: list[Tensor], norm_type: float, dtype: torch.dtype) -> list[Tensor]:
     """Return the norm of each tensor, 0 for a tensor without elements."""
-    # Of no elements torch refuses to compute the largest, so a single zero replaces them.
+    # torch refuses to compute the largest of no elements, so a single zero replaces them.
     filled = [tensor if tensor.numel() else tensor.new_zeros(1) for tensor in tensors]
     return list(torch._foreach_norm(filled, norm_type, dtype=dtype))
 

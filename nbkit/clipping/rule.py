@@ -24,7 +24,7 @@ from nbkit.base.gradients import (
     view_values,
 )
 from nbkit.base.shards import refuse_shards
-from nbkit.clipping.factors import UNIT_FLOOR, needs_wide_norms, norm_dtype
+from nbkit.clipping.factors import UNIT_FLOOR, choose_norm_dtype, needs_wide_norms
 from nbkit.clipping.measures import (
     ApplyFactor,
     Measure,
@@ -113,9 +113,9 @@ class ClipRule:
             return ClipReport(torch.tensor([0.0, 1.0]), (), self)
 
         kinds = {(type(grad), grad.device, grad.dtype) for grad in grads.values()}
-        _refuse_spread(kinds)
-        # To look at a result on a GPU waits for it, so that is only done where it may raise.
-        looks = self.nonfinite == "raise" or _on_cpu(kinds)
+        _refuse_spread_gradients(kinds)
+        # Reading a result waits for a GPU, so it is only read there if it may have to raise.
+        looks = self.nonfinite == "raise" or _are_on_cpu(kinds)
         wide = needs_wide_norms((dtype for _, _, dtype in kinds), looks=looks)
         report, apply_factor = self._measure_gradients(measure, grads, wide)
         if not wide and not math.isfinite(report.total_norm):
@@ -159,7 +159,7 @@ class ClipRule:
     ) -> tuple[ClipReport, ApplyFactor]:
         """Return the report, and the function that clips by the report's coefficient."""
         device = next(iter(grads.values())).device
-        measured = measure(grads, norm_dtype(device, wide=wide))
+        measured = measure(grads, choose_norm_dtype(device, wide=wide))
         norms = torch.stack([norm.to(device) for norm in measured.norms])
         # The p-norm of all numbers is the p-norm of the parameters' p-norms.
         total = vector_norm(norms, self.norm_type)
@@ -171,14 +171,14 @@ class ClipRule:
         return ClipReport(values, tuple(grads), self), measured.apply_factor
 
 
-def _on_cpu(kinds: GradientKinds) -> bool:
+def _are_on_cpu(kinds: GradientKinds) -> bool:
     """Return whether every gradient is on the CPU."""
     return all(device.type == "cpu" for _, device, _ in kinds)
 
 
-def _refuse_spread(kinds: GradientKinds) -> None:
+def _refuse_spread_gradients(kinds: GradientKinds) -> None:
     """Refuse gradients of which each rank holds a part, such as DTensors."""
-    # DTensor and its subclasses have this method, plain tensors have not.
+    # DTensor and its subclasses have this method, plain tensors do not.
     if any(hasattr(kind, "full_tensor") for kind, _, _ in kinds):
         raise TypeError(
             "expected gradients that each rank holds as a whole, got gradients spread over the "

@@ -16,7 +16,7 @@ Excluded = str | nn.Module | Sequence[str | nn.Module]
 
 
 @dataclass(frozen=True)
-class Unit:
+class ParameterUnits:
     """Hold a parameter and its division into units.
 
     Attributes:
@@ -32,7 +32,7 @@ class Unit:
 
 def find_units(
     model: nn.Module, named: dict[str, Tensor], exclude: Excluded = ()
-) -> dict[str, Unit]:
+) -> dict[str, ParameterUnits]:
     """Find the units of the model's parameters, by name.
 
     Args:
@@ -59,15 +59,15 @@ def find_units(
     found = {}
     for name, tensor in named.items():
         units = Units(groups.get(id(tensor), 0))
-        found[name] = Unit(tensor, units, free=id(tensor) in free)
+        found[name] = ParameterUnits(tensor, units, free=id(tensor) in free)
     return found
 
 
 def _find_excluded(model: nn.Module, exclude: Excluded) -> set[int]:
     """Return the ids of the excluded parameters, each by its name or with its module."""
-    # Without the model itself, whose name is empty: to exclude it would clip nothing.
+    # The model itself, whose name is empty, is left out: excluding it would clip nothing.
     modules = {name: module for name, module in model.named_modules() if name}
-    # With duplicates, so that a tied parameter can be excluded by each of its names.
+    # Duplicates are kept, so that a tied parameter can be excluded by each of its names.
     parameters = dict(model.named_parameters(remove_duplicate=False))
     free: set[int] = set()
     for item in [exclude] if isinstance(exclude, (str, nn.Module)) else exclude:

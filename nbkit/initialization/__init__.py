@@ -1,8 +1,9 @@
-"""Initial weights: set by a named scheme, scaled to the data, and judged on one batch."""
+"""Set initial weights by a named scheme, scale them to the data, judge them on one batch."""
 
+from nbkit.initialization.initializer import Initialized, initialize_
 from nbkit.initialization.lsuv import LSUVLayer, LSUVReport, LSUVVerdict, lsuv_
 from nbkit.initialization.report import InitLayer, InitReport, init_report
-from nbkit.initialization.schemes import SCHEMES, Initialized, initialize_
+from nbkit.initialization.schemes import SCHEMES
 from nbkit.initialization.verdict import InitVerdict, LossVerdict
 
 __all__ = [

@@ -1,17 +1,14 @@
-"""One forward and one backward pass, watched: numbers stay on the device until the end."""
+"""Watch one forward and one backward pass; the numbers stay on the device until the end."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
 
@@ -19,86 +16,39 @@ from nbkit.base.batches import count_rows
 from nbkit.base.model_call import call_model, copy_batch, run_eagerly
 from nbkit.base.nested import list_tensors
 from nbkit.base.state import preserve_state
+from nbkit.initialization.activations import (
+    LIMITS,
+    RELUS,
+    find_limits,
+    measure_dead_share,
+    measure_saturated_share,
+)
+from nbkit.initialization.calls import Call, Gate, Merge, PendingNumbers, Totals
 from nbkit.initialization.measures import (
-    class_frequencies,
-    duplicates,
-    equal_probabilities,
+    count_duplicates,
     has_weights,
-    rms,
-    varying,
+    make_frequency_output,
+    make_uniform_output,
+    measure_any_nonzero,
+    root_mean_square,
+    share_that_varies,
     weight_of,
 )
 
-_RELU = {"relu", "relu_", "relu6", "_threshold", "threshold_", "clamp_min", "clamp_min_"}
-# The lower and the upper limit of what a function gives.
-_LIMITS = {
-    "tanh": (-1.0, 1.0),
-    "tanh_": (-1.0, 1.0),
-    "sigmoid": (0.0, 1.0),
-    "sigmoid_": (0.0, 1.0),
-    "hardtanh": (-1.0, 1.0),
-}
-_NEAR = 0.005  # of the way between the limits: 0.99 for tanh
 _SUMS = {"add", "add_", "sub", "sub_", "addcmul", "addcmul_", "lerp", "lerp_"}
-_NORMS = {"batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm", "rsqrt"}
-
-
-@dataclass
-class Call:
-    """One call of one layer with weights.
-
-    `values` are tensors while the passes run, and floats once they are read: "arriving",
-    "forward" and "backward" (root mean squares of the input, of the output, of its gradient),
-    "dead", "saturated", "coming" and "varying" (what differs between samples, of the input and of
-    the output), "duplicates".
-    """
-
-    name: str
-    path: str
-    module: nn.Module
-    order: int
-    stretch: int  # counts the normalisations before it
-    size: int
-    expects_gradient: bool
-    values: dict[str, Any] = field(default_factory=dict)
-
-    def get(self, key: str) -> float | None:
-        """The number, None where it was not measured."""
-        return self.values.get(key)
-
-
-@dataclass
-class Merge:
-    """Where a residual branch may end: a sum of two activations, or the output of a container.
-
-    Attributes:
-        order: of the call that came last before it.
-        past_input: one of two terms needs no gradient, as the model's input does not.
-    """
-
-    order: int
-    size: int
-    past_input: bool
-    values: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def pull(self) -> float:
-        """Norm of the gradient at it; 0 where there is none, or no finite one."""
-        pull = self.values.get("backward", 0.0) * math.sqrt(self.size)
-        return pull if math.isfinite(pull) else 0.0
-
-
-@dataclass
-class Gate:
-    """A parameter that is all zero, and gets a gradient; known only after the passes."""
-
-    name: str
-    order: int
-    values: dict[str, Any] = field(default_factory=dict)
+_NORMALISATIONS = {"batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm", "rsqrt"}
 
 
 class Probe(TorchFunctionMode):
-    """Watches the calls of layers, and the activation and normalisation functions between them."""
+    """Watch the calls of layers, and the activation and normalisation functions between them.
+
+    Attributes:
+        calls: each call of a layer with weights, in order.
+        merges: the places where a residual branch may end, in order.
+        gates: the parameters that start at zero and move at the first step.
+        totals: the numbers of the whole pass.
+        samples: how many the batch holds.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -106,15 +56,19 @@ class Probe(TorchFunctionMode):
         self.calls: list[Call] = []
         self.gates: list[Gate] = []
         self.merges: list[Merge] = []
-        self.totals: dict[str, Any] = {}
+        self.totals = Totals()
         self.samples = 0
-        self._stretch = 0
-        self._clock = 0
+        self._pending = PendingNumbers()
+        self._stretch = 0  # normalisations so far
+        self._clock = 0  # calls of modules so far
         self._order: dict[nn.Module, int] = {}  # when a module was last called
 
-    def run(self, batch: object, loss_fn: Callable | None, target: object) -> None:
-        """Both passes, and one synchronisation; model and random state are as before."""
+    def watch_passes(
+        self, batch: object, loss_fn: Callable[..., Tensor] | None, target: object
+    ) -> None:
+        """Run both passes and synchronise once; model and random state are restored."""
         kept = [self.model, *([loss_fn] if isinstance(loss_fn, nn.Module) else [])]
+        # `cached`: a parametrized weight is computed once, so that it has one gradient.
         with preserve_state(*kept), torch.enable_grad(), parametrize.cached():
             with ExitStack() as hooks, run_eagerly(), self:
                 for name, module in self.model.named_modules():
@@ -122,177 +76,191 @@ class Probe(TorchFunctionMode):
                     hooks.callback(hook.remove)
                 output = call_model(self.model, copy_batch(batch))
             self._look_at_inputs(batch)
-            if loss_fn is None:
-                self._look_at_parameters(None)
-            else:
-                self._look_at_gradients(output, loss_fn, target)
-            self._read()
+            gradients = None
+            if loss_fn is not None:
+                gradients = self._compute_gradients(output, loss_fn, target)
+            self._look_at_gates(gradients)
+            self._look_at_copies(gradients)
+            self._pending.read_all()
+        self.gates = [gate for gate in self.gates if gate.is_zero and gate.moves]
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        """Every torch function of the forward pass comes by here."""
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """See every torch function of the forward pass."""
         name = getattr(func, "__name__", "")
-        # Now: in place, the first term becomes the sum.
-        terms = _terms((*args, *(kwargs or {}).values())) if name in _SUMS else []
+        # Before the call: in place, the first term becomes the sum.
+        terms = _list_terms((*args, *(kwargs or {}).values())) if name in _SUMS else []
         output = func(*args, **(kwargs or {}))
-        if name in _NORMS:
+        if name in _NORMALISATIONS:
             self._stretch += 1
         elif name in _SUMS:
             self._look_at_sum(output, terms)
         elif self.calls and isinstance(output, Tensor) and output.is_floating_point():
-            low, high = _limits(name, args, kwargs or {})
-            if name in _RELU or (name == "hardtanh" and low == 0):
-                self._look_at_relu(output.detach())
-            elif name in _LIMITS:
-                self._look_at_limits(output.detach(), low, high)
+            low, high = find_limits(name, args, kwargs or {})
+            # The activation belongs to the layer that was called last.
+            call = self.calls[-1]
+            if name in RELUS or (name == "hardtanh" and low == 0):  # ReLU6 is a hardtanh from 0
+                dead = measure_dead_share(call.module, output.detach())
+                self._pending.note_first(call.numbers, "dead", dead)
+            elif name in LIMITS:
+                saturated = measure_saturated_share(output.detach(), low, high)
+                self._pending.note_first(call.numbers, "saturated", saturated)
         return output
 
-    def _look_at_sum(self, output: Any, terms: list[tuple[Any, bool]]) -> None:
-        needs = [need for shape, need in terms if shape == output.shape]
+    def _look_at_sum(self, output: Any, terms: list[tuple[torch.Size, bool]]) -> None:
+        # A bias or a mask that is broadcast to the output's shape is no second branch.
+        needs = [needs_gradient for shape, needs_gradient in terms if shape == output.shape]
         if len(needs) > 1 and output.requires_grad:
-            self._look_at_merge(output, past_input=not all(needs))
+            self._record_merge(output, past_input=not all(needs))
 
-    def _look_at_merge(self, output: Tensor, past_input: bool = False) -> None:
-        found = Merge(self._clock, output.numel(), past_input)
-        self.merges.append(found)
-        output.register_hook(lambda gradient: found.values.update(backward=rms(gradient)))
+    def _record_merge(self, output: Tensor, past_input: bool = False) -> None:
+        merge = Merge(self._clock, output.numel(), past_input)
+        self.merges.append(merge)
+        self._note_gradient(output, merge)
 
-    def _look_at_relu(self, x: Tensor) -> None:
-        units = x.movedim(_unit_dim(self.calls[-1], x), 0).flatten(1)
-        self.calls[-1].values.setdefault("dead", (units == 0).all(1).float().mean())
+    def _note_gradient(self, output: Tensor, record: object) -> None:
+        """Note the root mean square of the output's gradient when the backward pass reaches it."""
 
-    def _look_at_limits(self, x: Tensor, low: float, high: float) -> None:
-        near = _NEAR * (high - low)
-        stuck = ((x < low + near) | (x > high - near)).float().mean()
-        self.calls[-1].values.setdefault("saturated", stuck)
+        def note_it(gradient: Tensor) -> None:
+            self._pending.note(record, "gradient_rms", root_mean_square(gradient))
 
-    def _on_call(self, name: str, module: nn.Module, args, output) -> None:
+        output.register_hook(note_it)  # type: ignore[no-untyped-call]  # torch has no types here
+
+    def _on_call(self, name: str, module: nn.Module, args: Any, output: Any) -> None:
+        """Act as a forward hook of every module."""
         self._clock += 1
         self._order[module] = self._clock
-        x = next(iter(_floats(output)), None)
-        if x is None or not x.numel():
+        floats = _list_float_tensors(output)
+        if not floats or not floats[0].numel():
             return
-        if not has_weights(module):
-            if x.requires_grad and any(map(has_weights, module.modules())):
-                self._look_at_merge(x)
-            return
-        again = sum(seen.module is module for seen in self.calls)
-        label = (name or type(module).__name__) + (f" #{again + 1}" if again else "")
-        seen = Call(label, name, module, self._clock, self._stretch, x.numel(), x.requires_grad)
-        self.calls.append(seen)
-        seen.values["forward"] = rms(x)
-        for came in _floats(args):
-            seen.values.setdefault("arriving", rms(came))
-            if "coming" not in seen.values and came.ndim > 1 and len(came) > 1:
-                seen.values["coming"] = varying(came, seen.values["arriving"])
-        if x.ndim > 1 and len(x) > 1:
-            seen.values["varying"] = varying(x, seen.values["forward"])
-        if seen.expects_gradient:
-            x.register_hook(lambda gradient: seen.values.update(backward=rms(gradient)))
+        if has_weights(module):
+            self._record_call(name, module, args, floats[0])
+        # The end of a block that holds layers, where a branch may end in some other operation.
+        elif floats[0].requires_grad and any(map(has_weights, module.modules())):
+            self._record_merge(floats[0])
+
+    def _record_call(self, name: str, module: nn.Module, args: Any, x: Tensor) -> None:
+        earlier = [call for call in self.calls if call.module is module]
+        label = name or type(module).__name__
+        if earlier:
+            label += f" #{len(earlier) + 1}"
+        call = Call(label, name, module, self._clock, self._stretch, x.numel(), x.requires_grad)
+        self.calls.append(call)
+
+        numbers, note_first = call.numbers, self._pending.note_first
+        size = note_first(numbers, "output_rms", root_mean_square(x))
+        if _has_samples(x):
+            note_first(numbers, "output_varying", share_that_varies(x, size))
+        for given in _list_float_tensors(args):
+            size = note_first(numbers, "input_rms", root_mean_square(given))
+            if _has_samples(given) and not self._pending.has_number(numbers, "input_varying"):
+                note_first(numbers, "input_varying", share_that_varies(given, size))
+        if call.expects_gradient:
+            self._note_gradient(x, numbers)
 
     def _look_at_inputs(self, batch: object) -> None:
         inputs = batch[0] if isinstance(batch, (tuple, list)) else batch
-        for x in _floats(inputs):
-            self.totals.setdefault("input", rms(x))
-        self.samples = _samples(inputs)
+        for x in _list_float_tensors(inputs):
+            self._pending.note_first(self.totals, "input_rms", root_mean_square(x))
+        self.samples = _count_batch_samples(inputs)
 
-    def _look_at_gradients(self, output: object, loss_fn: Callable, target: object) -> None:
+    def _compute_gradients(
+        self, output: object, loss_fn: Callable[..., Tensor], target: object
+    ) -> dict[int, Tensor | None]:
+        """Run the backward pass; return the gradients by the id of their tensor."""
         if isinstance(output, Tensor) and isinstance(target, Tensor):
             target = target.to(output.device)
-        loss = (loss_fn(output) if target is None else loss_fn(output, copy_batch(target))).mean()
-        self.totals["loss"] = loss.detach()
-        uniform = equal_probabilities(output, target)
-        if uniform is not None and isinstance(target, Tensor):
-            self.totals["expected"] = loss_fn(uniform, copy_batch(target)).detach().mean()
-            frequent = class_frequencies(uniform, target)
-            self.totals["frequent"] = loss_fn(frequent, copy_batch(target)).detach().mean()
-        wanted: dict[int, Tensor] = {id(p): p for p in self.model.parameters() if p.requires_grad}
-        weights = [weight_of(seen.module) for seen in self.calls]
-        wanted |= {id(w): w for w in weights if w is not None and w.requires_grad}
-        found: Sequence[Tensor | None] = [None] * len(wanted)
-        if loss.requires_grad and wanted:
-            found = torch.autograd.grad(loss, list(wanted.values()), allow_unused=True)
-        self._look_at_parameters(dict(zip(wanted, found, strict=True)))
+        # A copy of the target for each call: a loss may work in place.
+        loss = loss_fn(output) if target is None else loss_fn(output, copy_batch(target))
+        loss = loss.mean()  # a loss with reduction="none" has one value for each sample
+        self._pending.note(self.totals, "loss", loss.detach())
+        self._note_reference_losses(output, loss_fn, target)
 
-    def _look_at_parameters(self, gradients: Mapping[int, Tensor | None] | None) -> None:
-        """Which parameters start at zero but move; which units are copies of each other."""
+        wanted: dict[int, Tensor] = {}
+        for parameter in self.model.parameters():
+            if parameter.requires_grad:
+                wanted[id(parameter)] = parameter
+        # The weight of a parametrized layer is computed, and so no parameter.
+        for call in self.calls:
+            weight = weight_of(call.module)
+            if weight is not None and weight.requires_grad:
+                wanted[id(weight)] = weight
+        gradients: Sequence[Tensor | None] = [None] * len(wanted)
+        if loss.requires_grad and wanted:
+            # `grad`, not `backward`: the parameters' own .grad stays as it is.
+            gradients = torch.autograd.grad(loss, list(wanted.values()), allow_unused=True)
+        return dict(zip(wanted, gradients, strict=True))
+
+    def _note_reference_losses(
+        self, output: object, loss_fn: Callable[..., Tensor], target: object
+    ) -> None:
+        """Note the losses of a model that knows nothing, or the frequencies of the classes only."""
+        uniform = make_uniform_output(output, target)
+        if uniform is None or not isinstance(target, Tensor):
+            return
+        loss = loss_fn(uniform, copy_batch(target)).detach().mean()
+        self._pending.note(self.totals, "uniform_loss", loss)
+        frequent = make_frequency_output(uniform, target)
+        loss = loss_fn(frequent, copy_batch(target)).detach().mean()
+        self._pending.note(self.totals, "frequency_loss", loss)
+
+    def _look_at_gates(self, gradients: Mapping[int, Tensor | None] | None) -> None:
+        """Note which parameters, biases apart, start at zero and have a gradient."""
         for name, parameter in self.model.named_parameters():
             path, _, last = name.rpartition(".")
             if "bias" in last or not parameter.requires_grad:
                 continue
-            gate = Gate(name, self._last_call(path))
-            gate.values["zero"] = (parameter.detach() == 0).all()
+            gate = Gate(name, self._find_last_call(path))
+            self._pending.note(gate, "is_zero", (parameter.detach() == 0).all())
             if gradients is not None:
-                gate.values["moves"] = _is_somewhere(gradients[id(parameter)], parameter)
+                moves = measure_any_nonzero(gradients[id(parameter)], parameter)
+                self._pending.note(gate, "moves", moves)
             self.gates.append(gate)
-        for module in {id(seen.module): seen.module for seen in self.calls}.values():
-            weight = weight_of(module)
+
+    def _look_at_copies(self, gradients: Mapping[int, Tensor | None] | None) -> None:
+        """Note for each layer how many of its units are copies of others."""
+        counted: dict[int, Tensor] = {}  # once for each layer, also where it has several calls
+        for call in self.calls:
+            weight = weight_of(call.module)
             if weight is None:
                 continue
-            copies = duplicates(module, weight.detach(), (gradients or {}).get(id(weight)))
-            for seen in self.calls:
-                if seen.module is module:
-                    seen.values["duplicates"] = copies
+            key = id(call.module)
+            if key not in counted:
+                gradient = (gradients or {}).get(id(weight))
+                counted[key] = count_duplicates(call.module, weight.detach(), gradient)
+            self._pending.note(call.numbers, "duplicates", counted[key])
 
-    def _last_call(self, path: str) -> int:
-        """When a module was last called; a ParameterList never is, but what holds it."""
+    def _find_last_call(self, path: str) -> int:
+        """Return when a module was last called; a ParameterList never is, but its parent."""
         while True:
             order = self._order.get(self.model.get_submodule(path))
             if order is not None or not path:
                 return order or 0
             path = path.rpartition(".")[0]
 
-    def _read(self) -> None:
-        """All numbers in one transfer."""
-        parts: list[Call | Merge | Gate] = [*self.calls, *self.merges, *self.gates]
-        places = [self.totals, *(part.values for part in parts)]
-        found = [tensor for values in places for tensor in values.values()]
-        if not found:
-            return
-        device = found[0].device
-        numbers = iter(torch.stack([t.to(device, torch.float32) for t in found]).tolist())
-        for values in places:
-            values.update({key: next(numbers) for key in values})
-        self.gates = [g for g in self.gates if g.values["zero"] and g.values.get("moves", 1.0)]
+
+def _list_terms(given: tuple[Any, ...]) -> list[tuple[torch.Size, bool]]:
+    """List shape, and whether it requires a gradient, of each activation that goes into a sum."""
+    terms = []
+    for x in given:
+        # A parameter is a bias or a gate, not a branch.
+        if isinstance(x, Tensor) and x.is_floating_point() and not isinstance(x, nn.Parameter):
+            terms.append((x.shape, x.requires_grad))
+    return terms
 
 
-def _terms(given: tuple[Any, ...]) -> list[tuple[Any, bool]]:
-    """Shape, and whether it needs a gradient, of each activation that goes into a sum."""
-    return [
-        (x.shape, x.requires_grad)
-        for x in given
-        if isinstance(x, Tensor) and x.is_floating_point() and not isinstance(x, nn.Parameter)
-    ]
+def _list_float_tensors(tree: object) -> list[Tensor]:
+    return [tensor for tensor in list_tensors(tree) if tensor.is_floating_point()]
 
 
-def _limits(name: str, args: tuple, kwargs: Mapping) -> tuple[float, float]:
-    """Between what a function's values lie; hardtanh is told."""
-    low, high = _LIMITS.get(name, (-math.inf, math.inf))
-    if name == "hardtanh":
-        given = {**dict(zip(("input", "min_val", "max_val"), args, strict=False)), **kwargs}
-        low, high = given.get("min_val", low), given.get("max_val", high)
-    return low, high
+def _has_samples(x: Tensor) -> bool:
+    """Check whether the first axis can be one of samples, and holds more than one."""
+    return x.ndim > 1 and len(x) > 1
 
 
-def _unit_dim(seen: Call, x: Tensor) -> int:
-    """The dimension of units in what comes after a layer: channels, else the last one."""
-    if isinstance(seen.module, _ConvNd) and x.ndim > len(seen.module.kernel_size):
-        return x.ndim - len(seen.module.kernel_size) - 1
-    return x.ndim - 1
-
-
-def _is_somewhere(gradient: Tensor | None, parameter: Tensor) -> Tensor:
-    if gradient is None:
-        return torch.zeros((), device=parameter.device)
-    values = gradient.coalesce().values() if gradient.is_sparse else gradient
-    return (values != 0).any()
-
-
-def _floats(thing: object) -> list[Tensor]:
-    return [tensor for tensor in list_tensors(thing) if tensor.is_floating_point()]
-
-
-def _samples(inputs: object) -> int:
-    """How many samples the inputs hold; where they do not agree, such as a state, the first's."""
+def _count_batch_samples(inputs: object) -> int:
+    """Count the samples; where the parts disagree, such as a state, count those of the first."""
     try:
         return count_rows(inputs)
     except ValueError:

@@ -164,7 +164,7 @@ class WithLock:
 REFUSED = {
     "list": (
         lambda: [nn.Linear(1, 1)],
-        r"argument 2 \(list\) has no state .* as an argument of its",
+        r"argument 2 \(list\) has no state .* Pass each one as a separate",
     ),
     "function": (lambda: print, r"\(builtin_function_or_method\) has no state"),
     "class": (

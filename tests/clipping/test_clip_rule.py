@@ -15,7 +15,7 @@ from nbkit.clipping import clip_gradients_, rule
 def way(request, monkeypatch):
     """Both ways through the code: with the result looked at, and as on a GPU, without."""
     if request.param == "device":
-        monkeypatch.setattr(rule, "_on_cpu", lambda kinds: False)
+        monkeypatch.setattr(rule, "_are_on_cpu", lambda kinds: False)
 
 
 def filled(model, seed=0, scale=1.0):

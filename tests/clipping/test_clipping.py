@@ -20,7 +20,7 @@ WAYS = ("host", "device")
 def way(request, monkeypatch):
     """Both ways through the code: with the result looked at, and as on a GPU, without."""
     if request.param == "device":
-        monkeypatch.setattr(rule, "_on_cpu", lambda kinds: False)
+        monkeypatch.setattr(rule, "_are_on_cpu", lambda kinds: False)
     return request.param
 
 
@@ -100,7 +100,7 @@ def test_by_value_gives_the_bits_of_torch(way, max_value, dtype):
 def test_both_ways_agree(monkeypatch, mode, nonfinite, scale):
     host, device = network(scale=scale), network(scale=scale)
     first = clip_gradients_(host, **MODES[mode], nonfinite=nonfinite)
-    monkeypatch.setattr(rule, "_on_cpu", lambda kinds: False)
+    monkeypatch.setattr(rule, "_are_on_cpu", lambda kinds: False)
     second = clip_gradients_(device, **MODES[mode], nonfinite=nonfinite)
     torch.testing.assert_close(flat(host), flat(device), rtol=1e-6, atol=0)
     assert first.norms == pytest.approx(second.norms, rel=1e-6)
@@ -110,7 +110,7 @@ def test_both_ways_agree(monkeypatch, mode, nonfinite, scale):
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("nonfinite", ["skip", "ignore"])
 def test_off_the_cpu_nothing_is_read(monkeypatch, mode, nonfinite):
-    monkeypatch.setattr(rule, "_on_cpu", lambda kinds: False)
+    monkeypatch.setattr(rule, "_are_on_cpu", lambda kinds: False)
     model = network()
     with monkeypatch.context() as patch:
         patch.setattr(ClipReport, "_numbers", property(lambda report: pytest.fail("it was read")))

@@ -26,7 +26,7 @@ from nbkit.initialization import (
     initialize_,
     lsuv_,
 )
-from nbkit.initialization.measures import duplicates
+from nbkit.initialization.measures import count_duplicates
 
 NAN = math.nan
 
@@ -486,7 +486,7 @@ def test_a_layer_that_does_not_converge_keeps_its_weight(spoil, batch, word):
     before = layer.weight.clone()
     report = lsuv_(layer, batch)
     assert report.layers[0].verdict is LSUVVerdict(word)
-    assert report.layers[0].advice.endswith("The weight is as it came.")
+    assert report.layers[0].advice.endswith("The weight is unchanged.")
     assert report.failed == [""]
     assert torch.equal(layer.weight, before)
 
@@ -759,7 +759,7 @@ def test_copies_are_counted_for_every_weight(data):
     pulls = data.draw(st.sampled_from(["none", "same", "different"]))
     weight = torch.tensor(rows)
     gradient = {"none": None, "same": torch.ones_like(weight), "different": normal(*weight.shape)}
-    found = int(duplicates(nn.Linear(3, len(rows)), weight, gradient[pulls]))
+    found = int(count_duplicates(nn.Linear(3, len(rows)), weight, gradient[pulls]))
     distinct = {tuple(abs(x) for x in row) for row in rows}
     copies = len(rows) - len(distinct)
     zeros = sum(not any(row) for row in rows)
@@ -801,7 +801,7 @@ def test_branches_that_start_at_zero_on_purpose_are_not_flagged(kind):
     assert report.ok
     waiting = {row.name: row.advice for row in report.layers}["1.one"]
     name = {"gamma": "1.norm.weight", "convolution": "1.two.weight", "gate": "1.gate"}[kind]
-    assert waiting == f"It waits one step for {name}, which starts at zero and moves."
+    assert waiting == f"Its gradient is zero until {name}, which is zero, has moved."
 
 
 def test_a_zero_branch_that_never_moves_is_flagged():
@@ -1028,7 +1028,7 @@ def initialized(model, scheme, bias=None, **words):
         (mlp(20), "18", "dead", "45% of its units are zero"),  # torch's default
         (mlp(20), "40", "constant", "Only 0.0% of its output differs"),
         (initialized(mlp(3), "constant"), "2", "symmetric", "255 units are copies of others"),
-        (initialized(mlp(3), "zeros"), "0", "no output", "It gives zeros and will go on so"),
+        (initialized(mlp(3), "zeros"), "0", "no output", "Its output is zero and stays zero"),
         (initialized(mlp(5, activation=nn.Tanh), "normal", gain=1.0), "4", "saturated", "86% of "),
     ],
     ids=["He", "Xavier tanh", "default, 2 layers", "Xavier first", "Xavier last", "0.5 first",
@@ -1186,7 +1186,7 @@ def test_what_waits_and_what_is_cut_off_are_told_apart():
     found = {row.name: row for row in verdicts(Model(), normal(64, 8)).layers}
     assert found["first"].verdict is InitVerdict.NO_GRADIENT
     assert found["first"].advice == (
-        "Something after it passes none on (all units of dead are dead)."
+        "A layer after it passes no gradient back (all units of dead are dead)."
     )
     assert found["gate"].verdict is InitVerdict.OK
 
@@ -1231,7 +1231,7 @@ def test_what_is_not_finite_is_found_where_it_starts():
     rows = verdicts(model, normal(32, 16)).layers
     assert rows[1].verdict is rows[2].verdict is InitVerdict.NOT_FINITE
     assert rows[1].advice.startswith("It is the first: ")
-    assert rows[2].advice == "2 before it is not finite already."
+    assert rows[2].advice == "The output of 2 before it is not finite either: start there."
     report = init_report(mlp(2, 16), normal(8, 16), lambda out, y: out.sum() * NAN, labels(8))
     assert report.layers[0].verdict is InitVerdict.GRADIENT_NOT_FINITE
     assert report.loss_verdict is LossVerdict.NOT_FINITE
@@ -1262,7 +1262,7 @@ def test_weight_norm_is_understood():
         parametrizations.weight_norm(model[8]).parametrizations.weight.original0.zero_()
     report = verdicts(model, normal(128, 64))
     assert report.ok and report.layers[4].advice.startswith("It starts at zero")
-    assert "8.parametrizations.weight.original0, which starts" in report.layers[3].advice
+    assert "until 8.parametrizations.weight.original0, which" in report.layers[3].advice
 
 
 # init_report: the loss
@@ -1327,7 +1327,7 @@ def test_a_loss_far_from_that_of_equal_probabilities_is_flagged():
     nn.init.normal_(model[-1].weight, 0, 10.0)
     report = verdicts(model, normal(64, 16))
     assert report.loss_verdict is LossVerdict.TOO_HIGH
-    assert "times that of equal probabilities" in report.loss_advice
+    assert "times the loss of equal probabilities" in report.loss_advice
     assert not report.ok
     x = torch.eye(10)[labels(64)] * 9
     assert verdicts(nn.Identity(), x).loss_verdict is LossVerdict.TOO_LOW

@@ -9,13 +9,13 @@ POOLED = load_exercise("batchnorm", "pooled")
 
 
 def mean_of_means(batches):
-    """Every batch the same weight, however few samples it has."""
+    """Give every batch the same weight, however few samples it has."""
     means, variances = zip(*((x.mean(0), x.var(0, unbiased=False)) for x in batches), strict=True)
     return torch.stack(means).mean(0), torch.stack(variances).mean(0)
 
 
 def weighted_but_without_the_variance_between(batches):
-    """Weights each batch rightly, and forgets that the batches differ."""
+    """Weight each batch correctly, and forget that the batches differ."""
     count, total, spread = 0, 0.0, 0.0
     for x in batches:
         count += len(x)
@@ -25,13 +25,13 @@ def weighted_but_without_the_variance_between(batches):
 
 
 def unbiased(batches):
-    """Divides by one less than the count, as the running variance of torch does."""
+    """Divide by one less than the count, as torch's running variance does."""
     xs = torch.cat(list(batches))
     return xs.mean(0), xs.var(0)
 
 
 def squares_in_float32(batches):
-    """Right on paper; subtracts two large numbers that are nearly equal."""
+    """Subtract two large numbers that are nearly equal: right on paper, wrong in float32."""
     count, total, squares = 0, 0.0, 0.0
     for x in batches:
         count += len(x)
@@ -47,7 +47,7 @@ def keeps_all(batches):
 
 
 def moving_average(batches, momentum=0.1):
-    """What BatchNorm does while it trains."""
+    """Average as BatchNorm does while it trains."""
     mean, var = 0.0, 1.0
     for x in batches:
         mean = (1 - momentum) * mean + momentum * x.mean(0)
@@ -61,7 +61,7 @@ def all_channels_together(batches):
 
 
 def goes_through_twice(batches):
-    """A second pass over a generator sees nothing."""
+    """Go through a generator twice: the second pass gets no batches."""
     count, total = 0, 0.0
     for x in batches:
         count += len(x)
@@ -97,7 +97,7 @@ def test_the_reference_passes_and_the_stub_does_not():
 
 
 def test_a_version_that_keeps_the_batch_it_counts_passes():
-    """Chan's formula, as the library has it: the batch of the loop is still alive at the next."""
+    """Chan's formula is the library's; the batch of the loop is still alive at the next."""
 
     def chan(batches):
         count, mean, m2 = 0, 0.0, 0.0

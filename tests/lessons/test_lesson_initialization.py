@@ -1,4 +1,4 @@
-"""The lesson's own parts: data that can be learned, a net, a start, pictures that show the data."""
+"""The lesson's data can be learned, its networks are as described, its pictures show data."""
 
 import math
 
@@ -11,8 +11,9 @@ from torch.nn.functional import cross_entropy
 
 from nbkit import init_report
 from nbkit.lab import plots
-from nbkit.lab.evidence.claims import Claim, judge
+from nbkit.lab.evidence.claims import Claim
 from nbkit.lab.evidence.intervals import Interval
+from nbkit.lab.evidence.verdicts import judge
 from nbkit.lab.runs.seeds import train_runs
 from nbkit.lessons.initialization import pictures, task
 
@@ -86,7 +87,9 @@ def test_names_of_arms_that_end_at_the_same_place_do_not_lie_on_each_other(axes)
     *_, runs = train_runs(
         lambda: task.build_deep_net(1), DATA, arms, range(2), steps=5, batch_size=16
     )
-    pictures.draw_race(axes[0], runs, {"one": plots.TECHNIQUE, "two": plots.BASELINE}, room=2.0)
+    pictures.draw_loss_race(
+        axes[0], runs, {"one": plots.TECHNIQUE, "two": plots.BASELINE}, room=2.0
+    )
     axes[0].figure.canvas.draw()
     first, second = [text.get_window_extent() for text in axes[0].texts]
     assert not first.overlaps(second)

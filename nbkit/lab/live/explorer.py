@@ -83,7 +83,7 @@ def explore(
     try:
         ui.run()
     except BaseException:
-        # Nobody gets this lab, so nobody could close it.
+        # The caller gets no lab that it could close.
         ui.close()
         raise
     return ui

@@ -10,7 +10,7 @@ A fit function trains something small and draws what it sees on the figure that 
                 yield                   # here the picture may be redrawn, or this run dropped
         return "94 % of the test set"   # one line of text
 
-It should yield every 20 ms or so: between two yields nobody can stop it.
+It should yield every 20 ms or so: between two yields it cannot be stopped.
 The sliders (`nbkit.lab.live.explorer`) and a headless run call it through the same `Fitting`.
 """
 
@@ -69,7 +69,7 @@ def read_start(knobs: Mapping[str, Knob], start: Mapping[str, Value]) -> dict[st
 
 
 class Fitting:
-    """Run a fit function in slices, up to wherever it has been advanced.
+    """Run a fit function in slices, apart from the notebook.
 
     Args:
         fit: the generator function; it draws on `picture.figure`.

@@ -17,7 +17,7 @@ _HEAD = 42  # pixels above each picture, for two lines of text
 
 @dataclass(frozen=True)
 class Stop:
-    """One stop of one knob, run while the other knobs keep the values that they start with."""
+    """Record one stop of one knob, run while the other knobs keep their first values."""
 
     knob: str
     value: Value

@@ -51,10 +51,10 @@ def forget_shown(lab: Explorer) -> None:
 
 
 def _find_place(lab: Explorer) -> tuple[Hashable, object]:
-    """Find the cell that is running, as the front end names it, and its request.
+    """Find the running cell, by the id that the front end gives it, and its request.
 
-    If the front end names none, as VS Code, the place is the lab's fit function: when the cell runs
-    again, it defines one with equal code.
+    VS Code sends no id. Then the place is the lab's fit function: when the cell runs again, it
+    defines one with equal code.
     """
     parent = _read_request()
     request = parent.get("header", {}).get("msg_id")

@@ -14,12 +14,12 @@ from torch.linalg import vector_norm
 from nbkit.clipping import (
     MODES,
     UNIT_FLOOR,
+    choose_norm_dtype,
     clamp_values,
+    compute_norm_factor,
+    compute_unit_factor,
     needs_wide_norms,
-    norm_dtype,
-    norm_factor,
     scale_gradient,
-    unit_factor,
 )
 from nbkit.lab.runs.layouts import Layout
 from nbkit.lab.runs.option import Rule
@@ -48,7 +48,7 @@ class StackedClip:
             limits = [rule[mode] for rule in rules]
             if any(map(math.isfinite, limits)):
                 # In the widest dtype; each use converts them to the dtype it computes in.
-                dtype = norm_dtype(self.device, wide=True)
+                dtype = choose_norm_dtype(self.device, wide=True)
                 self.limits[mode] = torch.tensor(limits, dtype=dtype, device=self.device)
 
     def __call__(self, gradients: Mapping[int, Tensor]) -> dict[int, Tensor]:
@@ -70,20 +70,20 @@ class StackedClip:
             for (index, gradient), factor in zip(clipped.items(), factors, strict=True):
                 layout = self.layouts[index]
                 # A factor for each run and unit, multiplied in the shape of the run's own model.
-                view = vmap(layout.units.multiply)(layout.unfold_runs(gradient), factor)
+                view = vmap(layout.units.multiply_units)(layout.unfold_runs(gradient), factor)
                 clipped[index] = layout.fold_runs(view)
         return clipped
 
     def _find_factors(self, measure: Measure, limits: Tensor) -> list[Tensor]:
         """Measure; if the norm of a run that clips overflowed float32, measure in float64."""
-        total, factors = measure(norm_dtype(self.device, wide=self.wide))
+        total, factors = measure(choose_norm_dtype(self.device, wide=self.wide))
         if self.wide:
             return factors
         lost = ~total.isfinite() & limits.isfinite()
         # Reading this synchronises, and it happens only where norms are not measured in float64.
         if not lost.any():
             return factors
-        _, wide = measure(norm_dtype(self.device, wide=True))
+        _, wide = measure(choose_norm_dtype(self.device, wide=True))
         # Choose run by run: the norm of a run must not depend on the runs beside it.
         return [
             torch.where(_align_runs(lost, narrow), precise, narrow)
@@ -97,7 +97,7 @@ class StackedClip:
         # The norm of all gradients is the norm of their norms.
         norms = [vector_norm(gradient, dim=1, dtype=dtype) for gradient in gradients.values()]
         total = vector_norm(torch.stack(norms, 1), dim=1)
-        return total, [norm_factor(total, self.limits["max_norm"].to(dtype))]
+        return total, [compute_norm_factor(total, self.limits["max_norm"].to(dtype))]
 
     def _measure_units(
         self, gradients: Mapping[int, Tensor], dtype: torch.dtype
@@ -106,11 +106,11 @@ class StackedClip:
         norms, factors = [], []
         for index, gradient in gradients.items():
             layout = self.layouts[index]
-            measure = vmap(partial(layout.units.norms, norm_type=2.0, dtype=dtype))
+            measure = vmap(partial(layout.units.compute_norms, norm_type=2.0, dtype=dtype))
             own = measure(layout.unfold_runs(gradient))
             weights = measure(layout.unfold_runs(self.weights[index]))
             limits = _align_runs(self.limits["agc"].to(dtype), own)
-            factors.append(unit_factor(own, weights, limits, UNIT_FLOOR))
+            factors.append(compute_unit_factor(own, weights, limits, UNIT_FLOOR))
             norms.append(vector_norm(own.reshape(len(own), -1), dim=1))
         return vector_norm(torch.stack(norms, 1), dim=1), factors
 

@@ -1,4 +1,4 @@
-"""What the tests of live labs share: each begins without the widgets of the one before."""
+"""Begin each test of the live labs without the widgets of the test before."""
 
 import pytest
 from ipywidgets import Widget
@@ -6,6 +6,6 @@ from ipywidgets import Widget
 
 @pytest.fixture(autouse=True)
 def no_widgets_left():
-    """ipywidgets keeps every widget until it is closed, and counts of them would see the others."""
+    """Close all widgets: ipywidgets keeps each until then, and counts of them would be wrong."""
     yield
     Widget.close_all()

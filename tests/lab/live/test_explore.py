@@ -27,7 +27,7 @@ SMALL = {"figsize": (1.0, 1.0), "dpi": 40}
 
 
 def in_a_loop(test):
-    """Run an async test as a kernel runs: the loop goes on between the moves."""
+    """Run an async test as in a kernel: the loop goes on between the moves."""
 
     @functools.wraps(test)
     def run(*args, **kwargs):
@@ -45,7 +45,7 @@ async def settled(ui):
 
 @pytest.fixture
 def fit():
-    """Notes each call, draws a line through lr, and yields as often as it is told to."""
+    """Note each call, draw a line through lr, and yield `steps` times."""
 
     def fit(fig, *, lr, steps, fails):
         fit.seen.append((lr, steps))
@@ -98,7 +98,7 @@ async def test_a_move_retrains_and_redraws(fit):
 
 
 def endless(started):
-    """Trains for ever, unless the knob says otherwise; notes when it is dropped."""
+    """Make a fit that trains for ever unless steps is 1, and notes when it is dropped."""
 
     def fit(fig, *, steps):
         fig.add_subplot().plot([0, steps])
@@ -172,7 +172,7 @@ async def test_a_storm_leaves_no_backlog_and_ends_with_the_last_value(fit, pause
 
 @in_a_loop
 async def test_moves_from_another_thread_train_in_the_loops_own(fit):
-    """JupyterLab's default delivers a slider's messages in a thread of their own."""
+    """By default, JupyterLab delivers a slider's messages in another thread."""
     threads = set()
 
     def noting(fig, *, lr, steps, fails):

@@ -91,7 +91,7 @@ def test_a_dropped_run_runs_its_finally_blocks(picture):
 
 
 def randomness():
-    """One number from each of the three global random states."""
+    """Draw one number from each of the three global random states."""
     return torch.rand(()).item(), np.random.random(), random.random()
 
 
@@ -203,7 +203,7 @@ def test_a_forgotten_return_is_refused(picture):
 
 
 def crowded(fig, *, scale):
-    """Axes whose tick labels, and so the layout, depend on the data; a bar of colours, a twin."""
+    """Draw axes whose layout depends on the data, with a colour bar and twin axes."""
     left, right = fig.subplots(1, 2)
     left.plot([0, scale])
     left.set_ylabel("loss")
@@ -215,7 +215,7 @@ def crowded(fig, *, scale):
 
 
 def last_picture(*, before, between):
-    """Of a run, after other runs on the same figure, and other pictures within it."""
+    """Return a run's last picture, after other runs on its figure and other pictures within it."""
     picture = Picture((5, 2), 60)
     for scale in before:
         Fitting(crowded, {"scale": scale}, picture).train_for()

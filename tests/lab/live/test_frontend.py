@@ -1,4 +1,4 @@
-"""is_live(), and what a kernel stores with and without somebody at the other end."""
+"""Test is_live(), and what a kernel stores with and without a front end."""
 
 import base64
 import os
@@ -63,7 +63,7 @@ knobs = {"lr": log(0.01, 1, stops=[0.01, 0.1]).with_name("lr", float)}
 
 @pytest.fixture(scope="module")
 def executed():
-    """What a kernel without a front end stores, even one that was started from JupyterLab."""
+    """Return what a kernel without a front end stores, even if it was started from JupyterLab."""
     cells = [
         FIT,
         "show(fit, knobs, {'lr': 0.1})",

@@ -10,7 +10,7 @@ from nbkit.lab.live.stop_button import StopButton
 
 @pytest.fixture(autouse=True)
 def idle_kernel():
-    """A kernel ignores SIGINT between two cells."""
+    """Ignore SIGINT, as a kernel does between two cells."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     yield
     assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN

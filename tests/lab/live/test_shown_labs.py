@@ -1,4 +1,4 @@
-"""A live lab that is shown anew takes the earlier one's place and leaves nothing behind."""
+"""A live lab that is shown again replaces the earlier one and leaves no widgets behind."""
 
 import gc
 import types
@@ -24,7 +24,7 @@ def {name}(fig, *, lr, steps):
 
 
 def new_fit(name="fit"):
-    """The function as a cell defines it anew each time that it runs."""
+    """Define the function again, as a cell does each time it runs."""
     names = {}
     exec(FIT.format(name=name), names)
     return names[name]
@@ -32,7 +32,7 @@ def new_fit(name="fit"):
 
 @pytest.fixture
 def page(monkeypatch):
-    """A page whose cells run when this is called with the cell's name, or with None for no name."""
+    """Return a function that runs a cell of a page, named by its id or by None."""
     monkeypatch.setattr("IPython.display.display", lambda thing, **_: shown.append(thing))
     monkeypatch.setattr("nbkit.lab.live.explorer.is_live", lambda: True)
     monkeypatch.setattr(shown_labs, "_shown", {})
@@ -53,7 +53,7 @@ def page(monkeypatch):
 
 
 def alive():
-    """How many widgets can still be reached from a page, and how many labs are open."""
+    """Count the widgets that a page can still reach, and the labs that are open."""
     gc.collect()
     labs = [thing for thing in gc.get_objects() if type(thing) is Explorer]
     return len(_instances), sum(lab.screen.comm is not None for lab in labs)

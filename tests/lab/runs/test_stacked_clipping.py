@@ -188,7 +188,9 @@ def test_both_ways_to_clip_call_the_one_rule(monkeypatch):
     """A formula of the stack's own would not see this change of the rule."""
     weights = torch.zeros(1, 2)
     update = make_update([make_rule(lr=1.0, max_norm=1.0)], [weights], steps=1)
-    monkeypatch.setattr(stacked_clipping, "norm_factor", lambda total, limit: total * 0 + 0.5)
+    monkeypatch.setattr(
+        stacked_clipping, "compute_norm_factor", lambda total, limit: total * 0 + 0.5
+    )
     update(0, [torch.tensor([[3.0, 4.0]])])
     assert weights.tolist() == [[-1.5, -2.0]]
 

@@ -9,69 +9,81 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nbkit.base.containers import identify_items
+from nbkit.base.containers import have_same_items
 from nbkit.base.leaves import Places, list_leaves
 from nbkit.base.place import MEMORY, Place, name_items
 
 HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")
 
 
-class Memory(Place):
+class TensorState(Place):
     """A tensor: the memory that it shows, the bytes there, and what autograd keeps beside it."""
 
     def __init__(self, name: str, tensor: Tensor, strict: bool = True) -> None:
         check_tensor(name, tensor)
         self.memory = tensor.data  # an alias, which stays where it is when the tensor is moved
-        self.dense = tensor.layout is torch.strided
-        self.leaf, self.requires_grad = tensor.is_leaf, tensor.requires_grad
-        self.grad = tensor.grad if self.leaf else None
+        self.is_dense = tensor.layout is torch.strided
+        self.is_leaf, self.requires_grad = tensor.is_leaf, tensor.requires_grad
+        self.grad = tensor.grad if self.is_leaf else None
         self.attributes = dict(vars(tensor))
-        hooks = {key: getattr(tensor, key) for key in HOOKS}
-        self.hooks = {key: (each, dict(each or {})) for key, each in hooks.items()}
+        # The dict of hooks itself, which torch calls from, and what is in it.
+        self.hooks: dict[str, tuple[dict[int, Any] | None, dict[int, Any]]] = {}
+        for key in HOOKS:
+            hooks = getattr(tensor, key)
+            self.hooks[key] = (hooks, dict(hooks or {}))
         # A sparse tensor has no memory of its own, but the two tensors inside it have.
-        inside = () if self.dense else (tensor._indices(), tensor._values())
-        layout = tensor.stride() if self.dense else tensor.is_coalesced()
-        kind = f"{tensor.dtype} {tensor.device} {tuple(tensor.shape)} {layout} {self.requires_grad}"
-        super().__init__(name, tensor, (kind, *inside, self.grad), self._put, MEMORY, strict)
+        inside = () if self.is_dense else (tensor._indices(), tensor._values())
+        super().__init__(name, tensor, (*inside, self.grad), self._put_bytes_back, MEMORY, strict)
 
-    def children(self) -> Iterator[tuple[str, Any]]:
+    def list_children(self) -> Iterator[tuple[str, Any]]:
         """List the gradient, the tensors inside a sparse one, and what is hung on the tensor."""
-        for inside in self.value[1:]:
+        for inside in self.value:
             yield f"a tensor in {self.name}", inside
         yield from name_items(self.name, self.attributes)
 
-    def describe(self, places: Places) -> list[Any]:
+    def describe_value(self, places: Places) -> list[Any]:
         """List the kind of tensor, its gradient, its attributes and its hooks."""
-        hooks = [list(each.values()) for _, each in self.hooks.values()]
-        attributes = {key: self.attributes[key] for key in sorted(self.attributes)}
-        return list_leaves([*self.value, attributes, *hooks], places)
+        memory = self.memory
+        layout = memory.stride() if self.is_dense else memory.is_coalesced()
+        kind = f"{memory.dtype} {memory.device} {tuple(memory.shape)} {layout}"
+        found: list[Any] = [f"{kind} {self.requires_grad}"]
+        for inside in self.value:
+            found += ["None"] if inside is None else list_leaves(inside, places)
+        # Most tensors have neither, and a net has hundreds of tensors.
+        if self.attributes:
+            attributes = {key: self.attributes[key] for key in sorted(self.attributes)}
+            found += list_leaves(attributes, places)
+        for key, (_, hooks) in self.hooks.items():
+            if hooks:
+                found += [key, *list_leaves(list(hooks.values()), places)]
+        return found
 
-    def save(self, memo: dict[int, Any], offload: bool) -> None:
+    def save_value(self, memo: dict[int, Any], offload: bool) -> None:
         """Copy the bytes."""
         self.saved = None
-        if self.dense:
+        if self.is_dense:
             self.nbytes = self.memory.untyped_storage().nbytes()
-            self.saved = _each_once(self.memory).to("cpu" if offload else None, copy=True)
+            self.saved = _drop_expanded(self.memory).to("cpu" if offload else None, copy=True)
 
-    def _put(self, saved: Tensor | None) -> None:
+    def _put_bytes_back(self, saved: Tensor | None) -> None:
         tensor = self.owner
         with torch.inference_mode(self.memory.is_inference()):  # such a tensor is fixed elsewhere
             if saved is not None:
                 storage = self.memory.untyped_storage()
                 if storage.nbytes() != self.nbytes:
                     storage.resize_(self.nbytes)
-                _each_once(self.memory).copy_(saved)
+                _drop_expanded(self.memory).copy_(saved)
             tensor.data = self.memory
-            if self.leaf:
+            if self.is_leaf:
                 if not tensor.is_leaf:
                     tensor.detach_()
                 tensor.requires_grad_(self.requires_grad)
                 tensor.grad = self.grad
-        self._put_attributes(tensor)
+        self._put_attributes_back(tensor)
 
-    def _put_attributes(self, tensor: Any) -> None:
+    def _put_attributes_back(self, tensor: Any) -> None:
         """Put back what hangs on the tensor: attributes, and hooks in their own dicts."""
-        if identify_items(vars(tensor)) != identify_items(self.attributes):
+        if not have_same_items(vars(tensor), self.attributes):
             vars(tensor).clear()
             vars(tensor).update(self.attributes)
         for key, (owner, hooks) in self.hooks.items():
@@ -81,21 +93,26 @@ class Memory(Place):
                     now.clear()  # torch would go on calling these hooks after `= None`
                 if owner is not None:
                     setattr(tensor, key, owner)
-            if owner is not None and identify_items(owner) != identify_items(hooks):
+            if owner is not None and not have_same_items(owner, hooks):
                 owner.clear()
                 owner.update(hooks)
 
-    def content(self) -> bytes:
-        """Return the bytes, in the order of the indices, whatever the strides."""
-        if not self.dense:
+    def read_content(self) -> bytes:
+        """Return the bytes in the order of the indices, which strides do not change."""
+        if not self.is_dense:
             return b""
-        memory = _each_once(self.memory)
+        memory = _drop_expanded(self.memory)
         rows = torch.empty(memory.shape, dtype=memory.dtype, device="cpu").copy_(memory)
         return ctypes.string_at(rows.data_ptr(), rows.nbytes)
 
 
 def check_tensor(name: str, tensor: Tensor) -> None:
-    """Refuse a tensor whose bytes cannot be copied and put back."""
+    """Refuse a tensor whose bytes cannot be copied and put back.
+
+    Raises:
+        TypeError: for a tensor without shape or memory, a quantized one, one that is neither dense
+            nor sparse COO, and a subclass that wraps other tensors.
+    """
     wraps = type(tensor).__torch_dispatch__ is not Tensor.__torch_dispatch__
     if nn.parameter.is_lazy(tensor):
         problem = "has no shape yet: run one batch through the model first"
@@ -109,8 +126,12 @@ def check_tensor(name: str, tensor: Tensor) -> None:
     raise TypeError(f"{name} cannot be put back: it {problem}.")
 
 
-def _each_once(memory: Tensor) -> Tensor:
+def _drop_expanded(memory: Tensor) -> Tensor:
     """Return the tensor without its expanded dimensions, where one number stands for many."""
-    if 0 not in memory.stride():
+    strides = memory.stride()
+    if 0 not in strides:
         return memory
-    return memory[tuple(slice(1) if step == 0 else slice(None) for step in memory.stride())]
+    once = []
+    for stride in strides:
+        once.append(slice(1) if stride == 0 else slice(None))
+    return memory[tuple(once)]
