@@ -93,7 +93,9 @@ def _connect_dask(address: str) -> tuple[Any, Callable[[], object]]:
             f"{error}."
         ) from error
     try:
-        client = Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
+        client = Client(  # type: ignore[no-untyped-call]  # distributed has no annotations
+            address, timeout=CONNECT_SECONDS, set_as_default=False
+        )
     except (OSError, ValueError) as error:
         raise LessonError(f"no dask scheduler answers at {address!r}: {error}") from error
     return DaskPool(client, address), client.close
