@@ -21,7 +21,8 @@ from pathlib import Path
 from statistics import fmean
 
 from nbkit.course.record import Record
-from nbkit.lab.evidence.claims import REFUTED, SUPPORTED, all_claims
+from nbkit.lab.evidence.claims import REFUTED, SUPPORTED
+from nbkit.lab.evidence.register import all_claims
 from nbkit.lab.machine import read_machine
 
 DATA = Path(__file__).parents[1] / "data" / "benchmarks"

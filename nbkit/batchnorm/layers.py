@@ -32,7 +32,7 @@ def require_shapes(layers: Mapping[str, _BatchNorm]) -> None:
 
 def stay_in_eval(layer: nn.Module, mode: bool = True) -> nn.Module:
     """Replace `train` in a frozen layer: its submodules follow, the layer stays in eval mode."""
-    # The method of the class: `layer.train` is this function.
+    # Call the method of the class, because `layer.train` is this function.
     type(layer).train(layer, mode)
     layer.training = False
     return layer

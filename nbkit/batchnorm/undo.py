@@ -54,7 +54,7 @@ class Undo(Report):
         was in force before its block. So the steps are kept, and each step first looks whether
         its part of the change is in force.
         """
-        # The last change first, as with nested contexts.
+        # The last change is taken back first, as with nested contexts.
         for step in reversed(self._steps):
             step()
 

@@ -48,7 +48,7 @@ def measure_by_norm(
 ) -> Measured:
     """Measure gradients that are clipped by their norm: all are multiplied by one factor."""
     tensors = list(grads.values())
-    # torch._foreach_norm takes real tensors; the norm of a complex one is that of its sizes.
+    # torch._foreach_norm takes real tensors; a complex tensor has the norm of its absolute values.
     sizes = [tensor.abs() if tensor.is_complex() else tensor for tensor in tensors]
     norms = _compute_norms(sizes, norm_type, dtype)
     find_coefficient = partial(compute_norm_factor, max_norm=max_norm)
@@ -89,7 +89,7 @@ def measure_by_unit(
     grads: dict[str, Tensor],
     dtype: torch.dtype,
 ) -> Measured:
-    """Measure gradients that are clipped unit by unit, each by a factor for itself."""
+    """Measure gradients that are clipped unit by unit, each by a separate factor."""
     unit_norms: dict[str, Tensor] = {}
     factors: dict[str, Tensor] = {}  # of the parameters that are not excluded
     for name, grad in grads.items():
@@ -118,7 +118,7 @@ def measure_by_unit(
 
 def _compute_norms(tensors: list[Tensor], norm_type: float, dtype: torch.dtype) -> list[Tensor]:
     """Return the norm of each tensor, 0 for a tensor without elements."""
-    # Of no elements torch refuses to compute the largest, so a single zero replaces them.
+    # torch refuses to compute the largest of no elements, so a single zero replaces them.
     filled = [tensor if tensor.numel() else tensor.new_zeros(1) for tensor in tensors]
     return list(torch._foreach_norm(filled, norm_type, dtype=dtype))
 

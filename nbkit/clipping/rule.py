@@ -114,7 +114,7 @@ class ClipRule:
 
         kinds = {(type(grad), grad.device, grad.dtype) for grad in grads.values()}
         _refuse_spread_gradients(kinds)
-        # To look at a result on a GPU waits for it, so that is only done where it may raise.
+        # Reading a result waits for a GPU, so it is only read there if it may have to raise.
         looks = self.nonfinite == "raise" or _are_on_cpu(kinds)
         wide = needs_wide_norms((dtype for _, _, dtype in kinds), looks=looks)
         report, apply_factor = self._measure_gradients(measure, grads, wide)
@@ -178,7 +178,7 @@ def _are_on_cpu(kinds: GradientKinds) -> bool:
 
 def _refuse_spread_gradients(kinds: GradientKinds) -> None:
     """Refuse gradients of which each rank holds a part, such as DTensors."""
-    # DTensor and its subclasses have this method, plain tensors have not.
+    # DTensor and its subclasses have this method, plain tensors do not.
     if any(hasattr(kind, "full_tensor") for kind, _, _ in kinds):
         raise TypeError(
             "expected gradients that each rank holds as a whole, got gradients spread over the "

@@ -65,9 +65,9 @@ def find_units(
 
 def _find_excluded(model: nn.Module, exclude: Excluded) -> set[int]:
     """Return the ids of the excluded parameters, each by its name or with its module."""
-    # Without the model itself, whose name is empty: to exclude it would clip nothing.
+    # The model itself, whose name is empty, is left out: excluding it would clip nothing.
     modules = {name: module for name, module in model.named_modules() if name}
-    # With duplicates, so that a tied parameter can be excluded by each of its names.
+    # Duplicates are kept, so that a tied parameter can be excluded by each of its names.
     parameters = dict(model.named_parameters(remove_duplicate=False))
     free: set[int] = set()
     for item in [exclude] if isinstance(exclude, (str, nn.Module)) else exclude:

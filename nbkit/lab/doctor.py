@@ -15,7 +15,7 @@ import torch
 
 from nbkit.base.report import Report
 from nbkit.lab.cost.busy import watch_others
-from nbkit.lab.evidence.claims import all_claims, without_lesson
+from nbkit.lab.evidence.register import all_claims, without_lesson
 from nbkit.lab.machine import CPUINFO, read_machine, read_processor
 
 LESSON_GIB = 3  # the most memory that a lesson needs
@@ -87,7 +87,7 @@ def _find_skipped_claims() -> list[SkippedClaim]:
     unwritten = without_lesson()
     skipped = []
     for name, claim in all_claims().items():
-        missing = claim.missing()
+        missing = claim.find_missing_needs()
         if missing and name not in unwritten:
             skipped.append(SkippedClaim(claim.id, claim.lesson, missing))
     return skipped

@@ -1,14 +1,20 @@
-"""Exercises: a stub for the learner, a reference that passes, and checks that say what is wrong."""
+"""Hold exercises: a stub for the learner, a reference that passes, and checks with reasons."""
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from nbkit.lab.shipped import LESSONS
+
+Function = Callable[..., Any]
+# A check takes the learner's function and returns None, or what is wrong in a sentence.
+Check = Callable[[Function], str | None]
+LONGEST_SHOWN = 4  # a list or tensor with more elements would fill the line
 
 
 @dataclass(frozen=True)
@@ -16,13 +22,17 @@ class Exercise:
     """One exercise of a lesson.
 
     Each check takes the learner's function and returns None, or one sentence: what was expected, on
-    which input, and what came. Its docstring says what it expects, for a function that raises.
+    which input, and what was received. The first line of its docstring says what it expects; it is
+    shown if the function raises.
+
+    Raises:
+        ValueError: if the name is not an identifier, there is no check, or a function is missing.
     """
 
     name: str
-    stub: Callable
-    reference: Callable
-    checks: Sequence[Callable[[Callable], str | None]]
+    stub: Function
+    reference: Function
+    checks: Sequence[Check]
 
     def __post_init__(self) -> None:
         if not (isinstance(self.name, str) and self.name.isidentifier()):
@@ -36,74 +46,86 @@ class Exercise:
                     f"got {function!r}."
                 )
 
-    def find_failure(self, attempt: Callable) -> str | None:
-        """Find why an attempt does not count, in a sentence; None when it does.
+    def find_failure(self, attempt: Function) -> str | None:
+        """Find why an attempt does not count, in a sentence; None if it counts.
 
-        The reference itself is nobody's attempt: it is what a failed one is replaced by.
+        The reference does not count as an attempt: a failed attempt is replaced by it, and the
+        learner may hand it in again by accident.
         """
+        # Compared by code, so that a copy of the reference is recognised, too.
         code = getattr(attempt, "__code__", attempt)
         if code is getattr(self.reference, "__code__", self.reference):
             return "this is the reference: write a function of your own below the decorator."
         return self.check(attempt)
 
-    def check(self, attempt: Callable) -> str | None:
-        """The first property that fails, in a sentence; None when all hold."""
+    def check(self, attempt: Function) -> str | None:
+        """Find the first property that fails, in a sentence; None if all hold."""
         for check in self.checks:
-            called = _Called(self.name, attempt)
+            recorded = _RecordedFunction(self.name, attempt)
             try:
-                failure = check(called)
+                failure = check(recorded)
+            # `exit()` in an attempt must not end the kernel; Ctrl-C still does.
             except (Exception, SystemExit) as error:
-                failure = called.failure(error, check.__doc__ or "")
+                failure = recorded.explain_error(error, check.__doc__ or "")
             if failure:
                 return failure
         return None
 
 
-class _Called:
-    """The learner's function, which remembers how it was called last and what came, in words."""
+class _RecordedFunction:
+    """The learner's function, with its last call and its last result in words."""
 
-    def __init__(self, name: str, function: Callable) -> None:
+    def __init__(self, name: str, function: Function) -> None:
         self.name, self.function = name, function
-        self.given = self.came = ""
+        self.last_call = self.last_result = ""
 
     def __call__(self, *args: object, **options: object) -> object:
-        words = [*map(_shown, args), *(f"{name}={_shown(x)}" for name, x in options.items())]
-        # Words, and before the call: an argument may be changed by it, or must not outlive it.
-        self.given, self.came = f"for {self.name}({', '.join(words)}) ", ""
-        came = self.function(*args, **options)
-        self.came = _shown(came)
-        return came
+        words = [_describe_value(value) for value in args]
+        for name, value in options.items():
+            words.append(f"{name}={_describe_value(value)}")
+        # Described before the call, which may change an argument; kept as words, so that no
+        # argument is kept alive.
+        self.last_call, self.last_result = f"for {self.name}({', '.join(words)}) ", ""
+        result = self.function(*args, **options)
+        self.last_result = _describe_value(result)
+        return result
 
-    def failure(self, error: BaseException, expected: str) -> str:
-        """What the function raised, or what it returned that its check could not read."""
-        told = f"{type(error).__name__}: {error}".rstrip(".")
-        what = f"it returned {self.came}, which cannot be read ({told})"
-        told = f"{self.given}{what if self.came else f'it raised {told}'}"
-        expected = expected.partition("\n")[0]
-        return f"{told}; expected: {expected}" if expected else f"{told}."
+    def explain_error(self, error: BaseException, expected: str) -> str:
+        """Explain an error: the function raised it, or its result made the check raise it."""
+        raised = f"{type(error).__name__}: {error}".rstrip(".")
+        # With a result the function has returned: the error came from reading the result.
+        if self.last_result:
+            problem = f"it returned {self.last_result}, which cannot be read ({raised})"
+        else:
+            problem = f"it raised {raised}"
+        first_line = expected.partition("\n")[0]
+        end = f"; expected: {first_line}" if first_line else "."
+        return f"{self.last_call}{problem}{end}"
 
 
-def _shown(value: object) -> str:
-    """A short value as Python writes it, `<SGD>` for what has no short form."""
+def _describe_value(value: object) -> str:
+    """Write a short value as Python does, and any other by its type, `<SGD>`."""
     if isinstance(value, torch.Tensor):
-        small = value.numel() <= 4
-        return f"tensor({value.tolist()})" if small else f"<tensor of shape {tuple(value.shape)}>"
-    if isinstance(value, list | tuple) and 0 < len(value) <= 4:
-        return f"[{', '.join(map(_shown, value))}]"
-    plain = value is None or isinstance(value, bool | int | float | str)
-    return repr(value) if plain else f"<{type(value).__name__}>"
+        if value.numel() <= LONGEST_SHOWN:
+            return f"tensor({value.tolist()})"
+        return f"<tensor of shape {tuple(value.shape)}>"
+    if isinstance(value, list | tuple) and 0 < len(value) <= LONGEST_SHOWN:
+        return f"[{', '.join(map(_describe_value, value))}]"
+    is_plain = value is None or isinstance(value, bool | int | float | str)
+    return repr(value) if is_plain else f"<{type(value).__name__}>"
 
 
 def has_exercises(lesson: str) -> bool:
-    """Whether nbkit ships exercises of that lesson."""
+    """Return whether nbkit ships exercises for that lesson."""
+    # An identifier has no dots and slashes: a name cannot lead out of the folder.
     return lesson.isidentifier() and (LESSONS / lesson / "exercise.py").is_file()
 
 
 def load_exercise(lesson: str, name: str) -> Exercise:
-    """The exercise of that name from `nbkit/lessons/<lesson>/exercise.py`.
+    """Load the exercise of that name from `nbkit/lessons/<lesson>/exercise.py`.
 
     Raises:
-        ValueError: if the lesson has no exercise of that name; those it has are named.
+        ValueError: if the lesson has no exercise of that name; the message lists those it has.
     """
     if not has_exercises(lesson):
         raise ValueError(
@@ -111,7 +133,9 @@ def load_exercise(lesson: str, name: str) -> Exercise:
             f"exercise itself, an `nbkit.lab.Exercise`, got {name!r}."
         )
     module = importlib.import_module(f"nbkit.lessons.{lesson}.exercise")
-    found = {exercise.name: exercise for exercise in module.EXERCISES}
-    if name not in found:
-        raise ValueError(f"lesson {lesson!r} has no exercise {name!r}, only {', '.join(found)}.")
-    return found[name]
+    exercises: list[Exercise] = module.EXERCISES
+    for exercise in exercises:
+        if exercise.name == name:
+            return exercise
+    known = ", ".join(exercise.name for exercise in exercises)
+    raise ValueError(f"lesson {lesson!r} has no exercise {name!r}, only {known}.")

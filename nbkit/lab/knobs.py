@@ -182,6 +182,19 @@ RANGES: dict[str, Callable[..., Knob]] = {
 }
 
 
+def read_type(annotation: object) -> Type:
+    """Read a parameter's type from its annotation, which is a type or the name of one.
+
+    Raises:
+        KnobError: if no knob can have that type.
+    """
+    # With `from __future__ import annotations` in a notebook, annotations are texts.
+    name = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", "")
+    if name not in TYPES:
+        raise KnobError(f"a parameter's type must be among {', '.join(TYPES)}, got {annotation!r}.")
+    return TYPES[str(name)]
+
+
 def _check_ends(name: str, low: object, high: object) -> None:
     """Refuse two ends between which no slider could move."""
     for word, end in (("low", low), ("high", high)):

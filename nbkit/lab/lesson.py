@@ -1,43 +1,59 @@
-"""The one handle that a notebook opens: knobs, prediction, exercise, live lab, verdicts."""
+"""The handle that a notebook opens: knobs, predictions, exercises, live lab and verdicts."""
 
 from __future__ import annotations
 
 import contextlib
 import io
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import nbkit
 from nbkit.base.state import preserve_state
-from nbkit.lab.evidence.claims import Claim, Verdict, judge, load_claims
-from nbkit.lab.evidence.diary import Diary, calibrate
+from nbkit.lab.evidence.claims import Claim
+from nbkit.lab.evidence.diary import Diary, measure_calibration
 from nbkit.lab.evidence.intervals import Interval
 from nbkit.lab.evidence.predictions import Prediction
-from nbkit.lab.exercise import Exercise, has_exercises, load_exercise
-from nbkit.lab.knobs import RANGES, Knob, KnobError, check_names
+from nbkit.lab.evidence.register import load_claims
+from nbkit.lab.evidence.verdicts import Verdict, judge
+from nbkit.lab.exercise import Exercise, Function, has_exercises, load_exercise
+from nbkit.lab.knobs import RANGES, Knob, KnobError, Value, check_names, read_type
 from nbkit.lab.markdown import escape_markdown
+from nbkit.lab.notebook import (
+    display_markdown,
+    display_object,
+    display_with_numbers,
+    is_watched,
+    read_namespace,
+    show_progress,
+)
 from nbkit.lab.threads import use_one_thread
 
-PLAIN = (bool, int, float, str, list, tuple, dict, type(None))
-# What IPython itself binds from cell to cell: `_`, `_i3`, `__annotations__`, a shell's exit code.
-OF_IPYTHON = re.compile(r"_{1,3}|_i{1,3}|_i?\d+|_(ih|oh|dh|exit_code)|__\w+__")
+Item = TypeVar("Item")
+# papermill writes parameters of these types into a cell.
+PARAMETER_TYPES = (bool, int, float, str, list, tuple, dict, type(None))
+# IPython itself binds these from cell to cell: `_`, `_i3`, `__annotations__`, a shell's exit code.
+IPYTHON_NAMES = re.compile(r"_{1,3}|_i{1,3}|_i?\d+|_(ih|oh|dh|exit_code)|__\w+__")
+CLAIMS_HEAD = (
+    "| claim | sentence | metric | margin | measured over | where it comes from |\n"
+    "| --- | --- | --- | --- | --- | --- |\n"
+)
 
 
 class Lesson:
     """One lesson, from its opening to its takeaways.
 
     Args:
-        name: the lesson's word, `lr_finder`; of a lesson of your own, any name.
+        name: the lesson's word, `lr_finder`; for a lesson of your own, any name.
+        namespace: the notebook's variables; default those of the running notebook.
         claims: for a lesson of your own, the file with its claims, as CONTRIBUTING.md explains.
-        namespace: the notebook's variables; taken from IPython where there is one.
     Raises:
-        ValueError: if the file has no claim of that lesson, or an entry that is wrong.
+        ValueError: if the file has no claim of that lesson, or a wrong entry.
         FileNotFoundError: if there is no such file.
 
-    Opening it prints one line, and lets torch compute on one thread unless `OMP_NUM_THREADS` or
-    `torch.set_num_threads` asked for another number; nothing else changes.
+    Opening a lesson prints one line, and lets torch compute on one thread unless `OMP_NUM_THREADS`
+    or `torch.set_num_threads` asked for another number; nothing else changes.
     """
 
     def __init__(
@@ -52,58 +68,72 @@ class Lesson:
         self.verdicts: dict[str, Verdict] = {}
         self.predictions: dict[str, Prediction] = {}
         self.declared: dict[str, Knob] = {}
-        self._attempts: dict[str, tuple[Exercise, Callable]] = {}  # at the exercises, by name
-        self._namespace = _notebook_namespace() if namespace is None else namespace
-        self._before = {n: v for n, v in self._namespace.items() if type(v) in PLAIN}
+        # For each exercise by name, the exercise and the function that was handed in last.
+        self._attempts: dict[str, tuple[Exercise, Function]] = {}
+        self._namespace = read_namespace() if namespace is None else namespace
+        self._before = self._find_parameter_values()
         self._diary = Diary()
         use_one_thread()
         print(f"nbkit {nbkit.__version__}, lesson {name}")
 
     def knobs(self, **ranges: Knob) -> dict[str, Any]:
-        """The guard: check the parameters that the notebook runs with, before anything is trained.
+        """Check the parameters that the notebook runs with, before anything is trained.
 
         Args:
-            ranges: for each name of the parameters cell what it may be, `lr=log(1e-4, 10)`.
+            ranges: for each name of the parameters cell the values it may take, `lr=log(1e-4, 10)`.
         Returns:
             the values by name, each of its declared type; the notebook's variables hold the same.
         Raises:
-            KnobError: for a name that no knob has (with the nearest that one has), a value of
-                another type or out of range.
+            KnobError: for a name that no knob has (the message suggests the nearest one), or a
+                value of another type or out of range; no variable has been changed.
         """
-        values, types = self._namespace, self._namespace.get("__annotations__", {})
-        if not self.declared:  # run again, later variables of the notebook are no parameters
-            given = self._bound_since() | set(types)
+        types = self._namespace.get("__annotations__", {})
+        # When the cell is run again, variables of later cells would look like parameters.
+        if not self.declared:
+            given = self._find_new_names() | set(types)
             check_names(dict.fromkeys(sorted(given)), ranges)
-        knobs = {}
-        for name, range_ in ranges.items():
-            if not isinstance(range_, Knob):
-                raise KnobError(
-                    f"{name} must be given a range, {name}=log(0.1, 10) or another of "
-                    f"{', '.join(RANGES)}, got {range_!r}."
-                )
-            if name not in values or name not in types:
-                raise KnobError(f"the parameters cell must declare `{name}: type = default`.")
-            knobs[name] = range_.with_name(name, _type_of(types[name]))
-        read = {name: knob.read_value(values[name]) for name, knob in knobs.items()}
+        declared = {name: self._declare_knob(name, ranges[name], types) for name in ranges}
+        values: dict[str, Value] = {}
+        for name, knob in declared.items():
+            values[name] = knob.read_value(self._namespace[name])
 
-        self.declared = knobs
-        values.update(read)
-        print("parameters checked: " + ", ".join(knobs))
-        return read
+        self.declared = declared
+        self._namespace.update(values)
+        print("parameters checked: " + ", ".join(declared))
+        return values
 
-    def _bound_since(self) -> set[str]:
-        """The names that the notebook has bound since it opened the lesson, anew or once more.
+    def _declare_knob(self, name: str, knob: object, types: dict[str, object]) -> Knob:
+        """Join the range of the guard with the type of the parameters cell."""
+        if not isinstance(knob, Knob):
+            raise KnobError(
+                f"{name} must be given a range, {name}=log(0.1, 10) or another of "
+                f"{', '.join(RANGES)}, got {knob!r}."
+            )
+        if name not in self._namespace or name not in types:
+            raise KnobError(f"the parameters cell must declare `{name}: type = default`.")
+        return knob.with_name(name, read_type(types[name]))
 
-        Only to what papermill can write into a cell: a helper that the notebook defines, and what
-        JupyterLab's extensions leave in a kernel, is no parameter.
+    def _find_parameter_values(self) -> dict[str, object]:
+        """Find the variables of the notebook that papermill could have written into a cell.
+
+        A helper that the notebook defines, or that JupyterLab's extensions leave in a kernel, is
+        not a parameter.
         """
-        return {
-            name
-            for name, value in self._namespace.items()
-            if type(value) in PLAIN
-            and not (name in self._before and self._before[name] is value)
-            and not OF_IPYTHON.fullmatch(name)
-        }
+        found = {}
+        for name, value in self._namespace.items():
+            if type(value) in PARAMETER_TYPES:
+                found[name] = value
+        return found
+
+    def _find_new_names(self) -> set[str]:
+        """Find the possible parameters that were bound, or bound again, since the opening."""
+        names = set()
+        for name, value in self._find_parameter_values().items():
+            # Compared by identity: to bind a name again to an equal value is an injection, too.
+            is_old = name in self._before and self._before[name] is value
+            if not is_old and not IPYTHON_NAMES.fullmatch(name):
+                names.add(name)
+        return names
 
     def predict(self, claim: str, *, guess: float, confidence: int) -> None:
         """Commit to a prediction before the measurement: the size of the effect, and how sure.
@@ -113,39 +143,40 @@ class Lesson:
             guess: the effect that you expect, in the claim's metric.
             confidence: percent, 50 to 99, that your guess is on the right side of the margin.
         Raises:
-            ValueError: if the claim is unknown or already measured, or guess or confidence is no
-                number in range; nothing has been committed.
+            ValueError: if the claim is unknown or already measured, or guess or confidence is not
+                a number in range; nothing has been committed.
 
-        Where somebody is watching it is kept in `my_predictions.jsonl` beside the notebook, a file
-        that they may read and delete. A headless run leaves that file alone.
+        If a person watches the notebook, the prediction is kept in `my_predictions.jsonl` beside
+        it, a file that they may read and delete. A headless run leaves that file alone.
         """
-        stated = self._claim(claim)
+        stated = self._find_claim(claim)
         if claim in self.verdicts:
             raise ValueError(
                 f"{claim} has been measured: a prediction comes first. Restart to try."
             )
         self.predictions[claim] = Prediction(stated, guess, confidence)
         print(f"committed: {stated.metric}: {guess:g}, {confidence} % sure of the side")
-        if _watched():
-            self._keep(self.predictions[claim])
+        if is_watched():
+            self._keep_prediction(self.predictions[claim])
 
-    def exercise(self, exercise: str | Exercise) -> Callable[[Callable], Callable]:
-        """A decorator that checks the function below it, in the cell where it is written.
+    def exercise(self, exercise: str | Exercise) -> Callable[[Function], Function]:
+        """Return a decorator that checks the function below it, in the cell where it is written.
 
         Args:
             exercise: its name; for a lesson of your own, the exercise itself.
         Raises:
             ValueError: if this lesson has no exercise of that name.
 
-        The function itself comes back when it passes. Until then the reference does, so that the
-        rest of the lesson runs, and the line printed says which property failed.
+        The decorator returns the function itself if it passes. Until then it returns the reference,
+        so that the rest of the lesson runs, and prints which property failed.
         """
         found = exercise
         if not isinstance(found, Exercise):
             found = load_exercise(self.name, found)
 
-        def check(attempt: Callable) -> Callable:
-            self._attempts.pop(found.name, None)  # an earlier one no longer counts, come what may
+        def check_attempt(attempt: Function) -> Function:
+            # An interrupted check leaves no attempt: an earlier one must not earn the point.
+            self._attempts.pop(found.name, None)
             failure = found.find_failure(attempt)
             self._attempts[found.name] = found, attempt
             if failure is None:
@@ -155,156 +186,109 @@ class Lesson:
             print("The cells below go on with the reference.")
             return found.reference
 
-        return check
+        return check_attempt
 
     def points(self, exercise: str | Exercise) -> int:
-        """1 if the exercise passes its checks, else 0: what an instructor's grading reads.
+        """Return 1 if the exercise passes its checks, else 0; an instructor's grading reads it.
 
-        The checks run anew on the function that was handed in last, so that no variable that an
+        The checks run again on the function that was handed in last, so that no variable that an
         earlier cell has set earns the point. It raises nothing, so that a student who has not
         solved the exercise can still run all cells.
         """
         name = exercise.name if isinstance(exercise, Exercise) else exercise
         try:
             found, attempt = self._attempts[name]
+            # The exercise is taken from its source again: the attempts are open to any cell.
             if isinstance(exercise, Exercise):
                 found = exercise
             elif has_exercises(self.name):
                 found = load_exercise(self.name, exercise)
             with preserve_state(), contextlib.redirect_stdout(io.StringIO()):
                 return int(found.find_failure(attempt) is None)
-        except Exception:  # not handed in, or something else was put in its place
+        except Exception:
+            # Nothing was handed in, or a cell has put something else in its place.
             return 0
 
-    def explore(self, fit: Callable, **options: Any) -> None:
-        """The live lab: sliders over the knobs that `fit` names; headless, its stops in a row."""
-        from nbkit.lab.live import explorer as explore
+    def explore(self, fit: Function, **options: Any) -> None:
+        """Show sliders for the knobs that `fit` names; a headless run visits their stops."""
+        from nbkit.lab.live import explorer
 
         if not self.declared:
             raise KnobError(
                 "the live lab has no knobs yet: call `lesson.knobs(name=log(...), ...)` in a cell "
                 "above it."
             )
-        explore.show(fit, self.declared, self._namespace, **options)
+        explorer.show(fit, self.declared, self._namespace, **options)
 
-    def progress(self, items: Iterable, *, total: int, label: str) -> Iterator:
-        """The items, one by one, with a line of progress where somebody is watching."""
-        return _progress(items, total, label) if _watched() else iter(items)
+    def progress(self, items: Iterable[Item], *, total: int, label: str) -> Iterator[Item]:
+        """Yield the items, with a line of progress if a person watches the notebook."""
+        return show_progress(items, total, label) if is_watched() else iter(items)
 
     def state_claims(self) -> None:
-        """The claims of this lesson, as a table, before any of them is measured."""
-        rows = "\n".join(
-            f"| `{claim.id}` | {escape_markdown(claim.sentence)} | "
-            f"{escape_markdown(claim.metric)} | {claim.bound()} | {claim.n} {claim.over} | "
-            f"{escape_markdown(claim.source)} |"
-            for claim in self.claims.values()
-        )
-        _markdown(
-            "| claim | sentence | metric | margin | measured over | where it comes from |\n"
-            "| --- | --- | --- | --- | --- | --- |\n" + rows
-        )
+        """Show the claims of this lesson as a table, before any of them is measured."""
+        display_markdown(CLAIMS_HEAD + "\n".join(map(_make_claim_row, self.claims.values())))
 
     def verdict(self, claim: str, measured: Interval | Sequence[bool] | None) -> Verdict:
-        """Judge a claim by what was measured and show it: `lr-finder-onecycle  SUPPORTED`.
+        """Judge a claim by what was measured, and show `lr-finder-onecycle  SUPPORTED`.
 
-        The numbers ride in the output's metadata, where the report and the ledger read them.
+        The numbers are in the output's metadata, where the report and the ledger read them.
         """
-        verdict = judge(self._claim(claim), measured)
+        verdict = judge(self._find_claim(claim), measured)
         self.verdicts[claim] = verdict
-        _show(str(verdict), verdict.to_dict())
+        display_with_numbers(str(verdict), verdict.to_dict())
         return verdict
 
     def reveal(self) -> None:
-        """Each prediction beside its result, scored."""
+        """Show each prediction beside its result, with its score."""
         for claim, prediction in self.predictions.items():
             if claim not in self.verdicts:
                 raise ValueError(f"{claim} was predicted, but has not been measured yet.")
-            score = prediction.score(self.verdicts[claim])
-            _show(str(score), {"kind": "prediction", **score.to_dict()})
-            if _watched():
-                self._diary.score(score)
+            score = prediction.score_against(self.verdicts[claim])
+            display_with_numbers(str(score), {"kind": "prediction", **score.to_dict()})
+            if is_watched():
+                self._diary.keep_score(score)
 
     def calibration(self) -> None:
-        """How sure the learner was, in all lessons so far, beside how often they were right."""
-        if not _watched():
+        """Show how often the learner was right in all lessons so far, beside how sure they were."""
+        if not is_watched():
             print("Your own predictions appear here, once you have made some in JupyterLab.")
             return
-        entries = list(self._diary.entries().values())
-        if not any(entry.right is not None for entry in entries):
-            print(f"No prediction has been scored yet: {self._diary.path} has {len(entries)}.")
+        kept = list(self._diary.read_predictions().values())
+        if all(prediction.right is None for prediction in kept):
+            print(f"No prediction has been scored yet: {self._diary.path} has {len(kept)}.")
             return
-        from IPython.display import display
-
-        display(calibrate(entries))
+        display_object(measure_calibration(kept))
 
     def takeaways(self) -> None:
-        """What to take home, worded from the verdicts: a refuted claim reads differently."""
+        """Show what to take home, in the words that belong to each verdict."""
         missing = [claim for claim in self.claims if claim not in self.verdicts]
         if missing:
             raise ValueError(f"not measured yet: {', '.join(missing)}. Run the cells above first.")
-        told = [escape_markdown(verdict.takeaway()) for verdict in self.verdicts.values()]
-        _markdown("\n".join(f"- {sentence}" for sentence in told))
+        sentences = [escape_markdown(verdict.takeaway()) for verdict in self.verdicts.values()]
+        display_markdown("\n".join(f"- {sentence}" for sentence in sentences))
 
-    def _keep(self, prediction: Prediction) -> None:
+    def _keep_prediction(self, prediction: Prediction) -> None:
         try:
-            if not self._diary.commit(prediction):
+            if not self._diary.keep_prediction(prediction):
                 print(f"{self._diary.path} has an earlier prediction of it; that one counts.")
-        except OSError as error:  # a folder that is read-only is no reason to stop a lesson
+        except OSError as error:
+            # A lesson runs in a read-only folder, too: only the diary is missing then.
             print(f"{self._diary.path}: it is not kept ({error.strerror}).")
 
-    def _claim(self, claim: str) -> Claim:
+    def _find_claim(self, claim: str) -> Claim:
         if claim not in self.claims:
             raise ValueError(f"no claim {claim!r} in this lesson, only {', '.join(self.claims)}.")
         return self.claims[claim]
 
 
-def _watched() -> bool:
-    from nbkit.lab.live.is_live import is_live
-
-    return is_live()
-
-
-def _notebook_namespace() -> dict[str, Any]:
-    """The variables of the notebook that is running; an empty namespace outside of one."""
-    from IPython import get_ipython
-
-    shell = get_ipython()
-    return {} if shell is None else shell.user_ns
-
-
-def _type_of(annotation: object) -> type:
-    from nbkit.lab.knobs import TYPES
-
-    name = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", "")
-    if name not in TYPES:
-        raise KnobError(f"a parameter's type must be among {', '.join(TYPES)}, got {annotation!r}.")
-    return TYPES[str(name)]
-
-
-def _progress(items: Iterable, total: int, label: str) -> Iterator:
-    """One line, rewritten (`label: 40 %`) and empty at the end."""
-    from IPython.display import Markdown, display
-
-    label = escape_markdown(label)
-    line = display(Markdown(label), display_id=True)
-    last = 0
-    for count, item in enumerate(items, start=1):
-        yield item
-        percent = 100 * count // max(1, total)
-        if percent >= last + 5:
-            line.update(Markdown(f"{label}: {percent} %"))
-            last = percent
-    line.update(Markdown(""))
-
-
-def _show(text: str, numbers: Mapping[str, object]) -> None:
-    """A line of stable text; what varies between machines goes into the output's metadata."""
-    from IPython.display import display
-
-    display({"text/plain": text}, raw=True, metadata={"nbkit": numbers})
-
-
-def _markdown(text: str) -> None:
-    from IPython.display import Markdown, display
-
-    display(Markdown(text))
+def _make_claim_row(claim: Claim) -> str:
+    """Write a claim as one row of a Markdown table."""
+    cells = [
+        f"`{claim.id}`",
+        escape_markdown(claim.sentence),
+        escape_markdown(claim.metric),
+        claim.describe_bound(),
+        f"{claim.n} {claim.over}",
+        escape_markdown(claim.source),
+    ]
+    return f"| {' | '.join(cells)} |"

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from nbkit.base.numbers import read_real
-from nbkit.lab.evidence.claims import INCONCLUSIVE, REFUTED, SKIPPED, SUPPORTED, Verdict
+from nbkit.lab.evidence.claims import INCONCLUSIVE, REFUTED, SKIPPED, SUPPORTED
 from nbkit.lab.evidence.intervals import Interval
+from nbkit.lab.evidence.verdicts import Verdict
 from nbkit.lab.machine import describe_machine
 from nbkit.lab.runs.seeds import Runs
 

@@ -80,7 +80,7 @@ class LRCurve(Report):
             text = ax.text(lr, 0.97, f"suggested {lr:.3g} ", transform=top, color="#D55E00")
             text.set(ha="right", va="top")
         if self.losses:
-            # Fit the axis to the valley: the losses behind it may be a thousand times higher.
+            # Fit the axis to the valley: the losses beyond it may be a thousand times higher.
             low, high = min(self.losses), max(self.losses[:MIN_RUNGS])
             # The last term gives the axis a height if all losses are equal.
             ax.set_ylim(low - 0.1 * (high - low), high + (high - low) + 1e-12)
@@ -128,10 +128,10 @@ class LRCurve(Report):
         return self.smoothed.index(min(self.smoothed))
 
     def has_diverged(self, stop_factor: float) -> bool:
-        """Return whether the smoothed loss has risen from its lowest by too many times its range.
+        """Return whether the smoothed loss has risen too far above its lowest value.
 
         Args:
-            stop_factor: how many times the range of the losses up to the lowest one.
+            stop_factor: the allowed rise, in multiples of the range of the losses up to there.
 
         Only differences of losses are compared, so losses at or below zero need no special care.
         """

@@ -13,7 +13,7 @@ def make_ladder(min_lr: float, max_lr: float, num_steps: int) -> list[float]:
 
     lr_i = min_lr * (max_lr / min_lr) ** (i / (num_steps - 1))
     """
-    # Numbers of numpy and torch are accepted too.
+    # float() also accepts numbers of numpy and torch.
     min_lr, max_lr = float(min_lr), float(max_lr)
     if not 0 < min_lr < max_lr < math.inf:
         raise ValueError(
@@ -21,7 +21,7 @@ def make_ladder(min_lr: float, max_lr: float, num_steps: int) -> list[float]:
         )
     if num_steps < 2:
         raise ValueError(f"num_steps must be at least 2, the two ends, got {num_steps}.")
-    # Equal steps in log(lr).
+    # The steps are equal in log(lr).
     return [min_lr * (max_lr / min_lr) ** (i / (num_steps - 1)) for i in range(num_steps)]
 
 

@@ -52,7 +52,7 @@ def use_fresh_workers(batches: Iterable[Any]) -> Iterator[None]:
     finally:
         fresh, batches._iterator = batches._iterator, before
         if fresh is not None:
-            # Private in torch, but the only way to end the workers at once.
+            # This method of torch is private, but only it ends the workers at once.
             fresh._shutdown_workers()
 
 

@@ -62,7 +62,7 @@ def _find_curve_problem(curve: LRCurve) -> str:
         return f"{too_few} {_advise_more_rungs(curve)}".strip()
     lowest = curve.lowest_rung
     drop = _find_start_level(curve) - curve.smoothed[lowest]
-    # Behind the lowest loss the training breaks, which is no noise.
+    # Beyond the lowest loss the training breaks, which is not noise.
     noise = _estimate_loss_noise(curve.losses[: max(lowest + 1, MIN_RUNGS)])
     if lowest == 0 or drop <= 2 * noise:
         return "the loss falls by less than twice its noise. Does the model learn?"
@@ -128,7 +128,7 @@ def _suggest_floor(curve: LRCurve) -> LRSuggestion:
     # Rungs are equal steps in log(lr), so half a rung has an lr as well.
     middle = curve.lrs[0] * ratio ** median(floor)
     lr = middle / min(ratio**4, 10)
-    # Never suggest an lr behind the lowest loss: there the training already breaks.
+    # Never suggest an lr beyond the lowest loss: there the training already breaks.
     lr = min(lr, curve.lrs[curve.lowest_rung])
     how = f"a factor of {middle / lr:.2g} below the middle of the valley's floor, {middle:.3g}"
     return _suggest_if_seen(curve, lr, last=floor[-1], how=how)
@@ -153,7 +153,7 @@ def _average_over_decade(losses: list[float], ratio: float) -> list[float]:
 
 def _suggest_steepest(curve: LRCurve) -> LRSuggestion:
     """Suggest the lr where the smoothed loss falls fastest per factor of lr."""
-    # Both neighbours of a rung are needed; behind the lowest loss nothing falls any more.
+    # Both neighbours of a rung are needed; beyond the lowest loss nothing falls any more.
     last = min(curve.lowest_rung, len(curve.lrs) - 2)
     steepest, lowest_slope = 1, math.inf
     for rung in range(1, last + 1):

@@ -8,7 +8,7 @@ import pytest
 from nbkit.course import lists
 from nbkit.course.lessons import find_lessons, read_notebook
 from nbkit.lab.curriculum import read_course, word_of
-from nbkit.lab.evidence.claims import all_claims
+from nbkit.lab.evidence.register import all_claims
 from nbkit.lab.shipped import LESSONS, lessons_dir
 
 ROOT = Path(__file__).parents[2]

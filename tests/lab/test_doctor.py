@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from nbkit.lab import doctor
-from nbkit.lab.evidence.claims import all_claims
+from nbkit.lab.evidence.register import all_claims
 
 
 def found(what):

@@ -8,8 +8,9 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
 from nbkit.course.run.course_run import run_lessons
-from nbkit.lab.evidence.claims import Claim, load_claims
+from nbkit.lab.evidence.claims import Claim
 from nbkit.lab.evidence.intervals import Interval
+from nbkit.lab.evidence.register import load_claims
 from nbkit.lab.exercise import Exercise
 from nbkit.lab.knobs import KnobError
 from nbkit.lab.lesson import Lesson

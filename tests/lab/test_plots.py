@@ -7,8 +7,9 @@ import torch
 from matplotlib.colors import to_hex
 
 from nbkit.lab import plots
-from nbkit.lab.evidence.claims import Claim, judge
+from nbkit.lab.evidence.claims import Claim
 from nbkit.lab.evidence.intervals import Interval
+from nbkit.lab.evidence.verdicts import judge
 
 CLAIM = Claim("id", "01_x", "s.", "w", "m", "ratio", "below", 8, "y", "n", "o", margin=1.25)
 
@@ -143,7 +144,7 @@ def test_against_margin_keeps_an_open_interval_in_the_frame(ax):
 
 def test_against_margin_of_a_skipped_claim_says_so_without_a_bar(ax):
     needy = Claim(**{**vars(CLAIM), "needs": ("two gpus",)})
-    if needy.missing():
+    if needy.find_missing_needs():
         plots.against_margin(ax, judge(needy), label="x")
         assert not ax.lines and ax.get_title() == "SKIPPED"
 

@@ -41,7 +41,7 @@ def test_side_by_side_is_each_network_trained_alone(data):
     )
     gaps = nets.measure_gaps(data.x_train)
     for run, seed in enumerate(nets.seeds):
-        alone = task.train_batchnorm_net(seed, data, depth=2, momentum=0.3, **TRAINING)
+        alone = task.train_bn_net(seed, data, depth=2, momentum=0.3, **TRAINING)
         assert task.measure_accuracy(alone.eval(), x, y) == pytest.approx(float(evaluated[0][run]))
         assert task.measure_accuracy(alone.train(), x, y, 4) == pytest.approx(
             float(evaluated[1][run])
@@ -56,7 +56,7 @@ def test_micro_batches_side_by_side_give_each_network_its_own_gradient(data):
     last = list(nets.model.parameters())[-2]  # the weights of the last Linear, a matrix a run
     for run, seed in enumerate(nets.seeds):
         torch.manual_seed(seed)
-        alone = task.build_batchnorm_net(depth=1)
+        alone = task.build_bn_net(depth=1)
         assert torch.equal(x[run], next(iter(data.batches(8, seed=seed)))[0])
         nn.functional.cross_entropy(alone(x[run, :4]), y[run, :4]).backward()
         assert torch.allclose(last.grad[run].mT, alone[-1].weight.grad, atol=1e-6)
@@ -64,7 +64,7 @@ def test_micro_batches_side_by_side_give_each_network_its_own_gradient(data):
 
 def test_looking_changes_nothing(data):
     nets = side_by_side(data, depth=2)
-    model = task.build_batchnorm_net(depth=2)
+    model = task.build_bn_net(depth=2)
     before = digest(nets.model), digest(model)
     nets.compare_statistics(data, test_batch=4)
     nets.measure_gaps(data.x_train[:200])
@@ -87,7 +87,7 @@ def test_three_ways_are_running_reestimated_and_the_batch_s_own(data):
 
 
 def test_without_tracking_eval_mode_is_train_mode(data):
-    model = task.build_batchnorm_net(depth=2, track=False)
+    model = task.build_bn_net(depth=2, track=False)
     x, y = data.x_test, data.y_test
     in_train = task.measure_accuracy(model.train(), x, y, 10)
     assert task.measure_accuracy(model.eval(), x, y, 10) == in_train
@@ -121,7 +121,7 @@ def test_a_shift_moves_every_grey_level_and_no_label(data):
 
 def test_the_first_batchnorm_takes_a_brightness_away(data):
     """Linear turns the brightness into one constant a channel, and BatchNorm subtracts the mean."""
-    first = task.build_batchnorm_net(depth=1)[:2].train()
+    first = task.build_bn_net(depth=1)[:2].train()
     plain, moved = first(data.x_test), first(data.x_test + 0.5)
     assert torch.allclose(plain, moved, atol=1e-3)
 
@@ -134,7 +134,7 @@ def test_both_ways_keeps_the_seeds_together():
 
 
 def test_bars_are_the_gaps_of_the_report_and_one_picture_does_not_pile_on_the_last(data, ax):
-    before = reestimate_bn_(task.build_batchnorm_net(depth=3), [data.x_train])
+    before = reestimate_bn_(task.build_bn_net(depth=3), [data.x_train])
     for _ in range(2):
         assert pictures.draw_layer_gaps(ax, {"running": before}) is ax
     assert [bar.get_width() for bar in ax.patches] == [one.mean_gap for one in before.layers]

@@ -11,8 +11,9 @@ from torch.nn.functional import cross_entropy
 
 from nbkit import init_report
 from nbkit.lab import plots
-from nbkit.lab.evidence.claims import Claim, judge
+from nbkit.lab.evidence.claims import Claim
 from nbkit.lab.evidence.intervals import Interval
+from nbkit.lab.evidence.verdicts import judge
 from nbkit.lab.runs.seeds import train_runs
 from nbkit.lessons.initialization import pictures, task
 

@@ -20,7 +20,8 @@ from time import monotonic
 import pytest
 
 from nbkit.course.kernel.headless import headless_environment
-from nbkit.lab.evidence.claims import Verdict, all_claims
+from nbkit.lab.evidence.register import all_claims
+from nbkit.lab.evidence.verdicts import Verdict
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]

@@ -11,7 +11,8 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 from nbval_strict import ROOT, Text, without_timings
 
-from nbkit.lab.evidence.claims import Verdict, all_claims
+from nbkit.lab.evidence.register import all_claims
+from nbkit.lab.evidence.verdicts import Verdict
 
 SCRIPT = Path(__file__).with_name("nbval_strict.py")
 KILL = "import os; os.kill(os.getpid(), 9)"

@@ -6,7 +6,7 @@ import pytest
 
 from nbkit.course.lessons import read_knobs, read_notebook
 from nbkit.lab.curriculum import word_of
-from nbkit.lab.evidence.claims import load_claims
+from nbkit.lab.evidence.register import load_claims
 from nbkit.lab.exercise import load_exercise
 from nbkit.lab.shipped import lessons_dir
 

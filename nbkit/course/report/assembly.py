@@ -23,8 +23,8 @@ from nbkit.course.report.summary import (
 )
 from nbkit.course.report.words import describe_machine, format_count, name_machine
 from nbkit.lab.curriculum import word_of
-from nbkit.lab.evidence.claims import without_lesson
 from nbkit.lab.evidence.multiple_tests import adjust_verdicts
+from nbkit.lab.evidence.register import without_lesson
 
 ALPHA = 0.05  # the level of Holm's correction
 SLOWEST = 3  # the number of cells that are named for each lesson

@@ -24,7 +24,7 @@ from nbkit.course.report.words import (
     format_duration,
     format_memory,
 )
-from nbkit.lab.evidence.claims import NO_LESSON
+from nbkit.lab.evidence.register import NO_LESSON
 
 # With this policy the browser refuses to load anything from elsewhere.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"

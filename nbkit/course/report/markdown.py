@@ -18,7 +18,7 @@ from nbkit.course.report.words import (
     format_memory,
     format_parameters,
 )
-from nbkit.lab.evidence.claims import NO_LESSON
+from nbkit.lab.evidence.register import NO_LESSON
 
 
 def format_markdown(report: CourseReport) -> str:

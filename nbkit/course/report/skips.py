@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 
 from nbkit.course.report.data import SkipGroup
 from nbkit.course.report.read import StoredRecord
-from nbkit.lab.evidence.claims import SKIPPED, all_claims
+from nbkit.lab.evidence.claims import SKIPPED
+from nbkit.lab.evidence.register import all_claims
 
 
 def group_skips(names: Sequence[str], runs: Sequence[Sequence[StoredRecord]]) -> list[SkipGroup]:

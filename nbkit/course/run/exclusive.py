@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 
 from nbkit.course.run.locks import hold
-from nbkit.lab.evidence.claims import all_claims
+from nbkit.lab.evidence.register import all_claims
 
 
 def needs_quiet(lesson: str) -> bool:

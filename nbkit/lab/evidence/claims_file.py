@@ -1,4 +1,4 @@
-"""Read a file of claims, and answer a mistake in it with file, claim and what was expected."""
+"""Read a file of claims; report a mistake in it with the file, the claim and what was expected."""
 
 from __future__ import annotations
 
@@ -7,41 +7,56 @@ import math
 import re
 import tomllib
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 IDENTIFIER = re.compile(r"\w[\w.-]*", re.ASCII)
 
 
-def _is_text(value: object) -> bool:
+@dataclass(frozen=True)
+class FieldRule:
+    """The rule for one field: a test of its value, the test in words, and whether it is needed."""
+
+    fits: Callable[[object], bool]
+    expected: str
+    is_optional: bool = False
+
+
+def _is_nonempty_text(value: object) -> bool:
     return isinstance(value, str) and bool(value.strip())
 
 
-def _is_number(value: object) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
+def _is_finite(value: object) -> bool:
+    # Compared by type: true and false are ints to isinstance.
+    return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]  # a number
 
 
 def _is_list_of_text(value: object) -> bool:
     return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
-# Of each field: whether it may be left out, whether a value fits, and what fits, in words.
-FIELDS: dict[str, tuple[bool, Callable[[object], bool], str]] = {
-    "lesson": (True, _is_text, "a text"),
-    "sentence": (False, _is_text, "a text"),
-    "source": (False, _is_text, "a text"),
-    "metric": (False, _is_text, "a text"),
-    "measure": (False, _is_text, "a text"),
-    "side": (True, _is_text, "a text"),
-    "margin": (True, _is_number, "a finite number"),
-    "n": (False, lambda value: type(value) is int, "a whole number"),
-    "over": (True, _is_text, "a text"),
-    "spread": (True, _is_number, "a finite number"),
-    "needs": (True, _is_list_of_text, 'a list of texts, as in ["cuda"]'),
-    "deterministic": (True, lambda value: isinstance(value, bool), "true or false"),
-    "supported": (True, _is_text, "a text"),
-    "refuted": (True, _is_text, "a text"),
-    "inconclusive": (True, _is_text, "a text"),
+TEXT = FieldRule(_is_nonempty_text, "a text")
+OPTIONAL_TEXT = FieldRule(_is_nonempty_text, "a text", is_optional=True)
+OPTIONAL_NUMBER = FieldRule(_is_finite, "a finite number", is_optional=True)
+FIELDS: dict[str, FieldRule] = {
+    "lesson": OPTIONAL_TEXT,
+    "sentence": TEXT,
+    "source": TEXT,
+    "metric": TEXT,
+    "measure": TEXT,
+    "side": OPTIONAL_TEXT,
+    "margin": OPTIONAL_NUMBER,
+    "n": FieldRule(lambda value: type(value) is int, "a whole number"),
+    "over": OPTIONAL_TEXT,
+    "spread": OPTIONAL_NUMBER,
+    "needs": FieldRule(_is_list_of_text, 'a list of texts, as in ["cuda"]', is_optional=True),
+    "deterministic": FieldRule(
+        lambda value: isinstance(value, bool), "true or false", is_optional=True
+    ),
+    "supported": OPTIONAL_TEXT,
+    "refuted": OPTIONAL_TEXT,
+    "inconclusive": OPTIONAL_TEXT,
 }
 
 
@@ -62,45 +77,46 @@ def read_entries(path: Path) -> dict[str, dict[str, Any]]:
         ) from None
     except OSError as error:
         raise ValueError(f"{path} must be a file of claims: {error.strerror}.") from error
-    except ValueError as error:  # of TOML, or of UTF-8
+    except ValueError as error:
+        # Errors of TOML and of UTF-8 are both ValueErrors.
         raise ValueError(f"{path.name} must be written in TOML and UTF-8: {error}.") from error
 
     for identifier, entry in entries.items():
-        problem = _find_problem(identifier, entry)
+        problem = _find_entry_problem(identifier, entry)
         if problem is not None:
             raise ValueError(f"{path.name}, [{identifier}]: {problem}")
     return entries
 
 
-def _find_problem(identifier: str, entry: object) -> str | None:
+def _find_entry_problem(identifier: str, entry: object) -> str | None:
     """Find what is wrong with one entry, in a sentence; None if nothing is."""
     if not isinstance(entry, dict):
         return f"expected a claim, [{identifier}] with its fields below it, got {entry!r}."
     if not IDENTIFIER.fullmatch(identifier):
         return "the id of a claim must be made of letters, digits, `-`, `_` and `.`."
     if "kind" in entry:
-        return f"the field kind is called measure and side now: {_replace_kind(entry['kind'])}."
-    missing = [
-        name for name, (optional, _, _) in FIELDS.items() if not optional and name not in entry
-    ]
-    unknown = sorted(set(entry) - set(FIELDS))
-    if unknown or missing:
-        near = [_suggest(name) for name in unknown]
-        return f"wrong or missing: {', '.join([*near, *missing])}."
+        advice = _advise_on_kind(entry["kind"])
+        return f"the field kind is called measure and side now: {advice}."
+    wrong = [_suggest_field(name) for name in sorted(set(entry) - set(FIELDS))]
+    for name, rule in FIELDS.items():
+        if not rule.is_optional and name not in entry:
+            wrong.append(name)
+    if wrong:
+        return f"wrong or missing: {', '.join(wrong)}."
+    # Values are looked at last: a misspelt name is the more likely mistake.
     for name, value in entry.items():
-        _, fits, expected = FIELDS[name]
-        if not fits(value):
-            return f"{name} must be {expected}, got {value!r}."
+        if not FIELDS[name].fits(value):
+            return f"{name} must be {FIELDS[name].expected}, got {value!r}."
     return None
 
 
-def _suggest(name: str) -> str:
+def _suggest_field(name: str) -> str:
     near = difflib.get_close_matches(name, FIELDS, n=1)
     return f"{name} (did you mean {near[0]}?)" if near else name
 
 
-def _replace_kind(kind: object) -> str:
-    """Say what to write in place of a field `kind`, which claims had before."""
+def _advise_on_kind(kind: object) -> str:
+    """Say what to write in place of a field `kind`, which claims had in earlier versions."""
     if kind == "exact":
         return 'write measure = "equality"'
     if kind == "equivalent":

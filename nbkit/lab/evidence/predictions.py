@@ -1,4 +1,4 @@
-"""A prediction, committed before the measurement, and how it is scored."""
+"""Commit to a prediction before the measurement, and score it afterwards."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import math
 from dataclasses import dataclass
 from numbers import Integral, Real
 
-from nbkit.lab.evidence.claims import INCONCLUSIVE, MEASURES, SKIPPED, SUPPORTED, Claim, Verdict
+from nbkit.lab.evidence.claims import INCONCLUSIVE, MEASURES, SKIPPED, SUPPORTED, Claim
+from nbkit.lab.evidence.verdicts import Verdict
 
 
-def _is_real(value: object) -> bool:
+def _is_finite_real(value: object) -> bool:
+    # A bool is a Real number to Python; nobody means True as a size.
     return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
@@ -18,8 +20,8 @@ class Prediction:
     """The size that the learner expects, and how sure they are of the side of the margin.
 
     Raises:
-        ValueError: if the claim has no margin to be on a side of, the guess is no size that its
-            measure can have, or confidence is no whole number from 50 to 99.
+        ValueError: if the claim has no margin, the guess is not a size that its measure can have,
+            or confidence is not a whole number from 50 to 99.
     """
 
     claim: Claim
@@ -27,42 +29,52 @@ class Prediction:
     confidence: int
 
     def __post_init__(self) -> None:
+        self._check_guess()
+        self._check_confidence()
+        # numpy's numbers cannot be written as JSON. The dataclass is frozen, hence __setattr__.
+        object.__setattr__(self, "guess", float(self.guess))
+        object.__setattr__(self, "confidence", int(self.confidence))
+
+    def _check_guess(self) -> None:
         if self.claim.margin is None:
             raise ValueError(f"{self.claim.id} is exact: there is no size to predict.")
         low, high = MEASURES[self.claim.measure]
-        if not _is_real(self.guess) or not low <= self.guess <= high:
+        if not _is_finite_real(self.guess) or not low <= self.guess <= high:
             raise ValueError(
                 f"guess must be a finite number from {low:g} to {high:g}, as a "
                 f"{self.claim.measure.replace('_', ' ')} can be, got {self.guess!r}."
             )
+
+    def _check_confidence(self) -> None:
         if not isinstance(self.confidence, Integral) or isinstance(self.confidence, bool):
             raise ValueError(
                 f"confidence is a whole number of percent from 50 to 99, got {self.confidence!r}."
             )
-        object.__setattr__(self, "guess", float(self.guess))  # numpy's are no JSON
-        object.__setattr__(self, "confidence", int(self.confidence))
         if not 50 <= self.confidence <= 99:
             raise ValueError(
                 f"confidence is a percentage from 50 (a coin) to 99, got {self.confidence}. "
                 f"Less than 50 means that you believe in the other side: change the guess."
             )
 
-    def score(self, verdict: Verdict) -> Score:
-        """Compare with what was measured."""
+    def score_against(self, verdict: Verdict) -> Score:
+        """Score the prediction against the verdict that was measured."""
+        # A measurement that decides nothing says neither right nor wrong.
         if verdict.verdict in (INCONCLUSIVE, SKIPPED) or verdict.effect is None:
             return Score(self, verdict, None, None, None)
-        right = self.claim.holds(self.guess) == (verdict.verdict == SUPPORTED)
+        right = self.claim.holds_for(self.guess) == (verdict.verdict == SUPPORTED)
         inside = verdict.effect.low <= self.guess <= verdict.effect.high
+        # Brier's score: the squared distance of the stated probability from what happened.
         brier = (self.confidence / 100 - right) ** 2
         return Score(self, verdict, right, inside, brier)
 
 
 @dataclass(frozen=True)
 class Score:
-    """`right`: the side of the margin; `inside`: the guess lies in the interval; `brier`: 0 is
-    best.
+    """The score of one prediction against its verdict.
 
-    All three are None where the measurement decides nothing.
+    `right`: the guess was on the right side of the margin. `inside`: the guess lies in the
+    interval. `brier`: the Brier score, of which 0 is the best. All three are None where the
+    measurement decides nothing.
     """
 
     prediction: Prediction
@@ -83,7 +95,7 @@ class Score:
         )
 
     def to_dict(self) -> dict[str, object]:
-        """Plain JSON."""
+        """Return the numbers of the prediction and its score as plain JSON."""
         return {
             "claim": self.verdict.claim.id,
             "guess": self.prediction.guess,

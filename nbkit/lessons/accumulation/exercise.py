@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.optim import Optimizer
 
 from nbkit.lab.exercise import Exercise
 
 Batch = tuple[Tensor, Tensor]
+LossFn = Callable[[Tensor, Tensor], Tensor]
 
 
-def stub_accumulated_epoch(model, loss_fn, optimizer, batches: list[Batch], steps: int) -> None:
-    """What the learner starts from."""
+def stub_accumulated_epoch(
+    model: nn.Module, loss_fn: LossFn, optimizer: Optimizer, batches: list[Batch], steps: int
+) -> None:
+    """Do nothing: this is what the learner starts from."""
 
 
-def solve_accumulated_epoch(model, loss_fn, optimizer, batches: list[Batch], steps: int) -> None:
-    """One optimizer step for each `steps` batches, as if they had been one."""
+def solve_accumulated_epoch(
+    model: nn.Module, loss_fn: LossFn, optimizer: Optimizer, batches: list[Batch], steps: int
+) -> None:
+    """Take one optimizer step for each `steps` batches, as if they had been one."""
     for start in range(0, len(batches), steps):
         window = batches[start : start + steps]
+        # Counted before the first backward: the weights need the whole window.
         total = sum(len(y) for _, y in window)
         optimizer.zero_grad()
         for x, y in window:
@@ -30,14 +38,14 @@ def solve_accumulated_epoch(model, loss_fn, optimizer, batches: list[Batch], ste
 
 
 class RecordingSGD(torch.optim.SGD):
-    """An optimizer that leaves the weights alone: it writes down the gradient of each step."""
+    """Record the gradient of each step, and leave the weights alone."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model.parameters(), lr=0.0)
         self.model = model
         self.taken: list[Tensor] = []
 
-    def step(self, closure=None) -> None:  # type: ignore[override]
+    def step(self, closure: object = None) -> None:  # type: ignore[override]
         """Keep the gradient."""
         self.taken.append(_flatten_gradient(self.model))
 
@@ -47,7 +55,7 @@ def _flatten_gradient(model: nn.Module) -> Tensor:
     return torch.cat([g.flatten() for g in grads]).clone()
 
 
-def _check_epoch(attempt: Callable, sizes: Sequence[int], steps: int) -> str | None:
+def _check_epoch(attempt: Callable[..., Any], sizes: Sequence[int], steps: int) -> str | None:
     """Run the attempt on micro-batches of these sizes; compare each step with its large batch."""
     generator = torch.Generator().manual_seed(0)
     model = nn.utils.skip_init(nn.Linear, 4, 3)  # the random state is the learner's
@@ -86,22 +94,22 @@ def _describe_difference(taken: Tensor, expected: Tensor) -> str | None:
     return f"off by {error:.0%}"
 
 
-def one_step_for_each_window(attempt: Callable) -> str | None:
+def one_step_for_each_window(attempt: Callable[..., Any]) -> str | None:
     """Equal micro-batches: as many steps as windows, each with its window's gradient."""
     return _check_epoch(attempt, [2, 2, 2, 2, 2, 2], steps=3)
 
 
-def samples_count_alike_in_ragged_windows(attempt: Callable) -> str | None:
+def samples_count_alike_in_ragged_windows(attempt: Callable[..., Any]) -> str | None:
     """A sample of a small micro-batch weighs what every other sample does."""
     return _check_epoch(attempt, [4, 4, 1], steps=3)
 
 
-def a_short_window_at_the_end_is_whole(attempt: Callable) -> str | None:
+def a_short_window_at_the_end_is_whole(attempt: Callable[..., Any]) -> str | None:
     """The last window has fewer micro-batches, and is a batch all the same."""
     return _check_epoch(attempt, [2, 2, 2, 2, 2], steps=3)
 
 
-def a_window_may_be_one_micro_batch(attempt: Callable) -> str | None:
+def a_window_may_be_one_micro_batch(attempt: Callable[..., Any]) -> str | None:
     """With one micro-batch to a step it is the plain loop."""
     return _check_epoch(attempt, [3, 2], steps=1)
 

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from nbkit.lab.exercise import Exercise
 
 
-def stub_scaled_step(loss: Tensor, optimizer, scale: float) -> tuple[bool, float]:
-    """What the learner starts from."""
+def stub_scaled_step(loss: Tensor, optimizer: Optimizer, scale: float) -> tuple[bool, float]:
+    """Step blindly: this is what the learner starts from."""
     (loss * scale).backward()
     optimizer.step()
     return True, scale
 
 
-def solve_scaled_step(loss: Tensor, optimizer, scale: float) -> tuple[bool, float]:
+def solve_scaled_step(loss: Tensor, optimizer: Optimizer, scale: float) -> tuple[bool, float]:
     """Unscale the gradients; step if all are finite, else halve the scale."""
+    # Scaled before the backward pass, so that small gradients survive in half precision.
     (loss * scale).backward()
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     grads = [p.grad for p in parameters if p.grad is not None]
@@ -32,12 +35,12 @@ def solve_scaled_step(loss: Tensor, optimizer, scale: float) -> tuple[bool, floa
 
 
 def _make_weights(count: int) -> tuple[list[nn.Parameter], torch.optim.Optimizer]:
-    """So many weights of 1, each in a group of its own; SGD at lr 1 subtracts the gradient."""
+    """Make `count` weights of 1, one parameter group each; SGD at lr 1 subtracts the gradient."""
     weights = [nn.Parameter(torch.ones(1)) for _ in range(count)]
     return weights, torch.optim.SGD([{"params": [weight]} for weight in weights], lr=1.0)
 
 
-def the_step_takes_the_true_gradient(attempt: Callable) -> str | None:
+def the_step_takes_the_true_gradient(attempt: Callable[..., Any]) -> str | None:
     """The scale is taken out again before the step."""
     (weight,), optimizer = _make_weights(1)
     attempt(3 * weight.sum(), optimizer, 1024.0)
@@ -49,7 +52,7 @@ def the_step_takes_the_true_gradient(attempt: Callable) -> str | None:
     return None
 
 
-def every_group_is_unscaled(attempt: Callable) -> str | None:
+def every_group_is_unscaled(attempt: Callable[..., Any]) -> str | None:
     """Every parameter group is unscaled, and a weight without a gradient stays as it is."""
     weights, optimizer = _make_weights(3)
     attempt(3 * weights[0].sum() + 5 * weights[1].sum(), optimizer, 1024.0)
@@ -62,7 +65,7 @@ def every_group_is_unscaled(attempt: Callable) -> str | None:
     return None
 
 
-def a_lost_gradient_stops_the_step(attempt: Callable) -> str | None:
+def a_lost_gradient_stops_the_step(attempt: Callable[..., Any]) -> str | None:
     """Infinity or NaN in one gradient: no weight moves, the others neither."""
     for lost in (math.inf, math.nan):
         weights, optimizer = _make_weights(2)
@@ -76,7 +79,7 @@ def a_lost_gradient_stops_the_step(attempt: Callable) -> str | None:
     return None
 
 
-def a_finite_loss_is_not_enough(attempt: Callable) -> str | None:
+def a_finite_loss_is_not_enough(attempt: Callable[..., Any]) -> str | None:
     """No step where the gradient is lost, though the loss is finite."""
     weights, optimizer = _make_weights(1)
     with torch.no_grad():
@@ -90,7 +93,7 @@ def a_finite_loss_is_not_enough(attempt: Callable) -> str | None:
     return None
 
 
-def the_scale_falls_after_a_skip(attempt: Callable) -> str | None:
+def the_scale_falls_after_a_skip(attempt: Callable[..., Any]) -> str | None:
     """Half of it after a skipped step, the same after a good one."""
     for factor, expected in ((3.0, (True, 1024.0)), (math.inf, (False, 512.0))):
         (weight,), optimizer = _make_weights(1)

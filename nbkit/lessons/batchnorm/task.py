@@ -18,7 +18,7 @@ from nbkit.lab.runs.stacking import stack
 from nbkit.lab.runs.training import train
 
 
-def build_batchnorm_net(
+def build_bn_net(
     depth: int = 5,
     width: int = 64,
     *,
@@ -35,7 +35,7 @@ def build_batchnorm_net(
         track: whether BatchNorm keeps running statistics.
         classes: outputs of the last layer.
 
-    >>> [type(layer).__name__ for layer in build_batchnorm_net(depth=1)]
+    >>> [type(layer).__name__ for layer in build_bn_net(depth=1)]
     ['Linear', 'BatchNorm1d', 'ReLU', 'Linear']
     """
     layers: list[nn.Module] = []
@@ -68,7 +68,7 @@ def take_half(data: Data, *, first: bool, train: int | None = None) -> Data:
     return Data(x[:train], y[:train], x_test, y_test)
 
 
-def train_batchnorm_net(
+def train_bn_net(
     seed: int, data: Data, *, lr: float, steps: int, batch_size: int, **options: Any
 ) -> nn.Sequential:
     """Train one network in an ordinary loop and return it in train mode.
@@ -79,10 +79,10 @@ def train_batchnorm_net(
         lr: of SGD with momentum 0.9.
         steps: optimizer steps.
         batch_size: samples in each step.
-        options: arguments of `build_batchnorm_net`.
+        options: arguments of `build_bn_net`.
     """
     torch.manual_seed(seed)
-    model = build_batchnorm_net(**options)
+    model = build_bn_net(**options)
     optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9)
     batches = data.batches(batch_size, seed=seed, steps=steps)
     # `train` yields after each step; nothing is measured in between here.
@@ -157,7 +157,7 @@ class SideBySide:
 
     Args:
         seeds: one network each.
-        options: arguments of `build_batchnorm_net`.
+        options: arguments of `build_bn_net`.
     """
 
     def __init__(self, seeds: Sequence[int], **options: Any) -> None:
@@ -165,9 +165,9 @@ class SideBySide:
         models = []
         with preserve_state():
             for seed in self.seeds:
-                # The same initial weights as in `train_batchnorm_net`.
+                # The same initial weights as in `train_bn_net`.
                 torch.manual_seed(seed)
-                models.append(build_batchnorm_net(**options))
+                models.append(build_bn_net(**options))
         self.model = stack(models)
 
     def repeat_samples(self, x: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,14 +14,16 @@ from nbkit.lab.exercise import Exercise
 
 
 def stub_clip_by_norm(parameters: Iterable[Tensor], max_norm: float) -> float:
-    """What the learner starts from."""
+    """Change nothing: this is what the learner starts from."""
     return 0.0
 
 
 def solve_clip_by_norm(parameters: Iterable[Tensor], max_norm: float) -> float:
-    """One norm over all gradients, one factor for all of them."""
+    """Clip with one norm over all gradients and one factor for all of them."""
+    # A list: a generator of parameters can be read only once.
     grads = [p.grad for p in parameters if p.grad is not None]
     total_norm = math.sqrt(sum(float(grad.square().sum()) for grad in grads))
+    # One factor for all keeps the direction of the gradient.
     if total_norm > max_norm:
         for grad in grads:
             grad.mul_(max_norm / total_norm)
@@ -28,7 +31,7 @@ def solve_clip_by_norm(parameters: Iterable[Tensor], max_norm: float) -> float:
 
 
 def make_parameters(*gradients: Sequence[float] | None) -> list[nn.Parameter]:
-    """A parameter for each of the gradients; None has none."""
+    """Make a parameter for each gradient; None means without one."""
     parameters = []
     for gradient in gradients:
         parameters.append(nn.Parameter(torch.zeros(len(gradient or [0.0]))))
@@ -38,12 +41,12 @@ def make_parameters(*gradients: Sequence[float] | None) -> list[nn.Parameter]:
 
 
 def read_gradients(parameters: Iterable[nn.Parameter]) -> list[list[float]]:
-    """The gradients now, rounded for reading."""
+    """Read the gradients as they are now, rounded."""
     grads = [p.grad for p in parameters if p.grad is not None]
     return [[round(value, 3) for value in grad.tolist()] for grad in grads]
 
 
-def it_returns_the_norm_of_all(attempt: Callable) -> str | None:
+def it_returns_the_norm_of_all(attempt: Callable[..., Any]) -> str | None:
     """The square root of the sum of all squares."""
     came = attempt(make_parameters([3.0], [4.0]), 10.0)
     norm = read_real(came)
@@ -54,7 +57,7 @@ def it_returns_the_norm_of_all(attempt: Callable) -> str | None:
     return None
 
 
-def a_short_one_stays(attempt: Callable) -> str | None:
+def a_short_one_stays(attempt: Callable[..., Any]) -> str | None:
     """Below the threshold nothing is changed."""
     parameters = make_parameters([3.0], [4.0])
     attempt(parameters, 10.0)
@@ -66,7 +69,7 @@ def a_short_one_stays(attempt: Callable) -> str | None:
     return None
 
 
-def all_by_one_factor(attempt: Callable) -> str | None:
+def all_by_one_factor(attempt: Callable[..., Any]) -> str | None:
     """Above it all are multiplied by the same factor: the direction stays."""
     parameters = make_parameters([3.0, 0.0], [4.0])
     came = attempt(parameters, 1.0)
@@ -83,7 +86,7 @@ def all_by_one_factor(attempt: Callable) -> str | None:
     return None
 
 
-def one_without_a_gradient(attempt: Callable) -> str | None:
+def one_without_a_gradient(attempt: Callable[..., Any]) -> str | None:
     """A frozen parameter, whose `grad` is None, is passed over."""
     parameters = make_parameters([3.0], None, [4.0])
     attempt(parameters, 1.0)
@@ -93,7 +96,7 @@ def one_without_a_gradient(attempt: Callable) -> str | None:
     return None
 
 
-def a_generator_too(attempt: Callable) -> str | None:
+def a_generator_too(attempt: Callable[..., Any]) -> str | None:
     """The same for a generator: `model.parameters()` can be read only once."""
     parameters = make_parameters([3.0], [4.0])
     attempt((parameter for parameter in parameters), 1.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -80,7 +81,7 @@ def _run(attempt: Callable, mine: list, others: list, shares: list[float]) -> Ra
     return Ranks(attempt, lambda: [_model(mine, 5.0), _model(others, 6.0)], shares)
 
 
-def every_rank_has_the_mean(attempt: Callable) -> str | None:
+def every_rank_has_the_mean(attempt: Callable[..., Any]) -> str | None:
     """Equal shares: the plain mean, on both ranks."""
     ranks = _run(attempt, [1.0, 4.0], [3.0, 0.0], [1.0, 1.0])
     found = [_numbers(grads) for grads in ranks.grads]
@@ -94,7 +95,7 @@ def every_rank_has_the_mean(attempt: Callable) -> str | None:
     return None
 
 
-def unequal_shares_are_weighted(attempt: Callable) -> str | None:
+def unequal_shares_are_weighted(attempt: Callable[..., Any]) -> str | None:
     """Three rows on one rank, one on the other: the mean over the rows."""
     ranks = _run(attempt, [1.0], [3.0], [1.5, 0.5])
     found = [_numbers(grads) for grads in ranks.grads]
@@ -106,7 +107,7 @@ def unequal_shares_are_weighted(attempt: Callable) -> str | None:
     return ranks.problem
 
 
-def an_unused_parameter_is_averaged_too(attempt: Callable) -> str | None:
+def an_unused_parameter_is_averaged_too(attempt: Callable[..., Any]) -> str | None:
     """A gradient of None on one rank counts as zero; both ranks go through the same calls."""
     ranks = _run(attempt, [2.0, None], [4.0, 6.0], [1.0, 1.0])
     if ranks.problem:
@@ -120,7 +121,7 @@ def an_unused_parameter_is_averaged_too(attempt: Callable) -> str | None:
     return None
 
 
-def weights_stay(attempt: Callable) -> str | None:
+def weights_stay(attempt: Callable[..., Any]) -> str | None:
     """Gradients are averaged, not weights."""
     ranks = _run(attempt, [1.0], [3.0], [1.0, 1.0])
     if ranks.weights != [[5.0], [6.0]]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from nbkit.initialization import InitLayer, InitReport
 from nbkit.lab import plots
-from nbkit.lab.evidence.claims import Verdict
+from nbkit.lab.evidence.verdicts import Verdict
 from nbkit.lab.runs.seeds import Runs
 
 if TYPE_CHECKING:

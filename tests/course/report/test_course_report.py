@@ -12,7 +12,7 @@ from nbkit.course.report.summary import describe_failure
 from nbkit.course.report.words import format_duration, format_effect, format_memory
 from nbkit.course.report.write import format_table, summarize_records, write_report, write_reports
 from nbkit.lab.curriculum import word_of
-from nbkit.lab.evidence.claims import without_lesson
+from nbkit.lab.evidence.register import without_lesson
 
 VERDICT = {
     "kind": "verdict",

@@ -13,7 +13,7 @@ from nbkit.course.report.markdown import escape_markdown
 from nbkit.course.report.pictures import choose_pictures, collect_pictures, make_thumbnail
 from nbkit.course.report.read import StoredRecord, read_record
 from nbkit.course.report.write import format_table, write_report, write_reports
-from nbkit.lab.evidence.claims import all_claims
+from nbkit.lab.evidence.register import all_claims
 
 GPU = {**MACHINE, "hardware": "nvidia-h200", "gpu": "NVIDIA H200"}
 REFUTED = {**VERDICT, "verdict": "REFUTED", "effect": 1.6, "interval": [1.4, 1.8]}

@@ -10,8 +10,9 @@ from nbkit.lab import doctor
 from nbkit.lab.cost import busy
 from nbkit.lab.cost.busy import Load, Reading, load_since, read_cores, watch_others
 from nbkit.lab.cost.processes import mean_load
-from nbkit.lab.evidence.claims import Claim, judge
+from nbkit.lab.evidence.claims import Claim
 from nbkit.lab.evidence.stats import paired_ratio
+from nbkit.lab.evidence.verdicts import judge
 
 TICK = 1 / os.sysconf("SC_CLK_TCK")
 

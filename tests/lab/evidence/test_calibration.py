@@ -15,9 +15,11 @@ from scipy.stats import t as student
 
 from nbkit.course.ledger import ledger_dir
 from nbkit.course.record import Record
-from nbkit.lab.evidence.claims import Claim, all_claims, judge
+from nbkit.lab.evidence.claims import Claim
 from nbkit.lab.evidence.proportions import proportion, proportion_difference
+from nbkit.lab.evidence.register import all_claims
 from nbkit.lab.evidence.stats import mean_interval, paired_difference, paired_ratio
+from nbkit.lab.evidence.verdicts import judge
 
 MARGIN = {"ratio below": 0.8, "ratio above": 1.5, "difference below": -0.02}
 MARGIN |= {"difference above": 0.02, "difference within": 0.02}
@@ -201,7 +203,7 @@ def sizes(claim):
 )
 def test_twice_the_margin_is_found_with_the_n_that_the_claim_states(claim):
     effect = twice_the_margin(claim)
-    expected = "SUPPORTED" if claim.holds(effect) else "REFUTED"
+    expected = "SUPPORTED" if claim.holds_for(effect) else "REFUTED"
     assert at_least(0.8, verdicts(claim, effect, 150).count(expected), 150)
     if claim.side == "within":
         assert at_least(0.8, verdicts(claim, 0.0, 150).count("SUPPORTED"), 150)

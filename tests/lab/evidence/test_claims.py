@@ -8,11 +8,14 @@ import pytest
 import torch
 from scipy.stats import ttest_1samp
 
+from nbkit.lab import shipped
 from nbkit.lab.evidence import claims
-from nbkit.lab.evidence.claims import Claim, all_claims, judge, load_claims, without_lesson
+from nbkit.lab.evidence.claims import Claim
 from nbkit.lab.evidence.intervals import Interval
 from nbkit.lab.evidence.proportions import accuracy_interval, proportion, proportion_difference
+from nbkit.lab.evidence.register import all_claims, load_claims, without_lesson
 from nbkit.lab.evidence.stats import mean_interval, paired_difference, paired_ratio
+from nbkit.lab.evidence.verdicts import judge
 
 REGISTERED = """
 accumulation-better-per-example accumulation-halves-memory accumulation-is-the-large-batch
@@ -125,7 +128,7 @@ def test_claims_without_a_lesson_are_listed(tmp_path, monkeypatch):
     register = all_claims()
     assert "lr_finder" not in lessons(without_lesson())
     (tmp_path / "05_amp.ipynb").touch()
-    monkeypatch.setattr(claims.shipped, "lessons_dir", lambda: tmp_path)
+    monkeypatch.setattr(shipped, "lessons_dir", lambda: tmp_path)
     assert set(register) - set(without_lesson()) == set(load_claims("amp"))
     assert len(load_claims("amp")) == 7
 
@@ -140,18 +143,18 @@ def test_claims_without_a_lesson_are_listed(tmp_path, monkeypatch):
 def test_a_broken_claims_file_is_refused(tmp_path, monkeypatch, text, message):
     (tmp_path / "lr_finder").mkdir()
     (tmp_path / "lr_finder/claims.toml").write_text(text)
-    monkeypatch.setattr(claims.shipped, "LESSONS", tmp_path)
+    monkeypatch.setattr(shipped, "LESSONS", tmp_path)
     with pytest.raises(ValueError, match=message):
         load_claims("lr_finder")
 
 
 def test_one_id_in_two_files_is_refused(tmp_path, monkeypatch):
-    one = (claims.shipped.LESSONS / "start_here/claims.toml").read_text()
+    one = (shipped.LESSONS / "start_here/claims.toml").read_text()
     for word in ("start_here", "somebodys"):
         (tmp_path / word).mkdir()
         (tmp_path / word / "claims.toml").write_text(one)
-    monkeypatch.setattr(claims.shipped, "LESSONS", tmp_path)
-    monkeypatch.setattr(claims, "read_course", list)
+    monkeypatch.setattr(shipped, "LESSONS", tmp_path)
+    monkeypatch.setattr("nbkit.lab.evidence.register.read_course", list)
     message = "'start-momentum' stands in the claims of somebodys and of start_here"
     with pytest.raises(ValueError, match=message):
         all_claims()
@@ -280,7 +283,7 @@ def test_copies_of_one_number_decide_nothing(kind, margin, measured, what):
 @pytest.mark.parametrize(("kind", "margin", "measured", "what"), ALIKE)
 def test_what_is_counted_may_be_the_same_each_time(kind, margin, measured, what):
     got = judge(claim(kind, margin, deterministic=True), measured)
-    wanted = "SUPPORTED" if got.claim.holds(measured.estimate) else "REFUTED"
+    wanted = "SUPPORTED" if got.claim.holds_for(measured.estimate) else "REFUTED"
     assert (got.verdict, got.reason.startswith("the whole interval lies")) == (wanted, True)
 
 
@@ -369,9 +372,9 @@ def test_what_was_measured_must_be_what_the_claim_is_about(kind, margin, measure
 
 def test_where_launch_refuses_there_are_no_two_processes(monkeypatch):
     needy = claim(needs=("two processes",))
-    assert needy.missing() == []
+    assert needy.find_missing_needs() == []
     monkeypatch.setattr(claims.sys, "platform", "win32")
-    assert needy.missing() == ["two processes"]
+    assert needy.find_missing_needs() == ["two processes"]
 
 
 def test_what_the_machine_lacks_skips_the_claim(monkeypatch):
@@ -408,8 +411,12 @@ def test_a_claim_without_sentences_of_its_own_is_still_worded_by_its_verdict(low
 )
 def test_a_claim_tells_its_bound_and_its_side(kind, margin, bound, inside, outside):
     stated = claim(kind, margin)
-    assert (stated.bound(), stated.holds(inside), stated.holds(outside)) == (bound, True, False)
-    assert claim("equality", None).bound() == "exact"
+    assert (stated.describe_bound(), stated.holds_for(inside), stated.holds_for(outside)) == (
+        bound,
+        True,
+        False,
+    )
+    assert claim("equality", None).describe_bound() == "exact"
 
 
 def test_a_verdict_names_the_versions_and_the_noise():

@@ -2,7 +2,7 @@
 
 import pytest
 
-from nbkit.lab.evidence.claims import load_claims
+from nbkit.lab.evidence.register import load_claims
 
 ENTRY = """\
 [c]

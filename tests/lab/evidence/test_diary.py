@@ -4,10 +4,11 @@ import json
 
 import pytest
 
-from nbkit.lab.evidence.claims import judge, load_claims
-from nbkit.lab.evidence.diary import Diary, KeptPrediction, calibrate
+from nbkit.lab.evidence.diary import Diary, KeptPrediction, measure_calibration
 from nbkit.lab.evidence.intervals import Interval
 from nbkit.lab.evidence.predictions import Prediction
+from nbkit.lab.evidence.register import load_claims
+from nbkit.lab.evidence.verdicts import judge
 from nbkit.lab.lesson import Lesson
 
 NEAR, _, CYCLE = load_claims("lr_finder").values()
@@ -19,44 +20,46 @@ def diary(tmp_path):
 
 
 def scored(prediction, low, high):
-    return prediction.score(judge(prediction.claim, Interval((low + high) / 2, low, high, 8)))
+    return prediction.score_against(
+        judge(prediction.claim, Interval((low + high) / 2, low, high, 8))
+    )
 
 
 def test_a_prediction_is_kept_and_scored(diary):
     mine = Prediction(CYCLE, 0.5, 80)
-    assert diary.entries() == {}
-    assert diary.commit(mine)
-    assert diary.entries() == {CYCLE.id: KeptPrediction(CYCLE.id, "lr_finder", 0.5, 80)}
-    assert diary.score(scored(mine, 0.4, 0.7))
-    (entry,) = diary.entries().values()
+    assert diary.read_predictions() == {}
+    assert diary.keep_prediction(mine)
+    assert diary.read_predictions() == {CYCLE.id: KeptPrediction(CYCLE.id, "lr_finder", 0.5, 80)}
+    assert diary.keep_score(scored(mine, 0.4, 0.7))
+    (entry,) = diary.read_predictions().values()
     assert (entry.right, entry.inside) == (True, True)
     assert entry.brier == pytest.approx(0.04)  # (0.8 - 1)^2
 
 
 def test_only_the_first_prediction_of_a_claim_counts(diary):
     first, second = Prediction(CYCLE, 1.5, 80), Prediction(CYCLE, 0.5, 99)
-    assert diary.commit(first)
-    assert not diary.commit(second)
-    assert not diary.score(scored(second, 0.4, 0.7))  # that one knew
-    assert diary.score(scored(first, 0.4, 0.7))
-    assert not diary.score(scored(first, 1.2, 1.7))  # and the first result stays
-    (entry,) = diary.entries().values()
+    assert diary.keep_prediction(first)
+    assert not diary.keep_prediction(second)
+    assert not diary.keep_score(scored(second, 0.4, 0.7))  # that one knew
+    assert diary.keep_score(scored(first, 0.4, 0.7))
+    assert not diary.keep_score(scored(first, 1.2, 1.7))  # and the first result stays
+    (entry,) = diary.read_predictions().values()
     assert (entry.guess, entry.confidence, entry.right) == (1.5, 80, False)
 
 
 def test_a_measurement_that_decides_nothing_scores_nothing(diary):
     mine = Prediction(CYCLE, 0.5, 80)
-    diary.commit(mine)
-    assert not diary.score(scored(mine, 0.9, 1.1))
-    (entry,) = diary.entries().values()
+    diary.keep_prediction(mine)
+    assert not diary.keep_score(scored(mine, 0.9, 1.1))
+    (entry,) = diary.read_predictions().values()
     assert entry.right is None
 
 
 def test_two_claims_stand_beside_each_other(diary):
     for claim in (NEAR, CYCLE):
-        diary.commit(Prediction(claim, 1.1, 60))
-    diary.score(scored(Prediction(CYCLE, 1.1, 60), 0.4, 0.7))
-    assert [(e.claim, e.right) for e in diary.entries().values()] == [
+        diary.keep_prediction(Prediction(claim, 1.1, 60))
+    diary.keep_score(scored(Prediction(CYCLE, 1.1, 60), 0.4, 0.7))
+    assert [(e.claim, e.right) for e in diary.read_predictions().values()] == [
         (NEAR.id, None),
         (CYCLE.id, False),
     ]
@@ -71,11 +74,11 @@ def test_two_claims_stand_beside_each_other(diary):
     ],
 )
 def test_a_line_that_is_no_prediction_is_named(diary, line):
-    diary.commit(Prediction(CYCLE, 0.5, 80))
+    diary.keep_prediction(Prediction(CYCLE, 0.5, 80))
     with diary.path.open("a") as file:
         file.write(line + "\n")
     with pytest.raises(ValueError, match=r"mine.jsonl, line 2 is not a pred.*delete the file"):
-        diary.entries()
+        diary.read_predictions()
 
 
 def entry(confidence, right):
@@ -84,7 +87,7 @@ def entry(confidence, right):
 
 def test_calibration_groups_by_confidence():
     entries = [entry(50, True), entry(65, False), entry(66, True), entry(99, True)]
-    told = calibrate([*entries, KeptPrediction("open", "l", 1.0, 90)])
+    told = measure_calibration([*entries, KeptPrediction("open", "l", 1.0, 90)])
     assert told.groups == [(50, 65, 57.5, 1, 2), (66, 80, 66.0, 1, 1), (81, 99, 99.0, 1, 1)]
     assert told.scored == 4
     assert told.brier == pytest.approx((0.25 + 0.4225 + 0.1156 + 0.0001) / 4)
@@ -93,7 +96,7 @@ def test_calibration_groups_by_confidence():
 
 def test_without_a_score_there_is_no_calibration():
     with pytest.raises(ValueError, match="no prediction has been scored"):
-        calibrate([KeptPrediction("open", "l", 1.0, 90)])
+        measure_calibration([KeptPrediction("open", "l", 1.0, 90)])
 
 
 @pytest.fixture

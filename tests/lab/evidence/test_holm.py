@@ -5,10 +5,11 @@ import math
 import numpy as np
 import pytest
 
-from nbkit.lab.evidence.claims import Claim, judge
+from nbkit.lab.evidence.claims import Claim
 from nbkit.lab.evidence.intervals import Interval
 from nbkit.lab.evidence.multiple_tests import adjust_p_values, adjust_verdicts
 from nbkit.lab.evidence.stats import paired_difference, paired_ratio
+from nbkit.lab.evidence.verdicts import judge
 
 
 def test_holm_by_hand():

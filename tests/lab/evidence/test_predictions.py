@@ -5,9 +5,10 @@ import math
 import numpy as np
 import pytest
 
-from nbkit.lab.evidence.claims import Claim, judge
+from nbkit.lab.evidence.claims import Claim
 from nbkit.lab.evidence.intervals import Interval
 from nbkit.lab.evidence.predictions import Prediction
+from nbkit.lab.evidence.verdicts import judge
 
 CLAIM = Claim("id", "01_x", "s.", "w", "a / b", "ratio", "below", 8, "y", "n", "o", margin=1.0)
 BELOW, ABOVE, OPEN = Interval(0.5, 0.4, 0.6, 8), Interval(2.0, 1.5, 3.0, 8), Interval(1, 0.5, 2, 8)
@@ -24,20 +25,20 @@ BELOW, ABOVE, OPEN = Interval(0.5, 0.4, 0.6, 8), Interval(2.0, 1.5, 3.0, 8), Int
     ],
 )
 def test_score(guess, confidence, measured, right, inside, brier):
-    score = Prediction(CLAIM, guess, confidence).score(judge(CLAIM, measured))
+    score = Prediction(CLAIM, guess, confidence).score_against(judge(CLAIM, measured))
     assert (score.right, score.inside) == (right, inside)
     assert score.brier == pytest.approx(brier)
     assert score.to_dict()["guess"] == guess
 
 
 def test_an_open_verdict_scores_nothing():
-    score = Prediction(CLAIM, 0.5, 90).score(judge(CLAIM, OPEN))
+    score = Prediction(CLAIM, 0.5, 90).score_against(judge(CLAIM, OPEN))
     assert str(score) == "id: INCONCLUSIVE, so there is nothing to score"
     assert score.brier is None
 
 
 def test_the_line_says_side_size_and_score():
-    line = str(Prediction(CLAIM, 0.9, 90).score(judge(CLAIM, BELOW)))
+    line = str(Prediction(CLAIM, 0.9, 90).score_against(judge(CLAIM, BELOW)))
     assert line == (
         "id: side right at 90 % confidence (Brier score 0.01, 0.25 is a coin), "
         "size outside the interval"
