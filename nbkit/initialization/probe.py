@@ -129,7 +129,7 @@ class Probe(TorchFunctionMode):
         def note_it(gradient: Tensor) -> None:
             self._pending.note(record, "gradient_rms", root_mean_square(gradient))
 
-        output.register_hook(note_it)  # type: ignore[no-untyped-call]  # torch has no types here
+        output.register_hook(note_it)
 
     def _on_call(self, name: str, module: nn.Module, args: Any, output: Any) -> None:
         """Act as a forward hook of every module."""
