@@ -79,9 +79,9 @@ def run_command(options: argparse.Namespace) -> int:
     """Run lessons headless."""
     from nbkit.course.lessons import LessonError, find_lessons
     from nbkit.course.run.course_run import LedgerError, run_lessons
+    from nbkit.course.run.grid import read_grid
     from nbkit.course.run.interrupts import keep_handlers
     from nbkit.course.run.options import RunOptions
-    from nbkit.course.run.tasks import read_grid
     from nbkit.lab.knobs import KnobError
     from nbkit.lab.shipped import lessons_dir
 
@@ -146,7 +146,10 @@ def copy_command(folder: Path, solutions: bool, lessons: Sequence[str] = ()) -> 
         raise UsageError(error) from error
     except OSError as error:
         raise UsageError(f"{error.filename or folder}: {error.strerror}.") from error
-    print_line(f"{folder}: lessons copied: {len(copied)}")
+    companions = [name for name in copied if not name.endswith(".ipynb")]
+    print_line(f"{folder}: lessons copied: {len(copied) - len(companions)}")
+    if companions:
+        print_line(f"{folder}: with the files that they need: {', '.join(companions)}")
     if kept:
         print_line(f"{folder}: kept as they were: {', '.join(kept)}")
     if solved:
@@ -192,7 +195,7 @@ def new_command(word: str) -> int:
     except OSError as error:
         raise UsageError(f"{error.filename or Path.cwd()}: {error.strerror}.") from error
     for path in written:
-        print_line(str(path))
+        print_line(str(path.relative_to(Path.cwd())))
     print_line("Fill in what says FILL IN; then make store, make test.")
     return OK
 
