@@ -84,9 +84,9 @@ def run_command(options: argparse.Namespace) -> int:
     """Run lessons headless."""
     from nbkit.course.lessons import LessonError, find_lessons
     from nbkit.course.run.course_run import LedgerError, run_lessons
+    from nbkit.course.run.grid import read_grid
     from nbkit.course.run.interrupts import keep_handlers
     from nbkit.course.run.options import RunOptions
-    from nbkit.course.run.tasks import read_grid
     from nbkit.lab.knobs import KnobError
     from nbkit.lab.shipped import lessons_dir
 
