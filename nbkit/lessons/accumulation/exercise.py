@@ -8,20 +8,27 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.optim import Optimizer
 
 from nbkit.lab.exercise import Exercise
 
 Batch = tuple[Tensor, Tensor]
+LossFn = Callable[[Tensor, Tensor], Tensor]
 
 
-def stub_accumulated_epoch(model, loss_fn, optimizer, batches: list[Batch], steps: int) -> None:
-    """What the learner starts from."""
+def stub_accumulated_epoch(
+    model: nn.Module, loss_fn: LossFn, optimizer: Optimizer, batches: list[Batch], steps: int
+) -> None:
+    """Do nothing: this is what the learner starts from."""
 
 
-def solve_accumulated_epoch(model, loss_fn, optimizer, batches: list[Batch], steps: int) -> None:
-    """One optimizer step for each `steps` batches, as if they had been one."""
+def solve_accumulated_epoch(
+    model: nn.Module, loss_fn: LossFn, optimizer: Optimizer, batches: list[Batch], steps: int
+) -> None:
+    """Take one optimizer step for each `steps` batches, as if they had been one."""
     for start in range(0, len(batches), steps):
         window = batches[start : start + steps]
+        # Counted before the first backward: the weights need the whole window.
         total = sum(len(y) for _, y in window)
         optimizer.zero_grad()
         for x, y in window:
@@ -31,14 +38,14 @@ def solve_accumulated_epoch(model, loss_fn, optimizer, batches: list[Batch], ste
 
 
 class RecordingSGD(torch.optim.SGD):
-    """An optimizer that leaves the weights alone: it writes down the gradient of each step."""
+    """Record the gradient of each step, and leave the weights alone."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model.parameters(), lr=0.0)
         self.model = model
         self.taken: list[Tensor] = []
 
-    def step(self, closure=None) -> None:  # type: ignore[override]
+    def step(self, closure: object = None) -> None:  # type: ignore[override]
         """Keep the gradient."""
         self.taken.append(_flatten_gradient(self.model))
 
@@ -48,7 +55,7 @@ def _flatten_gradient(model: nn.Module) -> Tensor:
     return torch.cat([g.flatten() for g in grads]).clone()
 
 
-def _check_epoch(attempt: Callable, sizes: Sequence[int], steps: int) -> str | None:
+def _check_epoch(attempt: Callable[..., Any], sizes: Sequence[int], steps: int) -> str | None:
     """Run the attempt on micro-batches of these sizes; compare each step with its large batch."""
     generator = torch.Generator().manual_seed(0)
     model = nn.utils.skip_init(nn.Linear, 4, 3)  # the random state is the learner's

@@ -22,14 +22,16 @@ LOSSES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1, 2, 5, 10)
 
 
 def average_by_window(runs: Runs, group: int) -> Tensor:
-    """The first arm's mean loss of each window of `group` steps so far: (seeds, windows)."""
+    """Average the first arm's losses over windows of `group` steps: (seeds, windows)."""
     losses = runs.losses[0]
+    # Steps of an unfinished window are left out.
     windows = losses.shape[1] // group
-    return losses[:, : windows * group].unflatten(1, (windows, group)).mean(-1)
+    grouped: Tensor = losses[:, : windows * group].unflatten(1, (windows, group))
+    return grouped.mean(-1)
 
 
 def set_loss_axis(ax: Axes) -> Axes:
-    """A logarithmic axis of losses with ticks that can be read; never more than down to 0.01."""
+    """Give an axis of losses a logarithmic scale with readable ticks, down to 0.01 at most."""
     from matplotlib.ticker import FixedLocator, NullLocator
 
     ax.set_yscale("log")
@@ -37,6 +39,7 @@ def set_loss_axis(ax: Axes) -> Axes:
     ax.yaxis.set_major_locator(FixedLocator(LOSSES))
     ax.yaxis.set_minor_locator(NullLocator())
     ax.yaxis.set_major_formatter("{x:g}")
+    # The frame never shrinks, so that pictures of different settings compare.
     ax.set_ylim(max(0.01, min(low, 0.4)), max(high, 3.0))
     return ax
 
@@ -44,7 +47,7 @@ def set_loss_axis(ax: Axes) -> Axes:
 def draw_by_examples(
     ax: Axes, curves: Mapping[str, Tensor], window: int, colors: Mapping[str, str]
 ) -> Axes:
-    """Training losses over the examples seen, in place of what the axes showed.
+    """Draw training losses against the examples seen, on cleared axes.
 
     Args:
         curves: name -> losses (seeds, windows).
@@ -52,6 +55,7 @@ def draw_by_examples(
     """
     ax.clear()
     for name, losses in curves.items():
+        # Each window has seen that many examples more.
         x = [window * (k + 1) for k in range(losses.shape[1])]
         plots.seeds(ax, losses, label=name, color=colors[name], x=x)
     longest = max(losses.shape[1] for losses in curves.values())
@@ -62,11 +66,12 @@ def draw_by_examples(
 def draw_smoothness(
     ax: Axes, counts: Sequence[int], arms: Mapping[str, tuple[Tensor, str]]
 ) -> Axes:
-    """Variance of the gradient, relative to one micro-batch's, against the micro-batches in a step.
+    """Draw the gradient's variance, relative to one micro-batch's, by micro-batches in a step.
 
     Args:
         arms: name -> variances (seeds, counts), and the colour.
     """
+    # Independent micro-batches would fall along this line.
     ax.plot(counts, [1 / count for count in counts], color=plots.QUIET, linestyle=":")
     for name, (variances, color) in arms.items():
         plots.seeds(ax, variances / variances[:, :1], label=name, color=color, x=counts)
@@ -87,7 +92,7 @@ def draw_lr_search(
     sizes: Mapping[str, int],
     colors: Mapping[str, str],
 ) -> Sequence[Axes]:
-    """Three pictures: the last loss at each lr, and the best lr's losses by examples and by steps.
+    """Draw the last loss at each lr, and the best lr's losses by examples and by steps.
 
     Args:
         searched: name -> losses (lrs, seeds, points), a point every 512 examples.
@@ -95,7 +100,9 @@ def draw_lr_search(
         sizes: name -> samples in a step.
     """
     for name, size in sizes.items():
+        # A point every 512 examples.
         when = [512 * (k + 1) for k in range(best[name].shape[1])]
+        # (lrs, seeds): the loss that the search compares.
         color, at_end = colors[name], searched[name][..., -1]
         plots.seeds(axes[0], at_end.T, label="", color=color, x=grid)
         plots.seeds(axes[1], best[name], label=name, color=color, x=when)
@@ -115,7 +122,7 @@ def draw_lr_search(
 def draw_mistakes(
     axes: Sequence[Axes], errors: Mapping[str, Sequence[float]], ends: Mapping[str, Sequence[float]]
 ) -> Sequence[Axes]:
-    """Of each way to accumulate the gradient's error and the loss at the end: a dot for each seed.
+    """Draw the gradient's error and the final loss of each way to accumulate, a dot for each seed.
 
     The first way of each is the right one; the medians are written beside the dots.
     """
@@ -124,6 +131,7 @@ def draw_mistakes(
             median = float(torch.tensor(values).median())
             color = plots.BASELINE if row else plots.TECHNIQUE
             ax.plot(values, [row] * len(values), "o", color=color, alpha=0.5, markersize=5)
+            # Rounding errors need powers of ten; the others read better as shares.
             text = f"{median:.0e}" if median < 1e-3 else f"{median:{form}}"
             ax.text(1.02, row, text, transform=ax.get_yaxis_transform(), va="center", fontsize=9)
         ax.set_yticks(range(len(rows)), list(rows))
@@ -136,9 +144,10 @@ def draw_mistakes(
 def draw_step_worth(
     ax: Axes, rates: Sequence[float], brings: Mapping[str, Sequence[Tensor]], *, needed: float
 ) -> Axes:
-    """What one step takes off the loss against its lr, beside what it would have to take off."""
+    """Draw by how much one step lowers the loss at each lr, and how much would be needed."""
     for (name, rows), color in zip(brings.items(), (plots.BASELINE, plots.TECHNIQUE), strict=True):
         plots.seeds(ax, torch.stack(list(rows)), label="", color=color, x=rates)
+        # Left of its fall, or above its rise.
         height = -0.5 if color == plots.BASELINE else 3.6  # left of its fall, or above its rise
         ax.text(rates[0], height, name, color=color, va="center", fontsize=9)
     ax.axhline(needed, color=plots.QUIET, linestyle=":")
@@ -155,10 +164,11 @@ def draw_step_worth(
 
 
 def draw_memory_bars(ax: Axes, model: nn.Module, x: Tensor, y: Tensor, size: int) -> Axes:
-    """What a step on these samples holds, as one batch and in micro-batches of `size`."""
+    """Draw what a step on these samples holds, as one batch and in micro-batches of `size`."""
     pieces = f"{-(-len(x) // size)} of {size}"
     for row, (name, each) in enumerate([(f"one batch of {len(x)}", len(x)), (pieces, size)]):
         report = measure_step_memory(model, x, y, each)
+        # Activations grow with the micro-batch; the rest does not.
         growing = report.activations / KIB
         fixed = report.total / KIB - growing
         ax.barh(row, fixed, color=plots.QUIET, alpha=0.5, height=0.5)
@@ -175,8 +185,9 @@ def draw_memory_bars(ax: Axes, model: nn.Module, x: Tensor, y: Tensor, size: int
 def draw_memory_curve(
     ax: Axes, model: nn.Module, x: Tensor, y: Tensor, sizes: Sequence[int]
 ) -> Axes:
-    """What a step on these samples holds against the size of its micro-batches."""
+    """Draw what a step on these samples holds against the size of its micro-batches."""
     reports = [measure_step_memory(model, x, y, size) for size in sizes]
+    # The floor that no micro-batch can lower.
     fixed = [(report.total - report.activations) / KIB for report in reports]
     whole = [report.total / KIB for report in reports]
     ax.fill_between(sizes, 0, fixed, color=plots.QUIET, alpha=0.4, linewidth=0)

@@ -8,19 +8,21 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from nbkit.lab.exercise import Exercise
 
 
-def stub_scaled_step(loss: Tensor, optimizer, scale: float) -> tuple[bool, float]:
-    """What the learner starts from."""
+def stub_scaled_step(loss: Tensor, optimizer: Optimizer, scale: float) -> tuple[bool, float]:
+    """Step blindly: this is what the learner starts from."""
     (loss * scale).backward()
     optimizer.step()
     return True, scale
 
 
-def solve_scaled_step(loss: Tensor, optimizer, scale: float) -> tuple[bool, float]:
+def solve_scaled_step(loss: Tensor, optimizer: Optimizer, scale: float) -> tuple[bool, float]:
     """Unscale the gradients; step if all are finite, else halve the scale."""
+    # Scaled before the backward pass, so that small gradients survive in half precision.
     (loss * scale).backward()
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     grads = [p.grad for p in parameters if p.grad is not None]
@@ -33,7 +35,7 @@ def solve_scaled_step(loss: Tensor, optimizer, scale: float) -> tuple[bool, floa
 
 
 def _make_weights(count: int) -> tuple[list[nn.Parameter], torch.optim.Optimizer]:
-    """So many weights of 1, each in a group of its own; SGD at lr 1 subtracts the gradient."""
+    """Make `count` weights of 1, one parameter group each; SGD at lr 1 subtracts the gradient."""
     weights = [nn.Parameter(torch.ones(1)) for _ in range(count)]
     return weights, torch.optim.SGD([{"params": [weight]} for weight in weights], lr=1.0)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -26,17 +26,21 @@ COLORS |= {"fp16, no scale": plots.QUIET, "fp16, scaled": plots.TECHNIQUE}
 
 
 def draw_histogram(ax: Axes, values: Tensor, precision: str, scale: float = 1.0) -> Axes:
-    """How large the numbers are, times the scale, against what the format can hold."""
+    """Draw how large the numbers are, times the scale, against what the format can hold."""
     ax.clear()
     zero, short, top = RANGES[precision]
     left, right = -64, 48
+    # log2 of each scaled gradient, at the edge of the frame where it lies outside.
     power = (values.double().abs().log2() + math.log2(scale)).clamp(left, right)
+    # One bin for each power of two.
     counts, edges = torch.histogram(power, bins=right - left, range=(left, right))
     heights = 100 * counts / len(power)
     for bin_ in heights.nonzero().flatten().tolist():
         height, edge = float(heights[bin_]), float(edges[bin_])
+        # Rounds to zero or overflows; keeps some digits; keeps all.
         color = LOST if edge < zero or edge >= top else SHORT if edge < short else KEPT
         ax.bar(edge, height, width=0.9, align="edge", color=color)
+    # Room above the bars for the text.
     highest = 1.35 * float(heights.max())
     for low, high, color in ((left, zero, LOST), (zero, short, SHORT), (top, right, LOST)):
         if low < high and high > left and low < right:
@@ -55,11 +59,13 @@ def draw_histogram(ax: Axes, values: Tensor, precision: str, scale: float = 1.0)
 
 
 def draw_formats(ax: Axes, values: Tensor) -> Axes:
-    """Each format's range a bar on one axis; where the values lie, between guides."""
+    """Draw each format's range as a bar, and where the values lie."""
     for row, (zero, short, top) in enumerate(RANGES.values()):
+        # Numbers with all their digits, then the subnormal ones.
         ax.barh(row, top - short, left=short, color=KEPT, height=0.5)
         ax.barh(row, short - zero, left=zero, color=SHORT, height=0.5)
     power = values.double().abs().log2()
+    # The middle 98 % of the gradients.
     low, high = (float(power.quantile(q)) for q in (0.01, 0.99))
     ax.axvspan(low, high, color=plots.BASELINE, alpha=0.25, linewidth=0)
     ax.text((low + high) / 2, -0.75, "our gradients", color=plots.BASELINE, ha="center", fontsize=9)
@@ -73,7 +79,7 @@ def draw_formats(ax: Axes, values: Tensor) -> Axes:
 def draw_two_noises(
     ax: Axes, differences: Sequence[float], mean: Interval, one: Interval, *, margin: float
 ) -> Axes:
-    """Two kinds of noise under one scale: of the seeds, and of the digits that are tested on.
+    """Draw two kinds of noise on one scale: from the seeds, and from the test digits.
 
     Args:
         differences: of each seed, accuracy with the technique - without.
@@ -82,11 +88,13 @@ def draw_two_noises(
         margin: how far from zero still counts as the same.
     """
     rows = ("test digits: one model", "seeds: mean difference", "each seed")
+    # The interval of one model, moved so that its centre is 0: only its width counts here.
     low, high = 100 * (one.low - one.estimate), 100 * (one.high - one.estimate)
     ax.plot([low, high], [0, 0], color=plots.QUIET, linewidth=4, solid_capstyle="butt")
     ends = [100 * mean.low, 100 * mean.high]
     ax.plot(ends, [1, 1], color=plots.TECHNIQUE, linewidth=4, solid_capstyle="butt")
     ax.plot(100 * mean.estimate, 1, "o", color=plots.TECHNIQUE)
+    # Seeds are spread around their row.
     spread = [2 + 0.3 * (k / max(1, len(differences) - 1) - 0.5) for k in range(len(differences))]
     points = [100 * difference for difference in differences]
     ax.plot(points, spread, "o", color=plots.TECHNIQUE, alpha=0.5, markersize=4)
@@ -100,7 +108,7 @@ def draw_two_noises(
 
 
 def draw_relative_losses(ax: Axes, arms: Mapping[str, Sequence[Tensor]]) -> Axes:
-    """The losses of each arm's trainings, 1 being as good as guessing; redrawn each time."""
+    """Draw the losses of each arm's trainings, relative to guessing, on cleared axes."""
     ax.clear()
     for name, losses in arms.items():
         plots.seeds(ax, torch.stack(list(losses)), label="", color=COLORS[name])
@@ -112,7 +120,8 @@ def draw_relative_losses(ax: Axes, arms: Mapping[str, Sequence[Tensor]]) -> Axes
 
 
 def draw_skips(ax: Axes, reports: Sequence[StepReport]) -> Axes:
-    """The loss scale of each step, and which steps were skipped."""
+    """Draw the loss scale of each step, and which steps were skipped."""
+    # A skipped step shows the scale that was too large.
     for stepped, color, word in ((False, LOST, "skipped"), (True, KEPT, "made")):
         steps = [k for k, report in enumerate(reports, 1) if report.stepped is stepped]
         scales = [reports[k - 1].scale for k in steps]
@@ -127,14 +136,15 @@ def draw_skips(ax: Axes, reports: Sequence[StepReport]) -> Axes:
 
 
 def draw_against_scale(
-    ax: Axes, scales: Sequence[float], arms: Mapping[str, Sequence], *, ylabel: str
+    ax: Axes, scales: Sequence[float], arms: Mapping[str, Sequence[Any]], *, ylabel: str
 ) -> Axes:
-    """How something falls as the loss scale grows: each seed a thin line, their median thick.
+    """Draw how a number falls as the loss scale grows: seeds thin, their median thick.
 
     Args:
         arms: name -> a value a scale; or such a row for each seed.
     """
     for color, (name, rows) in zip((plots.TECHNIQUE, plots.BASELINE), arms.items(), strict=False):
+        # (seeds, scales); a single row becomes one seed.
         values = torch.tensor(rows).reshape(-1, len(scales))
         plots.seeds(ax, values, label="", color=color, x=scales)
         ax.lines[-1].set_label(name)
@@ -147,7 +157,7 @@ def draw_against_scale(
 def draw_ratio_grid(
     ax: Axes, found: Mapping[tuple[int, int], Interval | float], *, better: str, title: str
 ) -> Axes:
-    """A ratio a cell over width and batch: green where the technique wins, orange where it loses.
+    """Draw a ratio in each cell of width and batch: green where the technique wins, else orange.
 
     Args:
         found: (width, batch) -> the ratio; grey where its interval reaches 1.00.
@@ -155,8 +165,10 @@ def draw_ratio_grid(
     """
     widths, batches = (sorted({key[i] for key in found}) for i in (0, 1))
     for (width, batch), ratio in found.items():
+        # A float is a count and has no interval.
         value = ratio.estimate if isinstance(ratio, Interval) else ratio
         low, high = (ratio.low, ratio.high) if isinstance(ratio, Interval) else (value, value)
+        # Green means good, whichever side that is.
         up, down = (KEPT, LOST) if better == "above" else (LOST, KEPT)
         color = up if low > 1.005 else down if high < 0.995 else plots.QUIET
         i, j = widths.index(width), batches.index(batch)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def locate_ink(data: Data, pixel: float) -> Data:
-    """Digits with a position to predict: the centre of the ink, in metres from the middle.
+    """Give the digits a position to predict: the centre of the ink, in metres from the middle.
 
     Args:
         data: 8x8 digits, flattened.
@@ -42,16 +42,18 @@ def locate_ink(data: Data, pixel: float) -> Data:
 
 
 def _find_ink_centre(x: Tensor) -> Tensor:
-    """The mean row and column of the ink, in pixels from the middle."""
+    """Find the mean row and column of the ink, in pixels from the middle."""
     ink = x.view(-1, 8, 8)
+    # The middle of an 8 x 8 image lies between pixels 3 and 4.
     place = torch.arange(8.0, device=x.device) - 3.5
+    # Centre of mass: sum of position * ink, divided by all the ink.
     return torch.stack([(ink.sum(2) * place).sum(1), (ink.sum(1) * place).sum(1)], 1) / ink.sum(
         (1, 2)
     ).unsqueeze(1)
 
 
 class AutocastModel(nn.Module):
-    """A model whose forward pass is an Amp's, for whoever calls it without a context."""
+    """A model that runs its forward pass under an Amp's autocast."""
 
     def __init__(self, model: nn.Module, amp: Amp) -> None:
         super().__init__()
@@ -60,7 +62,8 @@ class AutocastModel(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """The model's output, in float32, as a loss under autocast would read it."""
         with self.amp.autocast():
-            return self.model(x).float()
+            output: Tensor = self.model(x)
+        return output.float()
 
 
 def time_steps(
@@ -71,11 +74,12 @@ def time_steps(
     max_warmup: int = 20,
     budget_seconds: float = BUDGET_SECONDS,
 ) -> Timing:
-    """`time_it` for training steps: on a GPU by the wall clock, else on one thread, by its time.
+    """Time training steps: on a GPU by the wall clock, else one thread by its CPU time.
 
     The time of the thread leaves out what other programs on the machine take.
     """
     timed = partial(time_it, arms, repeats, max_warmup=max_warmup, budget_seconds=budget_seconds)
+    # Work on a GPU is not in the time of this process, so the wall clock decides.
     if device != "cpu":
         return timed()
     with one_thread():
@@ -83,31 +87,35 @@ def time_steps(
 
 
 def measure_step_bytes(precision: str, width: int, size: int, device: str, seed: int = 0) -> int:
-    """The memory of one training step of a perceptron: on a GPU its peak, elsewhere all parts."""
+    """Measure one training step of a perceptron in bytes: on a GPU its peak, else all parts."""
     torch.manual_seed(seed)
     model = mlp(3, width, inputs=width).to(device)
     batch = torch.randn(size, width), torch.randint(10, (size,))
     mixed, adam = AutocastModel(model, Amp(precision, device)), torch.optim.Adam(model.parameters())
     report = memory_report(mixed, batch, nn.functional.cross_entropy, adam)
+    # Only a GPU reports a peak; elsewhere the parts are added up.
     return report.peak or report.total
 
 
 def collect_gradients(model: nn.Module) -> Tensor:
-    """Every gradient that is at hand and not zero, in one row."""
+    """Collect every gradient that is not zero, in one row."""
     rows = [p.grad.detach().float().flatten() for p in model.parameters() if p.grad is not None]
     row = torch.cat(rows).cpu()
+    # A zero gradient has no size on a logarithmic axis.
     return row[row != 0]
 
 
 def count_rounding(values: Tensor, precision: str, scale: float = 1.0) -> dict[str, float]:
-    """What becomes of these numbers, times the scale: the shares that are lost, short, kept, inf.
+    """Count what rounding does to these numbers, times the scale: shares lost, short, kept, inf.
 
     >>> count_rounding(torch.tensor([1e-9, 1e-6, 1.0, 1e6]), "fp16")
     {'zero': 0.25, 'short': 0.25, 'kept': 0.25, 'infinite': 0.25}
     """
     dtype = DTYPES[precision] or torch.float32
+    # What half precision makes of each scaled number.
     rounded = (values * scale).to(dtype).abs()
     zero, infinite = rounded == 0, rounded.isinf()
+    # Subnormal: below the smallest number with all its digits.
     short = (rounded < torch.finfo(dtype).tiny) & ~zero
     counts = {"zero": zero, "short": short, "kept": ~(zero | short | infinite)}
     counts["infinite"] = infinite
@@ -115,10 +123,10 @@ def count_rounding(values: Tensor, precision: str, scale: float = 1.0) -> dict[s
 
 
 def show_recorded_verdicts(lesson: str, ledger: Path | None = None) -> str:
-    """The verdicts that were recorded of this lesson on GPUs, as a table in Markdown.
+    """Show the verdicts that were recorded for a lesson on GPUs, as a table in Markdown.
 
     Args:
-        lesson: the notebook's name without its ending.
+        lesson: the lesson's word.
         ledger: the folder of the ledger; by default the one that ships with the kit.
 
     It reads `<ledger>/<hardware>/<lesson>.json`. Where no such file is of a machine with a GPU, it
@@ -142,7 +150,7 @@ def show_recorded_verdicts(lesson: str, ledger: Path | None = None) -> str:
     return "Recorded on GPUs:\n\n" + head + "\n".join(rows)
 
 
-def _format_recorded_effect(verdict: Mapping) -> str:
+def _format_recorded_effect(verdict: Mapping[str, Any]) -> str:
     if verdict["effect"] is None:
         return escape_markdown(verdict["reason"])
     low, high = ("∞" if end is None else f"{end:.3g}" for end in verdict["interval"])

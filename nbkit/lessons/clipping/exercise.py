@@ -14,14 +14,16 @@ from nbkit.lab.exercise import Exercise
 
 
 def stub_clip_by_norm(parameters: Iterable[Tensor], max_norm: float) -> float:
-    """What the learner starts from."""
+    """Change nothing: this is what the learner starts from."""
     return 0.0
 
 
 def solve_clip_by_norm(parameters: Iterable[Tensor], max_norm: float) -> float:
-    """One norm over all gradients, one factor for all of them."""
+    """Clip with one norm over all gradients and one factor for all of them."""
+    # A list: a generator of parameters can be read only once.
     grads = [p.grad for p in parameters if p.grad is not None]
     total_norm = math.sqrt(sum(float(grad.square().sum()) for grad in grads))
+    # One factor for all keeps the direction of the gradient.
     if total_norm > max_norm:
         for grad in grads:
             grad.mul_(max_norm / total_norm)
@@ -29,7 +31,7 @@ def solve_clip_by_norm(parameters: Iterable[Tensor], max_norm: float) -> float:
 
 
 def make_parameters(*gradients: Sequence[float] | None) -> list[nn.Parameter]:
-    """A parameter for each of the gradients; None has none."""
+    """Make a parameter for each gradient; None means without one."""
     parameters = []
     for gradient in gradients:
         parameters.append(nn.Parameter(torch.zeros(len(gradient or [0.0]))))
@@ -39,7 +41,7 @@ def make_parameters(*gradients: Sequence[float] | None) -> list[nn.Parameter]:
 
 
 def read_gradients(parameters: Iterable[nn.Parameter]) -> list[list[float]]:
-    """The gradients now, rounded for reading."""
+    """Read the gradients as they are now, rounded."""
     grads = [p.grad for p in parameters if p.grad is not None]
     return [[round(value, 3) for value in grad.tolist()] for grad in grads]
 
