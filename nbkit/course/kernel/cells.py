@@ -37,7 +37,5 @@ def add_error(cell: NotebookNode, name: str, message: str, traceback: Sequence[s
     if cell.cell_type != "code":
         return
     lines = [*traceback, f"{name}: {message}"]
-    error = new_output(  # type: ignore[no-untyped-call]  # nbformat has no annotations
-        "error", ename=name, evalue=message, traceback=lines
-    )
+    error = new_output("error", ename=name, evalue=message, traceback=lines)
     cell.outputs.insert(0, error)

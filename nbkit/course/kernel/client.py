@@ -123,7 +123,7 @@ class NbkitClient(PapermillNotebookClient):  # type: ignore[misc]  # papermill h
         for widget in self.widget_state.values():
             for output in widget.get("outputs") or []:
                 if output["output_type"] == "error":
-                    error = from_dict(output)  # type: ignore[no-untyped-call]  # of nbformat
+                    error = from_dict(output)
                     cell.get("outputs", []).append(error)
 
     def _mark_early_exit(self, cell: NotebookNode) -> None:

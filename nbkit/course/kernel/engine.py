@@ -31,7 +31,7 @@ class NbkitEngine:
         from nbkit.lab.knobs import KnobError
 
         # papermill leaves plain dicts in a notebook of format 3.
-        nb = from_dict(nb)  # type: ignore[no-untyped-call]  # nbformat has no annotations
+        nb = from_dict(nb)
         # papermill would write such a value into the notebook's metadata.
         for name, value in nb.metadata.papermill.parameters.items():
             if list_nonfinite(value):

@@ -93,7 +93,7 @@ def execute_notebook(
 def read_partial_notebook(path: Path) -> NotebookNode | None:
     """Read the notebook that a run has saved so far; None if it is missing or damaged."""
     try:
-        nb: NotebookNode = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]  # nbformat
+        nb: NotebookNode = nbformat.read(path, as_version=4)
         return nb
     except Exception:  # nbformat raises several kinds
         return None
@@ -118,8 +118,8 @@ def find_fault(nb: NotebookNode) -> Fault | None:
 
 def save_notebook(nb: NotebookNode, path: Path) -> None:
     """Write a notebook that JupyterLab can open, whole or not at all."""
-    finite = nbformat.from_dict(replace_nonfinite(nb))  # type: ignore[no-untyped-call]  # nbformat
-    text = nbformat.writes(finite)  # type: ignore[no-untyped-call]  # nbformat
+    finite = nbformat.from_dict(replace_nonfinite(nb))
+    text = nbformat.writes(finite)
     write_whole(path, text.rstrip("\n") + "\n")
 
 
@@ -130,9 +130,7 @@ def convert_to_html(nb: NotebookNode) -> str:
     """
     from nbconvert import HTMLExporter
 
-    exporter = HTMLExporter(  # type: ignore[no-untyped-call]  # nbconvert
-        template_name="lab", require_js_url="", jquery_url=""
-    )
+    exporter = HTMLExporter(template_name="lab", require_js_url="", jquery_url="")
     with HTML_LOCK, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # for example about pictures without alternative text
         page, _ = exporter.from_notebook_node(nb)
