@@ -1,4 +1,4 @@
-"""Print so that no run ends because of who reads: a closed pipe, a narrow encoding, a full disk."""
+"""Print without ending the run at a closed pipe, a narrow encoding or a full disk."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ def print_line(text: str = "") -> None:
 
 
 def write_text(stream: TextIO | None, text: str) -> None:
-    """Write to a stream and flush it; nothing that is wrong with the stream is an exception.
+    """Write to a stream and flush it; a fault of the stream raises nothing.
 
-    A character that its encoding lacks becomes an escape. If the reader has gone (`| head`),
-    nothing more is shown; if stdout cannot be written for another reason, stderr says so once.
+    A character that the encoding lacks becomes an escape. If the reader has gone (`| head`),
+    nothing more is written; if stdout cannot be written for another reason, stderr says so once.
     """
-    if stream is None:  # as where the shell has closed it, `>&-`
+    if stream is None:  # the shell has closed it: `>&-`
         return
     try:
         try:
@@ -30,14 +30,15 @@ def write_text(stream: TextIO | None, text: str) -> None:
             stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
         stream.flush()
     except (OSError, ValueError) as error:  # ValueError: the stream is closed
-        _silence(stream)
-        told = isinstance(error, OSError) and error.errno not in (errno.EPIPE, errno.EINVAL)
-        if told and stream is sys.stdout:
+        _silence_stream(stream)
+        # EPIPE and, on Windows, EINVAL: the reader has gone, and does not wait for an answer.
+        is_fault = isinstance(error, OSError) and error.errno not in (errno.EPIPE, errno.EINVAL)
+        if is_fault and stream is sys.stdout:
             write_text(sys.stderr, f"nbkit: what is printed cannot be written: {error}.\n")
 
 
-def _silence(stream: TextIO) -> None:
-    """Lead a stream to nowhere, so that the text it still holds is no error at the end either."""
+def _silence_stream(stream: TextIO) -> None:
+    """Redirect a stream to the null device, so that flushing it at exit is no error either."""
     with contextlib.suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())

@@ -1,4 +1,4 @@
-"""Copies of the lessons to work in: as they are, or a student's version without the solutions."""
+"""Copy lessons to a folder to work in: as they are, or as a students' version without solutions."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from nbkit.course.exercise_cells import find_exercises, mark_bodies
 from nbkit.course.lessons import LessonError, find_lessons, read_notebook
 from nbkit.lab.cell_text import CellError
 
+# The summary of a fold-out in Markdown: "Solution", "A solution", "The solutions ...".
 SUMMARY = r"<summary[^>]*>(?:\s|<[^>]+>)*(?:(?:a|one|the|my)\s+)?solutions?\b"
 SOLUTION = re.compile(rf"<details[^>]*>\s*{SUMMARY}", re.IGNORECASE)
 DETAILS = re.compile(r"<(/?)details\b[^>]*>\s*", re.IGNORECASE)
@@ -23,33 +24,23 @@ DETAILS = re.compile(r"<(/?)details\b[^>]*>\s*", re.IGNORECASE)
 def copy_lessons(
     source: Path, folder: Path, *, solutions: bool = True, names: Sequence[str] = ()
 ) -> tuple[list[str], list[str]]:
-    """Copy lessons into a folder; a file that is there already is somebody's work, and stays.
+    """Copy lessons into a folder; existing files are kept, because they hold somebody's work.
 
     Args:
-        source: where the lessons of the course are.
-        folder: made if it is not there.
-        solutions: with them, or as `without_solutions` leaves them.
-        names: which lessons, as `find_lessons` takes them: the path of a notebook of your own too,
-            which takes its claims file and its modules along; all of the course without a name.
+        source: the folder of the course's lessons.
+        folder: the folder to copy to; created if it does not exist.
+        solutions: whether to copy the solutions, or the version that `make_student_version` makes.
+        names: the lessons, as `find_lessons` takes them; without names, all lessons of the course.
+            For a notebook that is named by its path, its claims file and its modules are copied
+            too.
     Returns:
-        the names of those copied and of those kept.
+        the names of the copied files, and of the files that were kept.
     Raises:
         LessonError: if a name means no lesson, two lessons have one name, or a lesson cannot be
             read; nothing has been copied.
         OSError: if the folder cannot be made or written.
     """
-    paths = find_lessons(names, source) if names else sorted(source.glob("*.ipynb"))
-    files: dict[str, bytes] = {}
-    for path in paths:
-        if path.name in files:
-            raise LessonError(f"two lessons are called {path.name}: copy one of them by itself.")
-        files[path.name] = path.read_bytes() if solutions else _student_version(path)
-        if names:
-            files |= {
-                file.relative_to(path.parent).as_posix(): file.read_bytes()
-                for file in find_companions(path)
-            }
-
+    files = _read_files(source, names, solutions)
     folder.mkdir(parents=True, exist_ok=True)
     copied, kept = [], []
     for name, data in files.items():
@@ -61,77 +52,112 @@ def copy_lessons(
     return copied, kept
 
 
+def _read_files(source: Path, names: Sequence[str], solutions: bool) -> dict[str, bytes]:
+    """Read everything that will be copied, so that an error comes before the first file."""
+    paths = find_lessons(names, source) if names else sorted(source.glob("*.ipynb"))
+    files: dict[str, bytes] = {}
+    for path in paths:
+        if path.name in files:
+            raise LessonError(f"two lessons are called {path.name}: copy one of them by itself.")
+        files[path.name] = path.read_bytes() if solutions else _read_student_version(path)
+        if names:  # the course's lessons have their companions in the package
+            for file in find_companions(path):
+                files[file.relative_to(path.parent).as_posix()] = file.read_bytes()
+    return files
+
+
 def find_solved(folder: Path, names: Iterable[str]) -> list[str]:
-    """Which of a folder's notebooks have solutions in them."""
-    texts = {name: (folder / name).read_text(encoding="utf-8", errors="replace") for name in names}
-    return [name for name, text in texts.items() if re.search(SUMMARY, text, re.IGNORECASE)]
+    """Find the files of a folder that contain solutions."""
+    solved = []
+    for name in names:
+        text = (folder / name).read_text(encoding="utf-8", errors="replace")
+        if re.search(SUMMARY, text, re.IGNORECASE):
+            solved.append(name)
+    return solved
 
 
-def _student_version(path: Path) -> bytes:
+def _read_student_version(path: Path) -> bytes:
     import nbformat
 
     try:
-        return nbformat.writes(without_solutions(read_notebook(path))).encode()
+        text: str = nbformat.writes(make_student_version(read_notebook(path)))
     except CellError as error:
         line = "" if error.line is None else f", line {error.line} of the cell"
         raise LessonError(f"{path.name}: an exercise cannot be read{line}: {error}") from error
+    return text.encode()
 
 
-def without_solutions(nb: NotebookNode) -> NotebookNode:
-    """A lesson as a student gets it: stubs, no solutions, no outputs; ready for nbgrader.
+def make_student_version(nb: NotebookNode) -> NotebookNode:
+    """Turn a lesson into the version for students: no solutions, no outputs, ready for nbgrader.
 
     Each exercise cell is marked as nbgrader's solution, and is followed by a cell that nbgrader
     grades: one point if the exercise passes its checks. A cell that its author has marked for
-    nbgrader stays as it is. The notebook is changed, and returned.
+    nbgrader stays as it is. The notebook is changed in place, and returned.
 
     Raises:
         CellError: if a cell with an exercise is not Python.
     """
-    cells, count = [], Counter[str]()
+    cells, seen = [], Counter[str]()
     for cell in nb.cells:
         if cell.cell_type == "markdown":
             cell.source = remove_solutions(cell.source)
         elif cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
         cells.append(cell)
-        marked = "nbgrader" in cell.metadata
-        exercises = [] if marked or cell.cell_type != "code" else find_exercises(cell.source)
-        if not exercises:
-            continue
-        names = [exercise.name for exercise in exercises]
-        count.update(names)
-        names = [name if count[name] == 1 else f"{name}-{count[name]}" for name in names]
-        cell.source = mark_bodies(cell.source, exercises)
-        cell.metadata["nbgrader"] = _metadata(names[0], solution=True)
-        cells += [_grade_cell(n, one.points) for n, one in zip(names, exercises, strict=True)]
+        if cell.cell_type == "code" and "nbgrader" not in cell.metadata:
+            cells += _prepare_for_nbgrader(cell, seen)
     nb.cells = cells
     return nb
 
 
+def _prepare_for_nbgrader(cell: NotebookNode, seen: Counter[str]) -> list[NotebookNode]:
+    """Mark the exercises in a cell, and return the cells that grade them.
+
+    `seen` counts the exercises of each name so far: nbgrader refuses an id that occurs twice.
+    """
+    exercises = find_exercises(cell.source)
+    if not exercises:
+        return []
+    grading: list[NotebookNode] = []
+    seen.update([exercise.name for exercise in exercises])
+    for exercise in exercises:
+        number = seen[exercise.name]
+        name = exercise.name if number == 1 else f"{exercise.name}-{number}"
+        if not grading:
+            cell.metadata["nbgrader"] = _make_metadata(name, solution=True)
+        grading.append(_make_grading_cell(name, exercise.points))
+    cell.source = mark_bodies(cell.source, exercises)
+    return grading
+
+
 def remove_solutions(text: str) -> str:
-    """Take each fold-out whose summary says "Solution" out of Markdown, with all that is in it."""
+    """Remove each fold-out whose summary says "Solution" from Markdown, with its whole content."""
     while opening := SOLUTION.search(text):
-        depth, end = 0, len(text)  # one that is not closed goes to the end: it gives nothing away
+        # A fold-out that is never closed is removed up to the end, to give nothing away.
+        depth, end = 0, len(text)
         for tag in DETAILS.finditer(text, opening.start()):
             depth += -1 if tag[1] else 1
-            if depth == 0:
+            if depth == 0:  # fold-outs nest: this is the one that was opened first
                 end = tag.end()
                 break
         text = text[: opening.start()] + text[end:]
     return text
 
 
-def _grade_cell(name: str, points: str) -> NotebookNode:
+def _make_grading_cell(name: str, points: str) -> NotebookNode:
     from nbformat.v4 import new_code_cell
 
-    cell = new_code_cell(points, id=f"grade-{name}"[:64])
-    cell.metadata["nbgrader"] = _metadata(f"{name}-check", grade=True)
+    # The notebook format allows 64 letters in a cell's id.
+    cell: NotebookNode = new_code_cell(points, id=f"grade-{name}"[:64])
+    cell.metadata["nbgrader"] = _make_metadata(f"{name}-check", grade=True)
     return cell
 
 
-def _metadata(identifier: str, *, solution: bool = False, grade: bool = False) -> dict[str, object]:
-    """What nbgrader wants to know of a cell, in the third version of its schema."""
-    told: dict[str, object] = {
+def _make_metadata(
+    identifier: str, *, solution: bool = False, grade: bool = False
+) -> dict[str, object]:
+    """Make the metadata that nbgrader reads from a cell, version 3 of its schema."""
+    metadata: dict[str, object] = {
         "grade_id": identifier,
         "solution": solution,
         "grade": grade,
@@ -140,4 +166,6 @@ def _metadata(identifier: str, *, solution: bool = False, grade: bool = False) -
         "cell_type": "code",
         "schema_version": 3,
     }
-    return told | ({"points": 1} if grade else {})
+    if grade:
+        metadata["points"] = 1
+    return metadata

@@ -1,4 +1,4 @@
-"""Which lessons there are and what may be given to them: read from the text, without a kernel."""
+"""Find lessons and read their parameters from the text of the notebook, without a kernel."""
 
 from __future__ import annotations
 
@@ -17,33 +17,48 @@ PARAMETERS_TAG = "parameters"
 
 
 class LessonError(ValueError):
-    """A lesson that is not there, or that cannot be read."""
+    """Raised for a lesson that does not exist or cannot be read."""
 
 
 def find_lessons(names: Iterable[str], folder: Path) -> list[Path]:
-    """The notebooks that the names mean, in their order and each one once; all without a name.
+    """Find the notebooks that the names mean, each one once, in the order of the names.
 
     Args:
-        names: `1`, `01_lr_finder`, `lr_finder`, `0*_lr*`, or the path of a notebook.
-        folder: where the course's lessons are.
+        names: `1`, `01_lr_finder`, `lr_finder`, `0*_lr*`, or the path of a notebook; without names,
+            all lessons.
+        folder: the folder of the course's lessons.
     Raises:
-        LessonError: if a name means no lesson, naming the nearest.
+        LessonError: if a name means no lesson; the message suggests the nearest name.
     """
     course = sorted(folder.glob("*.ipynb"))
-    found = [path for name in names for path in _find(name, course)] if names else course
-    if not found:
+    paths = []
+    for name in names:
+        paths += _find_matches(name, course)
+    if not names:
+        paths = course
+    if not paths:
         raise LessonError(f"there is no lesson in {folder}.")
-    return list(dict.fromkeys(path.resolve() for path in found))
+    found: list[Path] = []
+    for path in paths:
+        # Two names may mean one lesson: `1 lr_finder`.
+        if path.resolve() not in found:
+            found.append(path.resolve())
+    return found
 
 
-def _find(name: str, course: list[Path]) -> list[Path]:
+def _find_matches(name: str, course: list[Path]) -> list[Path]:
+    """Find the notebooks that one name means."""
     if name.endswith(".ipynb") and _is_file(name):
         return [Path(name)]
     stem = name.removesuffix(".ipynb")
-    found = [path for path in course if path.match(f"{stem}.ipynb") or _says(path.stem, stem)]
+    found = []
+    for path in course:
+        if path.match(f"{stem}.ipynb") or _is_name_of(path.stem, stem):
+            found.append(path)
     if not found:
         known = [path.stem for path in course]
         near = difflib.get_close_matches(stem, known, n=1)
+        # A path without its ending is nearer than any lesson of the course.
         near = [f"{name}.ipynb"] if _is_file(f"{name}.ipynb") else near
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise LessonError(
@@ -54,63 +69,72 @@ def _find(name: str, course: list[Path]) -> list[Path]:
 
 
 def _is_file(name: str) -> bool:
-    """Whether there is such a file; a name that no disk takes is none."""
+    """Return whether there is such a file; a name that no disk accepts is no file."""
     try:
         return Path(name).is_file()
     except OSError:
         return False
 
 
-def _says(stem: str, name: str) -> bool:
-    """Whether `1`, `01` or `lr_finder` means `01_lr_finder`."""
+def _is_name_of(stem: str, name: str) -> bool:
+    """Return whether `1`, `01` or `lr_finder` means `01_lr_finder`."""
     number, _, title = stem.partition("_")
     return name == title or (name.isdigit() and number.isdigit() and int(name) == int(number))
 
 
 def read_notebook(path: Path) -> NotebookNode:
-    """The notebook in a file.
+    """Read the notebook in a file.
 
     Raises:
-        LessonError: if there is none, or it is not a notebook.
+        LessonError: if there is no file, or it is not a notebook.
     """
     import nbformat
 
     try:
-        return nbformat.read(path, as_version=4)
+        notebook: NotebookNode = nbformat.read(path, as_version=4)
+        return notebook
     except FileNotFoundError:
         raise LessonError(f"there is no notebook {path}.") from None
-    except Exception as error:  # nbformat raises several kinds, none of them its own
+    except Exception as error:  # nbformat raises various exceptions for files that it cannot read
         raise LessonError(f"{path} is not a notebook: {error}") from error
 
 
 def read_knobs(nb: NotebookNode) -> dict[str, Knob]:
-    """What a lesson lets be set: its parameters cell, with the ranges of the guard cell below it.
+    """Read the parameters of a lesson from its parameters cell and the guard cell below it.
 
     Raises:
-        KnobError: if one of the two is missing or holds something else.
+        KnobError: if one of the two cells is missing or holds something else.
     """
-    code = [cell for cell in nb.cells if cell.cell_type == "code" and cell.source.strip()]
-    tagged = [n for n, cell in enumerate(code) if PARAMETERS_TAG in _tags(cell)]
+    code: list[NotebookNode] = []
+    tagged: list[int] = []
+    for cell in nb.cells:
+        if cell.cell_type != "code" or not cell.source.strip():
+            continue
+        if PARAMETERS_TAG in _read_tags(cell):
+            tagged.append(len(code))
+        code.append(cell)
+    # A notebook without parameters is a lesson too.
     if not tagged:
         return {}
     if len(tagged) > 1 or tagged[0] + 1 == len(code):
         raise KnobError("a lesson has one cell tagged `parameters`, and its guard is the next one.")
+    # The parameters cell has names, types and defaults; the guard cell has the ranges.
     declared = read_parameters(code[tagged[0]].source)
     return with_ranges(declared, read_ranges(code[tagged[0] + 1].source))
 
 
-def _tags(cell: NotebookNode) -> list[str]:
-    tags = cell.metadata.get("tags", [])
+def _read_tags(cell: NotebookNode) -> list[str]:
+    tags: object = cell.metadata.get("tags", [])
     if not isinstance(tags, list):
         raise KnobError(f"the tags of a cell must be a list of words, got {tags!r}.")
     return tags
 
 
 def check_parameters(path: Path, given: Mapping[str, object]) -> dict[str, Value]:
-    """The given parameters as the lesson reads them; text is read by the declared type.
+    """Convert the given parameters to the types that the lesson declares.
 
     Raises:
-        KnobError: for a name, type or value that the lesson does not take, naming the lesson.
+        KnobError: for a name, type or value that the lesson does not accept; it names the lesson.
     """
     try:
         return check_values(given, read_knobs(read_notebook(path)))

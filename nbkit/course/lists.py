@@ -1,6 +1,6 @@
-"""Write what follows from the order of the lessons.
+"""Write the lists that follow from the order of the lessons.
 
-That is the README's table, lesson 0's list, and the "Next" at the end of each lesson. Run
+They are the README's table, lesson 0's list, and the "Next" at the end of each lesson. Run
 `python -m nbkit.course.lists` in a checkout after a change of `nbkit/lessons/course.toml`.
 """
 
@@ -33,18 +33,30 @@ def write_lists(root: Path) -> list[Path]:
         FileNotFoundError: if the README or a lesson's notebook is missing.
         ValueError: if a file has no list to replace.
     """
+    changed = []
+    for path, text in format_lists(root).items():
+        if path.read_text(encoding="utf-8") != text:
+            write_whole(path, text)
+            changed.append(path)
+    return changed
+
+
+def format_lists(root: Path) -> dict[Path, str]:
+    """Return the text that each file with a list should have.
+
+    Raises:
+        FileNotFoundError: if the README or a lesson's notebook is missing.
+        ValueError: if a file has no list to replace.
+    """
     entries = read_course(root / "nbkit/lessons/course.toml")
     texts = {root / "README.md": format_readme(root, entries)}
     for entry in entries:
         texts[notebook_path(root, entry)] = format_notebook(root, entry, entries)
-    changed = [path for path, text in texts.items() if path.read_text(encoding="utf-8") != text]
-    for path in changed:
-        write_whole(path, texts[path])
-    return changed
+    return texts
 
 
 def notebook_path(root: Path, entry: CourseEntry) -> Path:
-    """Where a lesson's executed notebook is in a checkout."""
+    """Return the path of a lesson's executed notebook in a checkout."""
     return root / "notebooks" / f"{entry.stem}.ipynb"
 
 
@@ -56,19 +68,20 @@ def format_readme(root: Path, entries: Sequence[CourseEntry]) -> str:
     ]
     for entry in entries:
         link = f"[{entry.number:02} {entry.word}](notebooks/{entry.stem}.ipynb)"
-        verdicts = count_verdicts(root / f"data/ledger/cpu/{entry.word}.json")
+        verdicts = describe_verdicts(root / f"data/ledger/cpu/{entry.word}.json")
         rows.append(f"| {link} | {entry.question} | {entry.minutes} | {entry.needs} | {verdicts} |")
     path = root / "README.md"
     return _replace_once(TABLE, "\n".join(rows), path.read_text(encoding="utf-8"), path)
 
 
-def count_verdicts(record: Path) -> str:
-    """Count the verdicts in a record of the ledger: `3 supported, 1 refuted`."""
+def describe_verdicts(record: Path) -> str:
+    """Describe the verdicts in a record of the ledger: `3 supported, 1 refuted`."""
     if not record.exists():
         return "not measured yet"
     verdicts = json.loads(record.read_text(encoding="utf-8"))["verdicts"]
     counts = Counter(verdict["verdict"] for verdict in verdicts)
-    return ", ".join(f"{counts[word]} {word.lower()}" for word in VERDICTS if counts[word])
+    parts = [f"{counts[word]} {word.lower()}" for word in VERDICTS if counts[word]]
+    return ", ".join(parts)
 
 
 def format_notebook(root: Path, entry: CourseEntry, entries: Sequence[CourseEntry]) -> str:
@@ -81,7 +94,8 @@ def format_notebook(root: Path, entry: CourseEntry, entries: Sequence[CourseEntr
     if entry.number == 0:
         source = _replace_once(LIST, format_list(entries), source, path)
     if source == "".join(last["source"]):
-        return text  # byte for byte: JSON writers differ in how they print a float
+        # JSON writers differ in how they print a float: a notebook that is right stays untouched.
+        return text
     last["source"] = source.splitlines(keepends=True)
     end = "\n" if text.endswith("\n") else ""
     return json.dumps(notebook, indent=1, ensure_ascii=False) + end
@@ -104,6 +118,7 @@ def format_list(entries: Sequence[CourseEntry]) -> str:
 
 
 def _replace_once(pattern: re.Pattern[str], new: str, text: str, path: Path) -> str:
+    # A function, because a backslash in a plain replacement would be an escape.
     replaced, count = pattern.subn(lambda _: new, text)
     if count != 1:
         raise ValueError(

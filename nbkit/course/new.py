@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import keyword
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from nbkit.base.whole_file import write_whole
 from nbkit.course.lessons import LessonError
-from nbkit.course.lists import write_lists
-from nbkit.lab.curriculum import read_course
+from nbkit.course.lists import format_lists, write_lists
+from nbkit.lab.curriculum import CourseEntry, read_course
 
 TEMPLATE = Path(__file__).parent / "template"
 CELL = re.compile(r"^# %%( \[markdown\])? (\S+)\n", re.MULTILINE)
-# For each template, where its file goes in a checkout.
+WORD = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
+LONGEST = 30  # letters: with a longer word, lines of the skeleton would have over 100
+COURSE = "nbkit/lessons/course.toml"
+CLAIMS = "claims.toml"
+# Each template, and the file that is made from it.
 FILES = {
     "__init__.py": "nbkit/lessons/{word}/__init__.py",
-    "claims.toml": "nbkit/lessons/{word}/claims.toml",
+    CLAIMS: "nbkit/lessons/{word}/claims.toml",
     "exercise.py": "nbkit/lessons/{word}/exercise.py",
     "task.py": "nbkit/lessons/{word}/task.py",
     "pictures.py": "nbkit/lessons/{word}/pictures.py",
@@ -40,70 +44,120 @@ needs = "a CPU"
 def create_lesson(word: str, root: Path) -> list[Path]:
     """Write the skeleton of a lesson into a checkout, at the end of the course.
 
+    Claims that have been stated for this word stay, in front of the skeleton's claim.
+
     Args:
         word: the lesson's name, lower-case words joined by underscores: `label_smoothing`.
         root: the checkout.
     Returns:
         the files that were written or changed.
     Raises:
-        LessonError: if the word is no such name or is taken, or the folder is no checkout; nothing
-            has been written.
+        LessonError: if the word is not such a name or is taken, or the folder is not a whole
+            checkout; nothing has been written.
+        OSError: if a file cannot be written.
     """
-    course = root / "nbkit/lessons/course.toml"
-    if not course.is_file() or not (root / "pyproject.toml").is_file():
+    _check_word(word)
+    _check_checkout(root)
+    entries = read_course(root / COURSE)
+    names = _make_names(word, entries)
+    paths = {template: root / place.format(**names) for template, place in FILES.items()}
+    _check_free(word, entries, paths, root)
+
+    for template, path in paths.items():
+        text = (TEMPLATE / f"{template}.txt").read_text(encoding="utf-8").format(**names)
+        if template == "notebook.py":
+            text = _format_as_notebook(text)
+        if template == CLAIMS and path.exists():
+            text = _append_claim(path.read_text(encoding="utf-8"), text)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, text)
+    course = (root / COURSE).read_text(encoding="utf-8")
+    write_whole(root / COURSE, course + ENTRY.format(**names))
+    # The new notebook is among the changed lists: its "Next" is written there.
+    lists = [path for path in write_lists(root) if path not in paths.values()]
+    return [*paths.values(), root / COURSE, *lists]
+
+
+def _check_word(word: str) -> None:
+    if not WORD.fullmatch(word) or keyword.iskeyword(word) or len(word) > LONGEST:
+        raise LessonError(
+            f"expected a lesson's name of lower-case words joined by underscores, with at most "
+            f"{LONGEST} letters, such as label_smoothing; got {word!r}."
+        )
+
+
+def _check_checkout(root: Path) -> None:
+    """Check that a folder is a checkout whose lists can be written."""
+    if not (root / COURSE).is_file() or not (root / "pyproject.toml").is_file():
         raise LessonError(
             f"expected a checkout of nbkit, with pyproject.toml and nbkit/lessons; got {root}. "
             f"Clone the repository and run `nbkit new` in it. A lesson of your own needs none of "
             f"this: see the README."
         )
-    if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", word) or keyword.iskeyword(word):
+    try:
+        format_lists(root)
+    except (OSError, ValueError) as error:
         raise LessonError(
-            f"expected a lesson's name of lower-case words joined by underscores, such as "
-            f"label_smoothing; got {word!r}."
-        )
-    entries = read_course(course)
-    names = {
+            f"expected a whole checkout of nbkit, whose README and notebooks have the lists of "
+            f"lessons; got {error} Take the file back from git."
+        ) from error
+
+
+def _make_names(word: str, entries: Sequence[CourseEntry]) -> dict[str, object]:
+    """Make the names that the templates use, for a lesson at the end of the course."""
+    return {
         "word": word,
         "id": word.replace("_", "-"),
         "title": word.replace("_", " ").capitalize(),
         "number": len(entries),
         "part": entries[-1].part,
     }
-    paths = {name: root / where.format(**names) for name, where in FILES.items()}
-    taken = [str(path.relative_to(root)) for path in paths.values() if path.exists()]
+
+
+def _check_free(
+    word: str, entries: Sequence[CourseEntry], paths: dict[str, Path], root: Path
+) -> None:
+    """Check that no lesson has this word, and that no file would be overwritten."""
+    taken = []
+    for template, path in paths.items():
+        # Claims may be stated long before there is a lesson that measures them.
+        if path.exists() and template != CLAIMS:
+            taken.append(str(path.relative_to(root)))
     if taken or any(entry.word == word for entry in entries):
-        where = ", ".join(taken) or course.name
+        where = ", ".join(taken) or COURSE
         raise LessonError(f"there is a lesson {word!r} already ({where}): choose another name.")
 
-    for name, path in paths.items():
-        text = (TEMPLATE / f"{name}.txt").read_text(encoding="utf-8").format(**names)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, _as_notebook(text) if path.suffix == ".ipynb" else text)
-    write_whole(course, course.read_text(encoding="utf-8") + ENTRY.format(**names))
-    return [*paths.values(), course, *write_lists(root)]
+
+def _append_claim(stated: str, text: str) -> str:
+    """Append the template's claim to the claims that have been stated before."""
+    claim = text[text.index("[") :]  # without the comment above it
+    heading = claim.partition("\n")[0]
+    if heading in stated.splitlines():
+        return stated
+    return f"{stated.rstrip()}\n\n{claim}"
 
 
-def _as_notebook(text: str) -> str:
+def _format_as_notebook(text: str) -> str:
     """Turn the notebook's template into JSON; a line `# %% [markdown] id` starts a cell."""
-    from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, writes
+    import nbformat
+    from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-    notebook = new_notebook(cells=[], metadata=_kernel_metadata())
+    cells = []
     for is_markdown, name, source in _split_cells(text):
-        new_cell = new_markdown_cell if is_markdown else new_code_cell
-        cell = new_cell(source, id=name)
+        cell = new_markdown_cell(source, id=name) if is_markdown else new_code_cell(source, id=name)
+        # The tag tells papermill and nbkit which cell declares the parameters.
         if name == "parameters":
             cell.metadata["tags"] = ["parameters"]
-        notebook.cells.append(cell)
-    return str(writes(notebook)) + "\n"
+        cells.append(cell)
+    kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    metadata = {"kernelspec": kernel, "language_info": {"name": "python"}}
+    notebook = new_notebook(cells=cells, metadata=metadata)
+    return str(nbformat.writes(notebook)) + "\n"
 
 
 def _split_cells(text: str) -> Iterator[tuple[bool, str, str]]:
     """Yield (is it markdown, id, source) for each cell of the template."""
+    # `split` returns the text before the first cell, then (kind, id, source) for each cell.
     _, *parts = CELL.split(text)
     for kind, name, source in zip(parts[::3], parts[1::3], parts[2::3], strict=True):
         yield kind is not None, name, source.rstrip("\n")
-
-
-def _kernel_metadata() -> dict[str, object]:
-    kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
-    return {"kernelspec": kernel, "language_info": {"name": "python"}}

@@ -1,4 +1,4 @@
-"""Check that what was read from a record's file is a record, before anybody relies on it."""
+"""Check the content of a record's file before a report relies on it."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ STATUSES = ("waiting", "running", "ok", "failed")
 LARGEST = 1e300  # a number that still prints; JSON may hold integers that no float can
 
 
-def find_problem(told: Mapping[str, Any]) -> str | None:
-    """Name the first field that a reader of the record would not understand; None if there is none.
+def find_problem(content: Mapping[str, Any]) -> str | None:
+    """Find the first field whose value a report could not show; None if there is none.
 
-    Only fields that are there are looked at; fields that this version does not know are ignored.
+    Missing fields, and fields that this version does not know, are ignored.
     """
-    if problem := _find_odd_field(told, FIELDS):
+    if problem := _find_odd_field(content, FIELDS):
         return problem
     lists: dict[str, Callable[[Any], str | None]] = {
         "verdicts": find_verdict_problem,
@@ -25,18 +25,19 @@ def find_problem(told: Mapping[str, Any]) -> str | None:
         "cells": lambda cell: _find_item_problem(cell, "cells", ("cell",), CELL),
     }
     for name, find in lists.items():
-        for item in told.get(name, ()):
+        for item in content.get(name, ()):
             if problem := find(item):
                 return problem
+    # A p-value outside 0 to 1 shows only when all of them are corrected together.
     try:
-        adjust_verdicts(told.get("verdicts", ()))
+        adjust_verdicts(content.get("verdicts", ()))
     except ValueError as error:
         return str(error)
     return None
 
 
 def find_verdict_problem(verdict: object) -> str | None:
-    """Name what is wrong with a verdict; None if nothing is."""
+    """Describe the first fault of a verdict; None if it has none."""
     return _find_item_problem(verdict, "verdicts", ("claim", "verdict"), VERDICT)
 
 
@@ -45,6 +46,7 @@ def _find_flip_problem(flip: object) -> str | None:
     if problem := _find_item_problem(flip, "flips", wanted, FLIP):
         return problem
     assert isinstance(flip, Mapping)
+    # Both verdicts are shown with their effect and interval.
     for side in ("now", "before"):
         if not isinstance(flip[side], Mapping) or "verdict" not in flip[side]:
             return "one of its flips has no two verdicts"
@@ -56,7 +58,7 @@ def _find_flip_problem(flip: object) -> str | None:
 def _find_item_problem(
     item: object, name: str, wanted: tuple[str, ...], kinds: Mapping[str, Callable[[Any], bool]]
 ) -> str | None:
-    """Name what is wrong with one item of the list `name`."""
+    """Describe the first fault of one item of the list `name`; None if it has none."""
     if not isinstance(item, Mapping) or not set(wanted) <= set(item):
         return f"one of its {name} has not all of {', '.join(wanted)}"
     problem = _find_odd_field(item, kinds)
@@ -64,12 +66,12 @@ def _find_item_problem(
 
 
 def _find_odd_field(
-    told: Mapping[str, Any], kinds: Mapping[str, Callable[[Any], bool]]
+    content: Mapping[str, Any], kinds: Mapping[str, Callable[[Any], bool]]
 ) -> str | None:
-    """Name the first field whose value is of another kind than `kinds` says."""
+    """Describe the first field whose value is not of the kind that `kinds` requires."""
     for name, fits in kinds.items():
-        if name in told and not fits(told[name]):
-            shown = repr(told[name])
+        if name in content and not fits(content[name]):
+            shown = repr(content[name])  # cut off, because a damaged field may hold anything
             return f"{name} is {shown if len(shown) <= 60 else shown[:57] + '...'}"
     return None
 
@@ -87,7 +89,7 @@ def _is_whole(value: object) -> bool:
 
 
 def _is_number(value: object) -> bool:
-    """A number that can be printed; NaN and infinity can."""
+    """Return whether a number can be printed; NaN and infinity can."""
     if isinstance(value, float):
         return True
     return _is_whole(value)
@@ -98,7 +100,7 @@ def _is_seconds(value: object) -> bool:
 
 
 def _is_interval(value: object) -> bool:
-    """Two ends; an open one is None, as JSON has no infinity. An empty list is no interval."""
+    """Return whether a value is an interval: two ends, None for an open end, or an empty list."""
     if not isinstance(value, list | tuple) or len(value) not in (0, 2):
         return False
     return all(end is None or _is_number(end) for end in value)
@@ -113,12 +115,12 @@ def _is_list(value: object) -> bool:
 
 
 def _or_none(fits: Callable[[object], bool]) -> Callable[[object], bool]:
-    """The same check, and None passes too."""
+    """Return the same check, which None passes too."""
     return lambda value: value is None or fits(value)
 
 
 def _is_machine(value: object) -> bool:
-    """Facts of a machine; its class of hardware is a folder's name in the ledger."""
+    """Return whether a value describes a machine; its hardware names a folder in the ledger."""
     return isinstance(value, dict) and _is_word(value.get("hardware", "unknown"))
 
 
@@ -153,7 +155,7 @@ VERDICT: dict[str, Callable[[Any], bool]] = {
     "metric": _or_none(_is_text),
     "bound": _or_none(_is_text),
     "over": _or_none(_is_text),
-    # Some writers spell out "nan"; it is shown as it stands.
+    # Some writers spell out "nan"; it is shown as it is.
     "effect": lambda value: value is None or isinstance(value, str) or _is_number(value),
     "interval": _or_none(_is_interval),
     "n": _or_none(_is_whole),

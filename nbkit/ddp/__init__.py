@@ -1,15 +1,9 @@
-"""Several processes from a notebook or a script, and the same function on several nodes."""
+"""Train on several processes from a notebook or a script, and on several nodes."""
 
-from nbkit.ddp.job import LaunchError, RankFailure
-from nbkit.ddp.launcher import (
-    all_mean,
-    check_ddp_equivalence,
-    is_main,
-    launch,
-    rank,
-    shard,
-    world_size,
-)
+from nbkit.ddp.check import check_ddp_equivalence
+from nbkit.ddp.failures import LaunchError, RankFailure
+from nbkit.ddp.group import all_mean, is_main, rank, shard, world_size
+from nbkit.ddp.launching import launch
 
 __all__ = [
     "LaunchError",

@@ -12,7 +12,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from nbkit.course.cli import main
-from nbkit.course.copy import copy_lessons, remove_solutions, without_solutions
+from nbkit.course.copy import copy_lessons, make_student_version, remove_solutions
 from nbkit.course.lessons import read_notebook
 from nbkit.lab.shipped import lessons_dir
 
@@ -103,7 +103,7 @@ def test_existing_work_stays_in_a_student_s_folder_too(tmp_path):
 def test_a_student_s_version_gives_nothing_away(lesson):
     solved = [nb.source for nb in lesson.cells if "<summary>Solution</summary>" in nb.source]
     assert solved
-    student = without_solutions(lesson)
+    student = make_student_version(lesson)
     text = "\n".join(cell.source for cell in student.cells)
     assert "<summary>Solution" not in text and "```python\n@lesson.exercise" not in text
     assert "<summary>Hint" in text
@@ -112,7 +112,7 @@ def test_a_student_s_version_gives_nothing_away(lesson):
 
 
 def test_each_exercise_is_followed_by_the_cell_that_grades_it(lesson):
-    student = without_solutions(lesson)
+    student = make_student_version(lesson)
     nbformat.validate(student)
     assert exercises(student)
     for n in exercises(student):
@@ -126,14 +126,14 @@ def test_only_the_body_below_the_docstring_is_the_student_s():
     head = ['@lesson.exercise("f")', "def f(", "    x,", "):", '    """Two', '    lines."""']
     source = "\n".join([*head, "    y = x", "    return y"])
     cells = [new_markdown_cell("before"), new_code_cell(source)]
-    _, cell, _ = without_solutions(new_notebook(cells=cells)).cells
+    _, cell, _ = make_student_version(new_notebook(cells=cells)).cells
     lines = ["    ### BEGIN SOLUTION", "    y = x", "    return y", "    ### END SOLUTION"]
     assert cell.source.splitlines() == head + lines
 
 
 def test_a_stub_without_a_docstring_keeps_its_first_line():
     cells = [new_code_cell('@lesson.exercise("f")\ndef f(x):\n    return x')]
-    cell, _ = without_solutions(new_notebook(cells=cells)).cells
+    cell, _ = make_student_version(new_notebook(cells=cells)).cells
     assert cell.source.splitlines()[1:] == [
         "def f(x):",
         "    ### BEGIN SOLUTION",
@@ -169,7 +169,7 @@ def test_a_stub_without_a_docstring_keeps_its_first_line():
 )
 def test_exercises_of_all_shapes_are_marked(source, expected):
     begin, end = "    ### BEGIN SOLUTION\n", "    ### END SOLUTION"
-    cell, _ = without_solutions(new_notebook(cells=[new_code_cell(source)])).cells
+    cell, _ = make_student_version(new_notebook(cells=[new_code_cell(source)])).cells
     wanted = re.sub("^B", begin, re.sub("^E$", end, expected, flags=re.M), flags=re.M)
     assert [line for line in cell.source.splitlines() if line] == [
         line for line in wanted.splitlines() if line
@@ -189,7 +189,7 @@ def test_exercises_of_all_shapes_are_marked(source, expected):
 )
 def test_the_grading_cell_asks_for_the_exercise_that_was_named(given, points, identifier):
     source = f"@lesson.exercise({given})\ndef f(x):\n    return x"
-    cell, grade = without_solutions(new_notebook(cells=[new_code_cell(source)])).cells
+    cell, grade = make_student_version(new_notebook(cells=[new_code_cell(source)])).cells
     assert grade.source == points
     assert cell.metadata["nbgrader"]["grade_id"] == identifier
     assert grade.metadata["nbgrader"]["grade_id"] == f"{identifier}-check"
@@ -197,7 +197,7 @@ def test_the_grading_cell_asks_for_the_exercise_that_was_named(given, points, id
 
 def test_two_exercises_of_one_cell_and_one_name_twice_have_ids_of_their_own():
     two = "\n".join(f"@lesson.exercise('{n}')\ndef {n}(x):\n    return x" for n in "fg")
-    nb = without_solutions(new_notebook(cells=[new_code_cell(two), new_code_cell(two)]))
+    nb = make_student_version(new_notebook(cells=[new_code_cell(two), new_code_cell(two)]))
     nbformat.validate(nb)
     names = [cell.metadata["nbgrader"]["grade_id"] for cell in nb.cells]
     assert names == ["f", "f-check", "g-check", "f-2", "f-2-check", "g-2-check"]
@@ -211,7 +211,7 @@ def test_what_its_author_has_marked_for_nbgrader_stays():
         "@lesson.exercise('g')\ndef g(x):\n    ### BEGIN SOLUTION\n    y\n    ### END SOLUTION"
     )
     cells = [marked, new_code_cell(by_hand)]
-    nb = without_solutions(new_notebook(cells=cells))
+    nb = make_student_version(new_notebook(cells=cells))
     assert [cell.source for cell in nb.cells[:2]] == [marked.source, by_hand]
     assert nb.cells[0].metadata["nbgrader"] == {"grade_id": "mine"}
 
@@ -305,7 +305,7 @@ def course(tmp_path, monkeypatch):
     """A course of nbgrader's with the beginning of one lesson, up to its graded cell."""
     # nbgrader calls alembic by name, as it finds it in an environment that is activated.
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-    student = without_solutions(read_notebook(LESSON))
+    student = make_student_version(read_notebook(LESSON))
     (last,) = exercises(student)
     student.cells = student.cells[: last + 2]
     wanted = ("open", "parameters", "guard", "exercise", "grade-read_verdict")

@@ -167,4 +167,4 @@ def ledger_file():
     from nbkit.lab.machine import name_hardware
 
     one = replace(record(hardware=name_hardware()), lesson="a")
-    return ledger._path(one, ledger_dir()).relative_to(ledger_dir())
+    return ledger._find_path(one, ledger_dir()).relative_to(ledger_dir())

@@ -8,7 +8,7 @@ from course_notebooks import write
 
 from nbkit.course import store as course_store
 from nbkit.course.lessons import LessonError
-from nbkit.course.store import main, store
+from nbkit.course.store import store_lessons, store_outputs
 
 
 def test_what_is_stored_is_executed_and_clean(tmp_path):
@@ -21,7 +21,7 @@ def test_what_is_stored_is_executed_and_clean(tmp_path):
     nb.cells[3].execution_count = 17
     nbformat.write(nb, path)
 
-    store(path)
+    store_outputs(path)
 
     nb = nbformat.read(path, as_version=4)
     nbformat.validate(nb)
@@ -36,9 +36,9 @@ def test_what_is_stored_is_executed_and_clean(tmp_path):
 
 def test_storing_twice_changes_nothing_more(tmp_path):
     path = write(tmp_path / "01_a.ipynb", "print(1)", "1 + 1")
-    store(path)
+    store_outputs(path)
     once = path.read_bytes()
-    store(path)
+    store_outputs(path)
     assert path.read_bytes() == once
 
 
@@ -46,7 +46,7 @@ def test_a_lesson_that_fails_is_left_as_it_was(tmp_path):
     path = write(tmp_path / "01_a.ipynb", "print(1)", "1 / 0")
     before = path.read_bytes()
     with pytest.raises(LessonError, match="01_a.ipynb is left as it was: cell 2, ZeroDivision"):
-        store(path)
+        store_outputs(path)
     assert path.read_bytes() == before
 
 
@@ -54,9 +54,9 @@ def test_the_command_stores_what_it_is_told_and_says_what_failed(tmp_path, monke
     write(tmp_path / "01_a.ipynb", "1 / 0")
     write(tmp_path / "02_b.ipynb", "print('stored')")
     monkeypatch.setattr(course_store, "lessons_dir", lambda: tmp_path)
-    assert main(["2"]) == 0
-    assert main(["9"]) == 2
-    assert main([]) == 1
+    assert store_lessons(["2"]) == 0
+    assert store_lessons(["9"]) == 2
+    assert store_lessons([]) == 1
     printed = capsys.readouterr()
     assert len(re.findall(r"stored .*02_b.ipynb", printed.out)) == 2
     assert "no lesson '9'" in printed.err

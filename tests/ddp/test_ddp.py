@@ -13,10 +13,18 @@ import torch
 from torch import nn
 
 from nbkit import EquivalenceCause
-from nbkit import ddp as module
 from nbkit.base.state import preserve_state
-from nbkit.ddp import all_mean, check_ddp_equivalence, is_main, launch, rank, shard, world_size
-from nbkit.ddp.job import _environment
+from nbkit.ddp import (
+    all_mean,
+    check_ddp_equivalence,
+    is_main,
+    launch,
+    launching,
+    rank,
+    shard,
+    world_size,
+)
+from nbkit.ddp.job import _make_environment
 from nbkit.ddp.worker import seed_rank
 
 SEED = 5
@@ -38,7 +46,7 @@ def test_alone_the_helpers_do_nothing():
     [
         ((torch.zeros(2), "text"), TypeError, "a str in a batch cannot be divided by rows"),
         ((torch.zeros(2), torch.zeros(3)), ValueError, r"share their first dimension.*\[2, 3\]"),
-        ("text", ValueError, "found tensors nowhere in a str"),
+        ("text", ValueError, "found no tensors in a str"),
     ],
 )
 def test_shard_refuses_what_has_no_rows(batch, error, message):
@@ -68,7 +76,7 @@ def test_launch_refuses_impossible_numbers(arguments, error, message):
 
 @pytest.mark.parametrize("timeout", [None, float("inf")])
 def test_no_limit_is_no_deadline(monkeypatch, timeout):
-    monkeypatch.setattr(module, "run_job", lambda job, call, options: options)
+    monkeypatch.setattr(launching, "run_job", lambda job, call, options: options)
     options = launch(print, timeout=timeout)
     assert (options.timeout, options.deadline) == (None, None)
 
@@ -136,7 +144,7 @@ def test_each_rank_has_its_share_of_the_cores(ranks):
 
 def test_a_number_of_threads_that_is_set_is_kept(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
-    assert _environment(2)["OMP_NUM_THREADS"] == "7"
+    assert _make_environment(2)["OMP_NUM_THREADS"] == "7"
 
 
 def test_the_ranks_have_a_store_of_their_own(ranks):

@@ -21,8 +21,8 @@ import torch
 import torch.distributed as dist
 from ranks import PATIENCE
 
-from nbkit.ddp import LaunchError, job, launch, rank
-from nbkit.ddp.worker import JobOptions
+from nbkit.ddp import LaunchError, failures, job, launch, rank
+from nbkit.ddp.options import JobOptions
 
 
 @pytest.fixture
@@ -96,7 +96,8 @@ def test_a_hang_ends_at_the_timeout_and_says_where_each_rank_was(token, tmp_path
         return len(list(tmp_path.iterdir())) == 2
 
     before = semaphores()
-    monkeypatch.setattr(job, "_is_late", both_are_there)
+    for module in (job, failures):
+        monkeypatch.setattr(module, "is_late", both_are_there)
     with pytest.raises(LaunchError, match=r"did not end within timeout=120 s on 2") as caught:
         launch(never_arrives, str(tmp_path), timeout=PATIENCE)
     first, second = str(caught.value).split("--- rank 1 ---")
@@ -110,8 +111,8 @@ def semaphores():
 
 
 def test_the_time_is_up_at_the_deadline(monkeypatch):
-    monkeypatch.setattr(job, "time", SimpleNamespace(time=lambda: 100.0))
-    late = {end: job._is_late(replace(OPTIONS, deadline=end)) for end in (None, 99.0, 101.0)}
+    monkeypatch.setattr(failures, "time", SimpleNamespace(time=lambda: 100.0))
+    late = {end: failures.is_late(replace(OPTIONS, deadline=end)) for end in (None, 99.0, 101.0)}
     assert late == {None: False, 99.0: True, 101.0: False}
 
 
@@ -172,12 +173,12 @@ def test_a_second_interrupt_leaves_no_process(token, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt) as caught:
-        patch.setattr(job, "_show", interrupted)
-        patch.setattr(job, "_end", interrupted)
+        patch.setattr(job, "_show_output", interrupted)
+        patch.setattr(job, "_await_end", interrupted)
         launch(time.sleep, 1000, timeout=PATIENCE)
     assert caught.traceback  # it keeps the agent's input open, as a notebook's last error does
     assert agents[0].wait(PATIENCE) == -signal.SIGKILL
-    job._end(agents[0])
+    job._await_end(agents[0])
 
 
 CELL = """
@@ -268,7 +269,7 @@ Thread 0x0000000000000002 (most recent call first):
 Current thread 0x0000000000000001 (most recent call first):
   File "{file}", line 2 in inner
   File "{file}", line 1 in outer
-  File "nbkit/_ddp_worker.py", line 1 in work
+  File "nbkit/ddp/worker.py", line 1 in run_rank
 
 Thread 0x0000000000000003 (most recent call first):
   File "main.py", line 1 in main
@@ -280,7 +281,7 @@ def test_a_crash_says_in_which_attempt_and_where(tmp_path):
     (tmp_path / "stack_0_1").write_text("")
     (tmp_path / "stack_1_1").write_text(CRASH.format(file=source))
     (tmp_path / "ended.json").write_text('{"1": -11}')
-    error = job.explain(tmp_path, "train", OPTIONS, [])
+    error = failures.explain_launch(tmp_path, "train", OPTIONS, [])
     assert str(error).splitlines() == [
         "train failed on rank 1 of 2 (attempt 2).",
         "the process ended by SIGSEGV, without a Python exception.",
@@ -295,14 +296,14 @@ def test_a_killed_rank_is_named_first_though_the_other_complained(tmp_path):
     complaint = {"type": "RuntimeError", "message": "peer", "traceback": "lost", "time": 1.0}
     (tmp_path / "error_0_0").write_text(json.dumps(complaint))
     (tmp_path / "ended.json").write_text('{"1": -9, "0": 1}')
-    error = job.explain(tmp_path, "train", OPTIONS, [])
+    error = failures.explain_launch(tmp_path, "train", OPTIONS, [])
     assert [f.rank for f in error.failures] == [1, 0]
     assert str(error).startswith("train failed on rank 1 of 2.\nthe process ended by SIGKILL")
     assert str(error).endswith("Rank 0 then: RuntimeError: peer")
 
 
 def test_a_launcher_that_ends_early_is_quoted(tmp_path):
-    error = job.explain(tmp_path, "train", OPTIONS, ["no port", "was free"])
+    error = failures.explain_launch(tmp_path, "train", OPTIONS, ["no port", "was free"])
     assert (
         str(error) == "train: the launcher ended before a rank failed. It said:\nno port\nwas free"
     )

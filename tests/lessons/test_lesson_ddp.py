@@ -25,7 +25,7 @@ from nbkit.lessons.ddp.pictures import (
     draw_errors,
     draw_lives,
     draw_pairs,
-    draw_race,
+    draw_timed_losses,
 )
 from nbkit.lessons.ddp.timings import Case, losses_of, time_cases, update_seconds
 
@@ -101,11 +101,11 @@ def counted():
     found = {}
     for way in ("every", "last", "never"):
         case, averages = Case(4, way, micro_batches=3), []
-        model, optimizer = ddp_timings._net({}, case)
+        model, optimizer = ddp_timings._choose_net({}, case)
         before = [p.detach().clone() for p in model.parameters()]
         model.register_comm_hook(averages, count_averages)
         x, y = torch.randn(4, 64), torch.zeros(4, dtype=torch.long)
-        ddp_timings._window(case, model, optimizer, x, y)
+        ddp_timings._run_window(case, model, optimizer, x, y)
         pairs = zip(before, model.parameters(), strict=True)
         found[way] = (len(averages), not all(torch.equal(a, b) for a, b in pairs))
     return found
@@ -120,12 +120,12 @@ def buckets():
     sent = {}
     for kb in (1, 1000):
         case, averages = Case(4, bucket_kb=kb, width=64, depth=8), []
-        model, optimizer = ddp_timings._net({}, case)
+        model, optimizer = ddp_timings._choose_net({}, case)
         model.register_comm_hook(averages, count_averages)
         for _ in range(2):  # after the first, DDP orders its buckets anew
             averages.clear()
             x, y = torch.randn(4, 64), torch.zeros(4, dtype=torch.long)
-            ddp_timings._window(case, model, optimizer, x, y)
+            ddp_timings._run_window(case, model, optimizer, x, y)
         sent[kb] = len(averages)
     return sent
 
@@ -328,7 +328,7 @@ def test_costs_stand_side_by_side(ax):
 
 def test_the_race_runs_on_the_measured_clock(ax):
     losses = {"one process": torch.ones(2, 4), "two": torch.full((2, 2), 2.0)}
-    assert draw_race(ax, losses, [[0.1, 0.1], [0.3, 0.3]]) is ax
+    assert draw_timed_losses(ax, losses, [[0.1, 0.1], [0.3, 0.3]]) is ax
     ends = [float(line.get_xdata()[-1]) for line in ax.lines if line.get_marker() == "o"]
     assert ends == pytest.approx([400.0, 600.0])
     assert [text.get_text() for text in ax.texts if text.get_text()] == list(losses)

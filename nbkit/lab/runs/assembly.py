@@ -21,7 +21,7 @@ from nbkit.lab.runs.option import (
 )
 from nbkit.lab.runs.options import OPTIONS, find_optimizers, select_options
 
-# The two kinds of loss differ in their shapes, and `_take_one` chooses among either.
+# The two kinds of loss differ in their shapes, and `_keep_one` chooses among either.
 AnyLoss = TypeVar("AnyLoss", Loss, StackedLoss)
 
 
@@ -55,8 +55,10 @@ def identify_start(rule: Rule) -> Hashable:
 def group_program(rule: Rule) -> Hashable:
     """Return a key that is equal for rules which one program can train."""
     # Optimizers of one option, such as Adam and AdamW, train in one program.
-    kinds = [option.group_runs(rule) for option in OPTIONS]
-    return (id(find_optimizers()[rule["optimizer"]]), *kinds)
+    key: list[Hashable] = [id(find_optimizers()[rule["optimizer"]])]
+    for option in OPTIONS:
+        key.append(option.group_runs(rule))
+    return tuple(key)
 
 
 # ---- a separate run ----
@@ -84,8 +86,10 @@ def _call_before_step(optimizer: torch.optim.Optimizer, change: Callable[[], Non
 
 def choose_loss(rule: Rule) -> Loss:
     """Choose the loss of a separate run: the cross-entropy, or what an option puts in its place."""
-    losses = [option.make_loss(rule) for option in select_options(LossOption)]
-    return _take_one(losses, F.cross_entropy)
+    chosen: Loss | None = None
+    for option in select_options(LossOption):
+        chosen = _keep_one(chosen, option.make_loss(rule))
+    return chosen or F.cross_entropy
 
 
 # ---- stacked runs ----
@@ -93,8 +97,10 @@ def choose_loss(rule: Rule) -> Loss:
 
 def choose_stacked_loss(rules: Sequence[Rule], like: Tensor) -> StackedLoss:
     """Choose the loss of stacked runs: (runs, batch, classes), (runs, batch) -> (runs)."""
-    losses = [option.stack_loss(rules, like) for option in select_options(LossOption)]
-    return _take_one(losses, average_cross_entropy)
+    chosen: StackedLoss | None = None
+    for option in select_options(LossOption):
+        chosen = _keep_one(chosen, option.stack_loss(rules, like))
+    return chosen or average_cross_entropy
 
 
 def average_cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
@@ -103,19 +109,18 @@ def average_cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
     return F.cross_entropy(logits.mT, y, reduction="none").mean(1)
 
 
-def _take_one(losses: Sequence[AnyLoss | None], plain: AnyLoss) -> AnyLoss:
-    """Return the one loss that an option gave, or the plain one.
+def _keep_one(first: AnyLoss | None, second: AnyLoss | None) -> AnyLoss | None:
+    """Return the one of two losses that is not None.
 
     Raises:
-        ValueError: if several options gave one; each of them would replace the others.
+        ValueError: if both are losses; each of them would replace the other.
     """
-    given = [loss for loss in losses if loss is not None]
-    if len(given) > 1:
+    if first is not None and second is not None:
         raise ValueError(
-            f"an arm may use one option that replaces the loss, got {len(given)}: leave out all "
-            f"but one of them."
+            "an arm may use one option that replaces the loss, got two: leave out all but one of "
+            "them."
         )
-    return given[0] if given else plain
+    return first if second is None else second
 
 
 def make_update(

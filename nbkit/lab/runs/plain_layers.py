@@ -49,7 +49,7 @@ class PlainRecurrent(nn.Module):
                 ends.append(end)
             x = torch.cat(outputs, -1)
         # The last state of every layer and direction: (layers * directions, batch, hidden) each.
-        last = tuple([torch.stack(states) for states in zip(*ends, strict=True)])
+        last = tuple(map(torch.stack, zip(*ends, strict=True)))
         return (x.transpose(0, 1) if batch_first else x), (last if self.states > 1 else last[0])
 
     def _choose_start(self, x: Tensor, start: Any, index: int) -> State:

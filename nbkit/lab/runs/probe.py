@@ -184,7 +184,7 @@ def _are_close(found: Sequence[Tensor], expected: Sequence[Tensor]) -> bool:
     """Return whether all tensors are equal but for rounding, wherever the expected is finite."""
     if len(found) != len(expected):
         return False
-    sizes = [_measure_size(tensor) for tensor in expected]
+    sizes = list(map(_measure_size, expected))
     for ours, theirs, size in zip(found, expected, sizes, strict=True):
         if ours.shape != theirs.shape:
             return False
@@ -224,8 +224,8 @@ class RefuseLookupOptions(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is F.embedding:
             given = {**dict(zip(LOOKUP_OPTIONS, args[2:], strict=False)), **kwargs}
-            wrong = [option for option in UNUSUAL if given.get(option)]
-            if given.get("padding_idx") is not None:
+            wrong = list(filter(given.get, UNUSUAL))
+            if given.get("padding_idx") is not None:  # 0 is a token like any other
                 wrong.append("padding_idx")
             if wrong:
                 raise ValueError(f"F.embedding with {' and '.join(wrong)}")

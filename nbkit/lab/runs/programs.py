@@ -138,13 +138,13 @@ def _draw_batches(plans: Sequence[Plan]) -> Iterator[Tensor]:
     Runs with the same seed get the same batches, which pairs them; they are drawn once.
     """
     orders: dict[int, Iterator[Tensor]] = {}  # by seed, the rows of its batches
+    places = []  # for each run, which of these it gets
     for plan in plans:
-        if plan.order.seed not in orders:
-            orders[plan.order.seed] = plan.order.indices()
-    seeds = list(orders)
-    # Which of the drawn batches each run gets: (runs), places in `seeds`.
-    own = torch.tensor([seeds.index(plan.order.seed) for plan in plans])
-    own = own.to(plans[0].order.x.device)
+        seed = plan.order.seed
+        if seed not in orders:
+            orders[seed] = plan.order.indices()
+        places.append(list(orders).index(seed))
+    own = torch.tensor(places, device=plans[0].order.x.device)
     for rows in zip(*orders.values(), strict=True):
         yield torch.stack(rows)[own]
 

@@ -20,13 +20,17 @@ def stack_values(values: Sequence[float], like: Tensor) -> Tensor:
 
 def stack_option(rules: Sequence[Rule], name: str, like: Tensor) -> Tensor:
     """Return each run's value of an option, (runs, 1)."""
-    return stack_values([rule[name] for rule in rules], like)
+    return stack_values(_read_option(rules, name), like)
 
 
 def stack_used_option(rules: Sequence[Rule], name: str, like: Tensor) -> Tensor | None:
     """Return the same, or None if all values are 0: what no run uses then costs no time."""
-    values = [rule[name] for rule in rules]
+    values = _read_option(rules, name)
     return stack_values(values, like) if any(values) else None
+
+
+def _read_option(rules: Sequence[Rule], name: str) -> list[float]:
+    return [rule[name] for rule in rules]
 
 
 def make_zeros(weights: Sequence[Tensor]) -> list[Tensor]:

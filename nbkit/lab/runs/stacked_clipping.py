@@ -60,10 +60,12 @@ class StackedClip:
         if "max_norm" in self.limits:
             measure = partial(self._measure_norms, clipped)
             (factor,) = self._find_factors(measure, self.limits["max_norm"])
-            clipped = {i: scale_gradient(g, factor[:, None]) for i, g in clipped.items()}
+            for index, gradient in clipped.items():
+                clipped[index] = scale_gradient(gradient, factor[:, None])
         if "max_value" in self.limits:
             limits = self.limits["max_value"][:, None]
-            clipped = {i: clamp_values(g, limits.to(g.dtype)) for i, g in clipped.items()}
+            for index, gradient in clipped.items():
+                clipped[index] = clamp_values(gradient, limits.to(gradient.dtype))
         if "agc" in self.limits:
             measure = partial(self._measure_units, clipped)
             factors = self._find_factors(measure, self.limits["agc"])
@@ -85,10 +87,10 @@ class StackedClip:
             return factors
         _, wide = measure(choose_norm_dtype(self.device, wide=True))
         # Choose run by run: the norm of a run must not depend on the runs beside it.
-        return [
-            torch.where(_align_runs(lost, narrow), precise, narrow)
-            for narrow, precise in zip(factors, wide, strict=True)
-        ]
+        chosen = []
+        for narrow, precise in zip(factors, wide, strict=True):
+            chosen.append(torch.where(_align_runs(lost, narrow), precise, narrow))
+        return chosen
 
     def _measure_norms(
         self, gradients: Mapping[int, Tensor], dtype: torch.dtype

@@ -120,16 +120,21 @@ def _join_tensors(target: nn.Module, modules: Sequence[nn.Module], join: Any) ->
         owners: list[Any] = [module.get_submodule(path) for module in modules]
         for name, tensor in owner._parameters.items():
             if tensor is not None:
-                alike = [other._parameters[name] for other in owners]
-                owner._parameters[name] = _join_parameters(join, alike)
+                owner._parameters[name] = _join_parameters(join, _read_tensors(owners, name))
         for name, tensor in owner._buffers.items():
             if tensor is not None:
-                alike = [other._buffers[name] for other in owners]
                 # BatchNorm's count of batches has no dimension, and is the same in all runs.
                 is_count = join is torch.cat and not tensor.ndim
-                owner._buffers[name] = tensor if is_count else join(alike)
+                owner._buffers[name] = tensor if is_count else join(_read_tensors(owners, name))
+
+
+def _read_tensors(owners: Sequence[nn.Module], name: str) -> list[Tensor]:
+    """Read the parameter or the buffer with this name from each of the modules."""
+    return [getattr(owner, name) for owner in owners]
 
 
 def _join_parameters(join: Any, tensors: Sequence[Tensor]) -> nn.Parameter:
     """Join parameters into one that is trained or frozen like the first."""
-    return nn.Parameter(join([tensor.detach() for tensor in tensors]), tensors[0].requires_grad)
+    with torch.no_grad():  # a new parameter, without a path back to the old ones
+        joined = join(tensors)
+    return nn.Parameter(joined, tensors[0].requires_grad)

@@ -50,8 +50,8 @@ def stack_layers(layers: Sequence[nn.Module]) -> nn.Module:
         stacked = StackedLinear(layers)
     elif type(first) is nn.Flatten:
         # Dimensions counted from the front move behind the run dimension, negative ones stay.
-        dims = (first.start_dim, first.end_dim)
-        stacked = nn.Flatten(*[dim + (dim >= 0) for dim in dims])
+        start, end = first.start_dim, first.end_dim
+        stacked = nn.Flatten(start + (start >= 0), end + (end >= 0))
     elif type(first) in ELEMENTWISE:
         # No weights, and the same for every number: one of them serves all runs.
         stacked = first

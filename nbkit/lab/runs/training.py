@@ -99,7 +99,7 @@ def _take_steps(
                     group["lr"] = lr * factor
             loss = loss_fn(model(x), y)
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            loss.backward()
             optimizer.step()
             yield Step(index, loss.detach(), groups[0]["lr"])
     finally:

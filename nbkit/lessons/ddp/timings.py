@@ -1,4 +1,4 @@
-"""The timings of ddp: what an update costs two ranks, and what one process."""
+"""Time what an update costs two ranks, and what it costs one process."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Generator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -26,21 +27,22 @@ from nbkit.lab.runs.training import one_thread
 
 WAYS = ("alone", "every", "last", "never", "update")
 Seconds = list[float]
+# By what they depend on, the networks that have been built, with their optimizers.
 Nets = dict[tuple[object, ...], tuple[nn.Module, torch.optim.Optimizer]]
 
 
 @dataclass(frozen=True)
 class Case:
-    """One thing to time on two ranks: a window of micro-batches and the optimizer's step.
+    """Describe one thing to time on two ranks: a window of micro-batches and the optimizer's step.
 
     Attributes:
-        rows: of a micro-batch, on each of the two processes.
+        rows: rows of a micro-batch, on each of the two processes.
         way: "alone": one process takes the rows of both. The others are two processes under DDP,
             which average in "every" micro-batch, in the "last" of the window, or "never" (and then
             leave out the optimizer's step). "update" is that step by itself.
-        micro_batches: in a window.
+        micro_batches: number of micro-batches in a window.
         bucket_kb: kB of gradients that DDP sends together.
-        width, depth: of the hidden layers.
+        width, depth: size and number of the hidden layers.
     """
 
     rows: int
@@ -56,7 +58,8 @@ class Case:
 
     @property
     def windows(self) -> int:
-        """How many are timed together: enough to be read off a clock."""
+        """Return how many windows are timed together, so that a clock can resolve them."""
+        # About 0.5 million numbers of a layer's output in all, and no more than 16 micro-batches.
         work = 2**19 // (self.rows * self.width)
         return max(1, min(16, work) // self.micro_batches)
 
@@ -64,11 +67,11 @@ class Case:
 def time_cases(
     cases: Sequence[Case], rounds: int, warmup: int = 1, budget_seconds: float = float("inf")
 ) -> dict[Case, Seconds]:
-    """Seconds of one window of each case, round by round; every rank of a group has to call it.
+    """Time one window of each case, in seconds, round by round; every rank has to call it.
 
-    Cases of one round are neighbours in time, in an order that changes from round to round. A
-    window has taken as long as its slower rank. Each process computes on one thread. No round but
-    the first begins after `budget_seconds`.
+    The cases of one round run one after the other, in an order that changes from round to round.
+    The time of a window is that of its slower rank. Each process computes on one thread. No round
+    but the first begins after `budget_seconds`.
     """
     return _time_on_ranks(cases, rounds, warmup, budget_seconds).seconds
 
@@ -76,9 +79,10 @@ def time_cases(
 def _time_on_ranks(
     cases: Sequence[Case], rounds: int, warmup: int, budget_seconds: float
 ) -> Rounds[Case]:
+    """Time the cases on this rank, and take for each window the time of the slower rank."""
     nets: Nets = {}
     torch.manual_seed(0)
-    gc.collect()
+    gc.collect()  # now, and not while a window is timed
     with one_thread():
         timed = time_rounds(
             {case: partial(_time_case, nets, case) for case in cases},
@@ -87,6 +91,7 @@ def _time_on_ranks(
             budget_seconds=budget_seconds,
             any_rank=_any_rank,
         )
+    # (cases, rounds): the larger of both ranks' seconds replaces them on every rank.
     seconds = torch.tensor(list(timed.seconds.values()), dtype=torch.float64)
     dist.all_reduce(seconds, dist.ReduceOp.MAX)
     timed.seconds = dict(zip(timed.seconds, seconds.tolist(), strict=True))
@@ -94,7 +99,7 @@ def _time_on_ranks(
 
 
 def _any_rank(here: bool) -> bool:
-    """Whether it is so on any rank: all have to make the same number of rounds."""
+    """Return whether it is so on any rank, since all have to make the same number of rounds."""
     anywhere = torch.tensor(int(here))
     dist.all_reduce(anywhere, dist.ReduceOp.MAX)
     return bool(anywhere)
@@ -108,17 +113,18 @@ def time_pairs(
     warmup: int = 2,
     budget_seconds: float = 180.0,
 ) -> dict[Name, ProcessTiming]:
-    """Time the cases of each pair in n times two fresh processes, and compare them within each.
+    """Time the cases of each pair in n starts of two fresh processes, and compare within each.
 
     Args:
         pairs: name -> the cases to compare, by the names of the arms.
-        n: how many times two processes start; each time they measure all pairs.
-        rounds, warmup: of each pair, in each of them.
-        budget_seconds: no further processes are started later than that.
+        n: how often two processes start; each time they measure all pairs.
+        rounds, warmup: rounds of each pair in each start, and rounds before them that do not count.
+        budget_seconds: no further processes start after this time.
     Returns:
-        for each pair, a ProcessTiming: `.ratio(arm, to)` is an interval over the n starts.
+        dict: for each pair a ProcessTiming; `.ratio(arm, to)` is an interval over the n starts.
     """
     plain = {name: dict(cases) for name, cases in pairs.items()}
+    # An equal share of the budget for each pair in each start.
     share = budget_seconds / (max(1, n) * max(1, len(plain)))
     run = run_in_fresh_processes(
         _time_pairs, n, plain, rounds, warmup, share, ranks=2, budget_seconds=budget_seconds
@@ -133,6 +139,7 @@ def _time_pairs(
     names, timings = list(pairs), {}
     start = index % len(names)
     for name in names[start:] + names[:start]:
+        # Every second start has the arms in reverse, so that neither is always first.
         cases = list(pairs[name].values())[:: -1 if index % 2 else 1]
         timed = _time_on_ranks(cases, rounds, warmup, budget_seconds)
         seconds = {arm: timed.seconds[case] for arm, case in pairs[name].items()}
@@ -140,9 +147,10 @@ def _time_pairs(
     return timings
 
 
-def _net(nets: Nets, case: Case) -> tuple[nn.Module, torch.optim.Optimizer]:
-    """One network for all cases that can share it."""
+def _choose_net(nets: Nets, case: Case) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """Return the network of a case and its optimizer; cases share it where they can."""
     ddp = case.way not in ("alone", "update")
+    # DDP fixes the size of its buckets when it wraps a model.
     key = (case.width, case.depth, case.bucket_kb if ddp else None)
     if key not in nets:
         model: nn.Module = mlp(case.depth, case.width)
@@ -153,28 +161,36 @@ def _net(nets: Nets, case: Case) -> tuple[nn.Module, torch.optim.Optimizer]:
 
 
 def _time_case(nets: Nets, case: Case) -> float:
-    model, optimizer = _net(nets, case)
+    """Return the seconds of one window on this rank."""
+    model, optimizer = _choose_net(nets, case)
     rows = case.rows * (2 if case.way == "alone" else 1)
     x, y = torch.randn(rows, 64), torch.randint(10, (rows,))
     if case.way == "update":
         cross_entropy(model(x), y).backward()
-    dist.barrier()
+    dist.barrier()  # both ranks start together
     start = time.perf_counter()
     if case.way not in ("alone", "update") or rank() == 0:
         for _ in range(case.windows):
-            _window(case, model, optimizer, x, y)
+            _run_window(case, model, optimizer, x, y)
     return (time.perf_counter() - start) / case.windows
 
 
-def _window(case, model, optimizer, x, y) -> None:
+def _run_window(
+    case: Case, model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor
+) -> None:
+    """Run one window: its micro-batches, then the optimizer's step."""
     if case.way != "update":
+        # Divided by their number, the micro-batches' gradients add up to that of the window.
         for k in range(case.micro_batches):
             last = k == case.micro_batches - 1
-            quiet = case.way == "never" or (case.way == "last" and not last)
-            with model.no_sync() if quiet else nullcontext():
+            is_quiet = case.way == "never" or (case.way == "last" and not last)
+            # Only a DDP model is quiet, and only it has no_sync.
+            context: Any = model.no_sync if is_quiet else nullcontext
+            with context():
                 (cross_entropy(model(x), y) / case.micro_batches).backward()
-    if case.way != "never":
+    if case.way != "never":  # "never" times the computing alone
         optimizer.step()
+    # The update by itself needs the gradients again for its next step.
     if case.way != "update":
         optimizer.zero_grad()
 
@@ -182,30 +198,36 @@ def _window(case, model, optimizer, x, y) -> None:
 def update_seconds(
     timings: Mapping[Case, Seconds], rows: int, micro_batches: int, no_sync: bool, bucket_kb: int
 ) -> dict[str, Seconds]:
-    """What an update costs, from the measured parts, round by round.
+    """Put together what an update costs from the measured parts, round by round.
 
+    Args:
+        timings: seconds of the cases, from `time_cases`.
+        rows: rows of a micro-batch, on each process.
+        micro_batches: number of them in the update.
+        no_sync: average in the last micro-batch only.
+        bucket_kb: kB of gradients that DDP sends together.
     Returns:
-        seconds of "alone" (one process, the rows of both), and of two processes "computing",
+        dict: seconds of "alone" (one process, the rows of both), and of two processes "computing",
         "averaging" and "updating".
     """
     alone, every = timings[Case(rows, "alone")], timings[Case(rows, bucket_kb=bucket_kb)]
     never, update = timings[Case(rows, "never")], timings[Case(rows, "update")]
-    averaged = 1 if no_sync else micro_batches
-    cost = [max(e - u - n, 0.0) for e, u, n in zip(every, update, never, strict=True)]
-    return {
-        "alone": alone,
-        "computing": [micro_batches * n for n in never],
-        "averaging": [averaged * c for c in cost],
-        "updating": update,
-    }
+    averages = 1 if no_sync else micro_batches
+    computing, averaging = [], []
+    for whole, step, bare in zip(every, update, never, strict=True):
+        computing.append(micro_batches * bare)
+        # What a window with averaging takes beyond its parts; noise may make that negative.
+        averaging.append(averages * max(whole - step - bare, 0.0))
+    return {"alone": alone, "computing": computing, "averaging": averaging, "updating": update}
 
 
 def losses_of(
     size: int, lr: float, seeds: Sequence[int], examples: int = 6400
 ) -> Generator[None, None, Tensor]:
-    """The losses (seeds, updates) of the timed network on the digits, trained once.
+    """Train the timed network on the digits, once; return the losses (seeds, updates).
 
-    Yields between the updates, each of `size` rows, until all examples are seen.
+    Yields between the updates, each of `size` rows, until all examples have been seen. Later calls
+    with the same arguments return at once.
     """
     key = (size, lr, tuple(seeds))
     if key not in _curves:
@@ -218,4 +240,5 @@ def losses_of(
     return _curves[key]
 
 
+# By size, lr and seeds, the losses that have been trained.
 _curves: dict[tuple[object, ...], Tensor] = {}

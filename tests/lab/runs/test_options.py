@@ -188,7 +188,7 @@ def test_a_new_loss_works_in_both_kinds_of_runs(register):
 def test_two_options_that_replace_the_loss_are_refused(register, vectorize):
     register(Temperature())
     both = {"lr": 0.1, "temperature": 2.0, "label_smoothing": 0.1}
-    with pytest.raises(ValueError, match="one option that replaces the loss, got 2"):
+    with pytest.raises(ValueError, match="one option that replaces the loss, got two"):
         losses_of({"both": both}, vectorize)
 
 

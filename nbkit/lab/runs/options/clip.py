@@ -52,7 +52,11 @@ class Clipping(GradientOption):
 
 def choose_mode(rule: Rule) -> dict[str, float]:
     """Return the argument that `clip_gradients_` gets: the one finite threshold, or nothing."""
-    return {mode: rule[mode] for mode in MODES if math.isfinite(rule[mode])}
+    chosen = {}
+    for mode in MODES:
+        if math.isfinite(rule[mode]):
+            chosen[mode] = rule[mode]
+    return chosen
 
 
 OPTION = Clipping()
