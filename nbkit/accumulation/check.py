@@ -113,7 +113,7 @@ def _compare_parts(
                 x, y = read_pair(micro.batch)
                 with micro.sync():
                     loss = loss_fn(apply_model(model, x), y) * micro.weight
-                    loss.backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
+                    loss.backward()
                 # The rounding error of a sum is relative to its largest partial sum.
                 largest_term = max(largest_term, find_largest_entry([copy_gradients(model)]))
         return compare_gradients(reference, copy_gradients(model), largest_term)

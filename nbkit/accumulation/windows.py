@@ -131,8 +131,7 @@ class _Progress:
         if has_no_terms and self.model is not None:
             for parameter in self.model.parameters():
                 if parameter.requires_grad:
-                    hook = parameter.register_hook(torch.zeros_like)  # type: ignore[no-untyped-call]  # torch does not annotate it
-                    hooks.append(hook)
+                    hooks.append(parameter.register_hook(torch.zeros_like))
         try:
             yield
         finally:

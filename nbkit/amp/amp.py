@@ -107,7 +107,7 @@ class Amp:
             loss = self.scaler.scale(loss)
         # TF32 is a setting for both passes; autocast acts on the forward pass only.
         with backward_context(self.precision):
-            loss.backward(**keywords)  # type: ignore[no-untyped-call]  # torch has no types here
+            loss.backward(**keywords)
 
     def unscale_(self, optimizer: Optimizer) -> None:
         """Divide an optimizer's gradients by the loss scale, in place; do nothing without one.

@@ -27,6 +27,7 @@ class Attributes(Place):
 
     def __init__(self, name: str, owner: Any, strict: bool = True) -> None:
         attributes = read_attributes(owner)
+        # Sorted, so that the order of the assignments does not change the digest.
         value: dict[str, Any] = {"__class__": type(owner)}
         for key in sorted(attributes):
             value[key] = attributes[key]
@@ -42,8 +43,10 @@ class Attributes(Place):
 
     def _put_attributes_back(self, saved: dict[str, Any]) -> None:
         if type(self.owner) is not saved["__class__"]:
+            # Past the class's own __setattr__, which may refuse or react.
             object.__setattr__(self.owner, "__class__", saved["__class__"])
         now = read_attributes(self.owner)
+        # What the block added goes; what it changed or deleted comes back.
         for key in now.keys() - saved.keys():
             _delete_attribute(self.owner, key)
         for key, was in self.value.items():
@@ -147,6 +150,7 @@ def has_attributes(thing: Any) -> bool:
 def read_attributes(thing: Any) -> dict[str, Any]:
     """Return the attributes that an object has, in its dict and in slots."""
     found = dict(getattr(thing, "__dict__", {}))
+    # A class with __slots__ keeps these outside of __dict__.
     for slot in _list_slots(type(thing)):
         if hasattr(thing, slot):
             found[slot] = getattr(thing, slot)

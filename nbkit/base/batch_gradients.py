@@ -29,11 +29,12 @@ def differentiate_loss(
     model: nn.Module, loss_fn: LossFunction, batch: Any, seed: int = 0
 ) -> tuple[Gradients, float]:
     """Compute the gradient as `compute_gradients` does, and return the loss beside it."""
+    # One random state, so that dropout draws the same masks each time.
     torch.manual_seed(seed)
     model.zero_grad(set_to_none=True)
     x, y = read_pair(copy_batch(batch))
     loss = loss_fn(apply_model(model, x), y)
-    loss.backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
+    loss.backward()
     return copy_gradients(model), float(loss.detach())
 
 

@@ -23,6 +23,7 @@ class ContainerState(Place):
         attributes = getattr(owner, "__dict__", None)
         if attributes is owner:  # a dict whose items are its attributes has them once
             attributes = None
+        # The plain copy keeps which objects are in it; the owner itself stays in use.
         value = (read_items(owner), None if attributes is None else dict(attributes))
         super().__init__(name, owner, value, self._put_items_back, strict=strict)
 
@@ -44,6 +45,7 @@ class ContainerState(Place):
     def describe_value(self, places: Places) -> list[Any]:
         """List the items; those of a set in an order that is the same in every process."""
         items, attributes = self.value
+        # The order of a set changes with the process.
         if self.kind is set:
             items = sorted(items, key=repr)
         return [type(self.owner).__name__, *list_leaves((items, attributes), places)]
@@ -51,6 +53,7 @@ class ContainerState(Place):
     def _put_items_back(self, saved: Any) -> None:
         items, attributes = saved
         items = self._prefer_originals(self.value[0], items)
+        # An unchanged container is not touched: others may iterate over it.
         if not have_same_items(read_items(self.owner), items):
             refill_container(self.kind, self.owner, items)
         if attributes is not None and dict(vars(self.owner)) != attributes:
@@ -157,6 +160,7 @@ def _is_same_object(first: object, second: object) -> bool:
 
 def refill_container(kind: Any, container: Any, items: Any) -> None:
     """Put the items back into a container, without what its own class does at each insertion."""
+    # kind is Python's own class, so that the methods of a subclass are passed by.
     kind.clear(container)
     if isinstance(items, dict):
         for key, value in items.items():

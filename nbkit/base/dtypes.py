@@ -1,4 +1,4 @@
-"""What a precision means on a device: whether it is there, and the context that computes in it."""
+"""Check that a device has a precision, and compute in it."""
 
 from __future__ import annotations
 
@@ -13,12 +13,16 @@ DTYPES = {"fp32": None, "tf32": None, "bf16": torch.bfloat16, "fp16": torch.floa
 
 
 def check_supported(precision: str, device: torch.device) -> None:
-    """Refuse what the device does not have, and say what it has."""
+    """Refuse a precision that the device does not have.
+
+    Raises:
+        ValueError: naming the precisions that it has.
+    """
     if precision not in DTYPES:
         raise ValueError(f"precision must be one of {', '.join(DTYPES)}, got {precision!r}.")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"there is no CUDA device here for {precision} on {device}; try 'cpu'.")
-    supported = _supported(device)
+    supported = _list_supported(device)
     if precision not in supported:
         raise ValueError(
             f"{precision} is not supported on {device}, which has {', '.join(supported)}. "
@@ -26,27 +30,28 @@ def check_supported(precision: str, device: torch.device) -> None:
         )
 
 
-def _supported(device: torch.device) -> list[str]:
+def _list_supported(device: torch.device) -> list[str]:
     if device.type == "cuda":
+        # TF32 and bf16 came with Ampere.
         recent = torch.cuda.get_device_capability(device) >= (8, 0)
         return ["fp32", "tf32", "bf16", "fp16"] if recent else ["fp32", "fp16"]
     return ["fp32", "bf16", "fp16"] if torch.amp.is_autocast_available(device.type) else ["fp32"]
 
 
-def forward_context(precision: str, device: torch.device) -> AbstractContextManager:
-    """For the forward pass and the loss."""
+def forward_context(precision: str, device: torch.device) -> AbstractContextManager[Any]:
+    """Compute the forward pass and the loss in this precision, while the context lasts."""
     dtype = DTYPES[precision]
     return backward_context(precision) if dtype is None else torch.autocast(device.type, dtype)
 
 
-def backward_context(precision: str) -> AbstractContextManager:
-    """For the backward pass: autocast is for the forward pass only, TF32 for both."""
-    return tf32() if precision == "tf32" else nullcontext()
+def backward_context(precision: str) -> AbstractContextManager[Any]:
+    """Compute the backward pass in this precision: autocast is for the forward pass only."""
+    return use_tf32() if precision == "tf32" else nullcontext()
 
 
 @contextmanager
-def tf32() -> Iterator[None]:
-    """Products of float32 matrices and convolutions in TF32; the settings are given back."""
+def use_tf32() -> Iterator[None]:
+    """Multiply and convolve float32 tensors in TF32, and put the settings back at the end."""
     backends: Any = torch.backends
     switches = backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn
     before = [switch.fp32_precision for switch in switches]

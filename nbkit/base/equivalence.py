@@ -85,11 +85,13 @@ def compare_gradients(
     Returns:
         EquivalenceReport: the errors, without a cause.
     """
+    # One scale for all parameters: a small gradient may be rounding of large terms elsewhere.
     scale = find_largest_entry([reference])
     differences = {}
     for name, gradient in reference.items():
         differences[name] = find_largest_entry([{name: measured[name] - gradient}])
     worst = max(differences.values(), default=0.0, key=_rank_nan_first)
+    # The coarsest dtype decides how much rounding there may be.
     eps = max((torch.finfo(g.dtype).eps for g in reference.values()), default=0.0)
 
     # A reference of zeros has no scale: then the errors are absolute.

@@ -73,6 +73,7 @@ def explain_difference(
     report = measure(frozenset())
     if report.equivalent:
         return report
+    # NaN would make every suspect look guilty.
     if math.isfinite(report.error):
         report.causes = _find_causes(suspects, measure, find_rest)
     else:
@@ -106,6 +107,7 @@ def _find_causes(
     every = frozenset(suspects)
     guilty = list(suspects)
     rest: list[Advised] = []
+    # If all suspects together explain it, test each alone; otherwise something else is at work.
     if suspects and measure(every).equivalent:
         # One kind is guilty if the difference is there with all the others switched off.
         guilty = [kind for kind in suspects if not measure(every - {kind}).equivalent]
@@ -133,12 +135,13 @@ def find_remaining_cause(
     """
     with switch_off_layers(model, off):
         reference, loss = differentiate_loss(model, loss_fn, batch)
+        # The same batch with another seed: a difference can only come from random numbers.
         again = compute_gradients(model, loss_fn, batch, seed=1)
         if not compare_gradients(reference, again).equivalent:
             return EquivalenceCause.RANDOM_NUMBERS, RANDOM_NUMBERS
         results = [differentiate_loss(model, loss_fn, part) for part in parts]
-    gradients = [gradient for gradient, _ in results]
-    losses = [part_loss for _, part_loss in results]
+    gradients, losses = zip(*results, strict=True)
+    # A wrongly weighted loss has a gradient that is another weighted sum of the parts'.
     weights = fit_weights(reference, gradients)
     if weights is None or not _are_shares(weights, loss, losses, reference):
         return EquivalenceCause.COUPLED_SAMPLES, COUPLED_SAMPLES
@@ -156,12 +159,15 @@ def _are_shares(
     """
     if are_ones(weights):
         return True
-    eps = max(torch.finfo(gradient.dtype).eps for gradient in reference.values())
-    rounding = 4 * eps**0.5
-    terms = [weight * part for weight, part in zip(weights, losses, strict=True)]
-    sums_to_one = abs(sum(weights) - 1) <= rounding
-    gives_the_loss = abs(sum(terms) - loss) <= rounding * sum(map(abs, terms))
-    return sums_to_one and gives_the_loss
+    coarsest = max(torch.finfo(gradient.dtype).eps for gradient in reference.values())
+    rounding = 4 * math.sqrt(coarsest)
+    if abs(sum(weights) - 1) > rounding:
+        return False
+    total = size = 0.0
+    for weight, part in zip(weights, losses, strict=True):
+        total += weight * part
+        size += abs(weight * part)
+    return abs(total - loss) <= rounding * size
 
 
 def are_ones(weights: Sequence[float]) -> bool:

@@ -1,8 +1,9 @@
-"""The parameters and gradients at hand: each one once, and by name."""
+"""List parameters and their gradients, each one once, by name."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -13,19 +14,27 @@ LISTED = 10  # rows of a table, names in a message
 
 
 def named_parameters(source: Parameters) -> dict[str, Tensor]:
-    """Each parameter once, by name: of a model, an optimizer, or whatever yields parameters."""
+    """List each parameter once, by name.
+
+    Args:
+        source: a model, an optimizer, a tensor, or an iterable of parameters or of pairs (name,
+            parameter).
+    Raises:
+        TypeError: for an item that is neither.
+        ValueError: if there are no parameters, or two of one name.
+    """
     if isinstance(source, nn.Module):
         return dict(source.named_parameters())
     named: dict[str, Tensor] = {}
     seen: set[int] = set()
-    for name, parameter in _pairs(source):
+    for name, parameter in _list_pairs(source):
         if not isinstance(name, str) or not isinstance(parameter, Tensor):
             raise TypeError(
                 f"expected a model, an optimizer, parameters or (name, parameter) pairs; "
                 f"got an item of type {type(parameter).__name__}: {parameter!r:.60}."
             )
         if id(parameter) in seen:
-            continue  # tied
+            continue  # tied weights: one tensor under two names
         if name in named:
             raise ValueError(
                 f"two different parameters are both called {name!r}. Tell them apart, for example "
@@ -35,42 +44,50 @@ def named_parameters(source: Parameters) -> dict[str, Tensor]:
         named[name] = parameter
     if not named:
         raise ValueError(
-            "no parameters came. A generator can be read only once: pass the model, or "
+            "got no parameters. A generator can be read only once: pass the model, or "
             "list(model.parameters())."
         )
     return named
 
 
-def _pairs(source) -> Iterable[tuple[str, Tensor]]:
+def _list_pairs(source: Parameters) -> Iterable[tuple[str, Tensor]]:
     if isinstance(source, Optimizer):
         for g, group in enumerate(source.param_groups):
-            unnamed = [f"group{g}.{i}" for i in range(len(group["params"]))]
-            yield from zip(group.get("param_names", unnamed), group["params"], strict=True)
+            # torch keeps names only where the optimizer was given named_parameters().
+            names = group.get("param_names")
+            for i, parameter in enumerate(group["params"]):
+                yield names[i] if names else f"group{g}.{i}", parameter
         return
-    for i, item in enumerate([source] if isinstance(source, Tensor) else source):
+    items: Iterable[Any] = [source] if isinstance(source, Tensor | nn.Module) else source
+    for i, item in enumerate(items):
         yield item if isinstance(item, tuple) and len(item) == 2 else (str(i), item)
 
 
 def sum_repeated_rows(named: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The gradients there are; in place of a sparse one where rows may repeat, their sum."""
-    grads = {name: p.grad for name, p in named.items() if p.grad is not None}
-    for name, grad in grads.items():
-        if grad.is_sparse:
-            grads[name] = grad.coalesce()
+    """Return the gradients there are; in a sparse one, repeated rows are summed."""
+    grads = {}
+    for name, parameter in named.items():
+        if parameter.grad is not None:
+            grad = parameter.grad
+            # An embedding's gradient has a row for each use of an index.
+            grads[name] = grad.coalesce() if grad.is_sparse else grad
     return grads
 
 
 def view_values(grads: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What a gradient holds: itself, or the values of a sparse one, as a view."""
-    return {name: grad._values() if grad.is_sparse else grad for name, grad in grads.items()}
+    """Return the numbers of each gradient: of a sparse one its values, as a view."""
+    values = {}
+    for name, grad in grads.items():
+        values[name] = grad._values() if grad.is_sparse else grad
+    return values
 
 
 def read_gradients(named: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The gradients there are, to read; of a sparse one its values, repeated rows summed."""
+    """Return the numbers of the gradients there are; in a sparse one, repeated rows are summed."""
     return view_values(sum_repeated_rows(named))
 
 
 def join_names(names: Sequence[str]) -> str:
-    """The names, as many as one reads."""
+    """Join names for a message: the first ten, and how many more there are."""
     more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
     return ", ".join(names[:LISTED]) + more

@@ -146,6 +146,7 @@ def describe_code(code: types.CodeType) -> str:
 def take_apart(value: Any) -> Sequence[Any]:
     """Take an object apart as copy.deepcopy and pickle do."""
     if isinstance(value, dict):
+        # Keys and values by turns: a dict's order counts.
         parts: list[Any] = []
         for key_and_value in value.items():
             parts += key_and_value
@@ -154,6 +155,7 @@ def take_apart(value: Any) -> Sequence[Any]:
         return value
     if isinstance(value, set | frozenset):
         return sorted(value, key=repr)
+    # Otherwise by the protocol of pickle: constructor, arguments, state, items.
     reduce = copyreg.dispatch_table.get(type(value))
     reduced: Any = reduce(value) if reduce is not None else value.__reduce_ex__(4)
     return (reduced,) if isinstance(reduced, str) else reduced

@@ -1,4 +1,4 @@
-"""Copy a model that keeps tensors of its forward pass."""
+"""Copy a model, also one that keeps tensors of its forward pass."""
 
 from __future__ import annotations
 
@@ -48,15 +48,18 @@ def copy_model(model: Model) -> Model:
 @contextmanager
 def _copying_results() -> Iterator[None]:
     """Let `copy.deepcopy` copy tensors that are not leaves."""
+    # torch's method refuses a tensor that is the result of a computation.
     usual = Tensor.__deepcopy__
 
     def copy_tensor(tensor: Tensor, memo: dict[int, Any]) -> Any:
         if tensor.is_leaf:
-            return usual(tensor, memo)
+            return usual(tensor, memo)  # type: ignore[no-untyped-call]  # torch's own
         if id(tensor) not in memo:
+            # A tensor that is held twice is copied once.
             memo[id(tensor)] = tensor.detach().clone()
         return memo[id(tensor)]
 
+    # The patch is global, so two threads take turns.
     with _lock:
         Tensor.__deepcopy__ = copy_tensor  # type: ignore[method-assign]
         try:

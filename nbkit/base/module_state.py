@@ -53,6 +53,7 @@ class EngineState(Place):
         self.saved = self.value
 
     def _put_registered_back(self, saved: dict[str, Any]) -> None:
+        # Only where they differ: an engine may react when they are set.
         for key in ("__class__", "training"):
             if getattr(self.owner, key) != saved[key]:
                 setattr(self.owner, key, saved[key])
@@ -95,6 +96,7 @@ class _Extra:
 
 def list_extra_state(name: str, module: nn.Module) -> Iterator[tuple[str, Place]]:
     """List what a module's own `get_extra_state` gives, where it has one."""
+    # torch's own method raises: a module without extra state does not define it.
     if type(module).get_extra_state is not nn.Module.get_extra_state:
         put_back = partial(_put_extra_state, module)
         yield name, Place(name, _Extra(), module.get_extra_state(), put_back, LOADED)

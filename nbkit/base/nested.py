@@ -1,6 +1,6 @@
-"""Walk over nested tuples, lists, mappings and dataclasses: the one place that knows them all.
+"""Walk over nested tuples, lists, mappings and dataclasses.
 
-Everything else is a leaf: a tensor, a number, a numpy array, a string, a module, None.
+They are the containers; everything else is a leaf: a tensor, a number, a string, a module, None.
 """
 
 from __future__ import annotations
@@ -28,8 +28,11 @@ def open_container(value: Any) -> Children | None:
     if isinstance(value, (tuple, list)):
         return list(enumerate(value))
     if dataclasses.is_dataclass(value) and not isinstance(value, (type, Tensor, torch.nn.Module)):
-        names = [field.name for field in dataclasses.fields(value)]
-        return [(name, getattr(value, name)) for name in names if hasattr(value, name)]
+        children: Children = []
+        for field in dataclasses.fields(value):
+            if hasattr(value, field.name):  # one with init=False may not be set yet
+                children.append((field.name, getattr(value, field.name)))
+        return children
     return None
 
 
@@ -57,7 +60,7 @@ def walk_leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
     >>> list(walk_leaves({"x": [1, 2]}, "batch"))
     [("batch['x'][0]", 1), ("batch['x'][1]", 2)]
     """
-    return _walk(value, name, frozenset())
+    return _walk_nested(value, name, frozenset())
 
 
 def walk_tensors(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
@@ -87,7 +90,7 @@ def map_leaves(function: Callable[[Any], Any], value: Any, *, whole: tuple[type,
     >>> map_leaves(lambda leaf: leaf + 1, {"x": (1, 2), "y": [3]})
     {'x': (2, 3), 'y': [4]}
     """
-    return _map(function, value, whole, frozenset())
+    return _map_nested(function, value, whole, frozenset())
 
 
 def map_tensors(function: Callable[[Tensor], Any], value: Any) -> Any:
@@ -110,19 +113,19 @@ def move_tensors(value: Any, device: torch.device | str | None) -> Any:
     return map_leaves(move, value, whole=(PackedSequence,))
 
 
-def _walk(value: Any, name: str, above: frozenset[int]) -> Iterator[tuple[str, Any]]:
+def _walk_nested(value: Any, name: str, above: frozenset[int]) -> Iterator[tuple[str, Any]]:
     children = open_container(value)
     if children is None:
         yield name, value
         return
-    if id(value) in above:
+    if id(value) in above:  # it holds itself
         return
     above |= {id(value)}
     for key, child in children:
-        yield from _walk(child, name + _label(value, key), above)
+        yield from _walk_nested(child, name + _label_child(value, key), above)
 
 
-def _map(
+def _map_nested(
     function: Callable[[Any], Any], value: Any, whole: tuple[type, ...], above: frozenset[int]
 ) -> Any:
     children = None if isinstance(value, whole) else open_container(value)
@@ -134,11 +137,13 @@ def _map(
             f"reference to itself out of it."
         )
     above |= {id(value)}
-    mapped = [(key, _map(function, child, whole, above)) for key, child in children]
+    mapped = []
+    for key, child in children:
+        mapped.append((key, _map_nested(function, child, whole, above)))
     return rebuild_container(value, mapped)
 
 
-def _label(container: Any, key: Any) -> str:
+def _label_child(container: Any, key: Any) -> str:
     if isinstance(container, Mapping):
         return f"[{key!r}]"
     if isinstance(container, (tuple, list)):
@@ -147,7 +152,7 @@ def _label(container: Any, key: Any) -> str:
 
 
 def _rebuild_mapping(value: Mapping[Any, Any], items: dict[Any, Any]) -> Any:
-    """A mapping of the same type where it can be copied and filled, otherwise a dict."""
+    """Build a mapping of the same type where it can be copied and filled, otherwise a dict."""
     if type(value) is dict:
         return items
     if hasattr(value, "__setitem__"):  # such as a tokenizer's BatchEncoding, or a defaultdict
@@ -155,6 +160,7 @@ def _rebuild_mapping(value: Mapping[Any, Any], items: dict[Any, Any]) -> Any:
         for key, child in items.items():
             rebuilt[key] = child
         return rebuilt
+    # A read-only mapping takes its items when it is made, if its constructor is like dict's.
     try:
         rebuilt = type(value)(items)  # type: ignore[call-arg]
     except TypeError:
@@ -165,7 +171,7 @@ def _rebuild_mapping(value: Mapping[Any, Any], items: dict[Any, Any]) -> Any:
 def _rebuild_tuple(value: tuple[Any, ...], items: list[Any]) -> Any:
     if all(old is new for old, new in zip(value, items, strict=True)):
         return value  # nothing to change; torch.Size, for one, takes nothing but integers
-    if hasattr(value, "_make"):
+    if hasattr(value, "_make"):  # a namedtuple
         return type(value)._make(items)
     try:
         return type(value)(items)

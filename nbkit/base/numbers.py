@@ -1,4 +1,4 @@
-"""Read a number from an argument, whoever made it: Python, numpy or torch; a bool is none."""
+"""Read a number of Python, numpy or torch from an argument; a bool does not count as one."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ def read_integer(value: Any) -> int | None:
     >>> read_integer(2), read_integer(torch.tensor(2)), read_integer(2.0), read_integer(True)
     (2, 2, None, None)
     """
+    # operator.index would take True as 1, and a tensor of one number in any shape.
     if _is_bool(value) or getattr(value, "shape", ()) != ():
         return None
     try:
@@ -35,16 +36,17 @@ def read_real(value: Any) -> float | None:
         return None
     try:
         return float(value)
-    except (TypeError, ValueError, OverflowError, RuntimeError):
+    except (TypeError, ValueError, OverflowError, RuntimeError):  # such as 10**400
         return None
 
 
 def _is_bool(value: Any) -> bool:
-    """Python's bool, and numpy's and torch's."""
+    """Recognise a bool of Python, numpy or torch."""
     return isinstance(value, bool) or str(getattr(value, "dtype", "")).endswith("bool")
 
 
 def _is_real_array(value: Any) -> bool:
-    """An array without dimensions, of numpy or torch, that does not hold complex numbers."""
+    """Recognise an array of numpy or torch that does not hold complex numbers."""
+    # By the dtype's name, since numpy need not be installed.
     dtype = str(getattr(value, "dtype", ""))
     return "int" in dtype or "float" in dtype

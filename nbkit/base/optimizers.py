@@ -11,6 +11,7 @@ from typing import Any
 
 from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
 
+# How the body of a `step` may test its closure, as ast.unparse writes it.
 PRESENT = ("closure is not None", "closure", "callable(closure)")
 ABSENT = ("closure is None", "not closure", "not callable(closure)")
 
@@ -33,6 +34,7 @@ def check_plain_step(optimizer: object, caller: str) -> None:
     >>> import torch
     >>> check_plain_step(torch.optim.SGD([torch.zeros(1)], lr=0.1), "train")
     """
+    # All that our loops use is checked, so that a wrapper that has it may stand in.
     name = type(optimizer).__name__
     step = getattr(optimizer, "step", None)
     if not callable(step) or not hasattr(optimizer, "param_groups"):
@@ -40,11 +42,11 @@ def check_plain_step(optimizer: object, caller: str) -> None:
             f"{caller} expected an optimizer, got a {name}. Pass an object of torch.optim, or one "
             f"that has step() and param_groups."
         )
-    if missing_arguments(step) or _refuses_none(step) or _is_sam(optimizer):
+    if find_missing_arguments(step) or _refuses_none(step) or _is_sam(optimizer):
         raise TypeError(
             f"{caller} calls optimizer.step() without a closure, but {name} needs one: it computes "
             f"the loss several times in a step. Use an optimizer without a closure here, such as "
-            f"SGD or AdamW, or call {name}.step(closure) in a loop of your own."
+            f"SGD or AdamW, or write the loop yourself and call {name}.step(closure) in it."
         )
 
 
@@ -67,7 +69,7 @@ def check_plain_scheduler(scheduler: Any) -> None:
     name = type(scheduler).__name__
     if not callable(getattr(scheduler, "step", None)):
         raise TypeError(f"expected a scheduler, with a step(), got {name}.")
-    if missing := missing_arguments(scheduler.step):
+    if missing := find_missing_arguments(scheduler.step):
         raise TypeError(
             f"expected a scheduler whose step() needs no argument, but that of {name}: "
             f"{missing}. Leave it out here, and call its step yourself."
@@ -79,8 +81,8 @@ def check_plain_scheduler(scheduler: Any) -> None:
         )
 
 
-def missing_arguments(function: Callable[..., Any]) -> str:
-    """Say which argument `function()` would miss; empty if none, or if it does not tell."""
+def find_missing_arguments(function: Callable[..., Any]) -> str:
+    """Say which argument `function()` would miss; empty if none, or if it has no signature."""
     try:
         signature = inspect.signature(function)
     except (TypeError, ValueError):  # some built-in functions have no signature
@@ -95,8 +97,9 @@ def missing_arguments(function: Callable[..., Any]) -> str:
 
 
 def _is_sam(optimizer: object) -> bool:
-    """Whether it has the two halves of a step of SAM, which its `step` needs a closure between."""
-    return all(callable(getattr(optimizer, half, None)) for half in ("first_step", "second_step"))
+    """Say whether it has the two halves of a step of SAM, whose `step` calls a closure between."""
+    has_first = callable(getattr(optimizer, "first_step", None))
+    return has_first and callable(getattr(optimizer, "second_step", None))
 
 
 def _refuses_none(step: Callable[..., Any]) -> bool:
@@ -106,11 +109,12 @@ def _refuses_none(step: Callable[..., Any]) -> bool:
 
 @lru_cache(maxsize=256)
 def _refuses_none_in_body(function: Callable[..., Any]) -> bool:
-    """Whether the body raises where the parameter `closure` is None."""
+    """Say whether the body raises where the parameter `closure` is None."""
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
     except (OSError, TypeError, SyntaxError):  # no source: written in C, typed into a prompt
         return False
+    # Either `assert closure is not None`, or `if closure is None:` whose first statement raises.
     for node in ast.walk(tree):
         if isinstance(node, ast.Assert) and ast.unparse(node.test) in PRESENT:
             return True

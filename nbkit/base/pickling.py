@@ -14,9 +14,18 @@ import torch
 
 
 def pickle_value(value: object, what: str) -> bytes:
-    """Pickle `value`; by cloudpickle if it holds what another process cannot import by name."""
+    """Pickle a value; by cloudpickle if it holds what another process cannot import by name.
+
+    Args:
+        value: anything, functions and classes included.
+        what: how the message names it.
+    Raises:
+        ImportError: if cloudpickle is needed and not installed.
+        TypeError: if the value cannot be pickled.
+    """
     try:
         data = pickle.dumps(value)
+        # What is in __main__ has a name, but not in the other process.
         if b"__main__" not in data:
             return data
     except Exception:  # a lambda, a local class: pickle has several errors for them
@@ -31,14 +40,14 @@ def pickle_value(value: object, what: str) -> bytes:
     usual = cloudpickle.Pickler.dispatch_table
     # cloudpickle sends a module's submodules along with a function that names both: one that uses
     # torch and a variable `classes` takes torch.classes with it, which pickles only by its name.
-    own: dict[type, Callable[..., Any]] = {
+    reducers: dict[type, Callable[..., Any]] = {
         types.CodeType: _reduce_code,
         type(torch.classes): _reduce_module,
         type(torch.ops): _reduce_module,
     }
 
-    class Pickler(cloudpickle.Pickler):
-        dispatch_table: ClassVar = ChainMap(own, usual)
+    class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no types
+        dispatch_table: ClassVar = ChainMap(reducers, usual)
 
     try:
         Pickler(file := io.BytesIO()).dump(value)
@@ -68,4 +77,5 @@ def _reduce_code(code: types.CodeType) -> tuple[Callable[..., Any], tuple[Any, .
 def _make_code(
     make: Callable[..., Any], arguments: tuple[Any, ...], filename: str
 ) -> types.CodeType:
-    return make(*arguments).replace(co_filename=filename)
+    code: types.CodeType = make(*arguments)
+    return code.replace(co_filename=filename)

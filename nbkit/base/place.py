@@ -83,6 +83,7 @@ class ArrayState(Place):
 
     def _put_numbers_back(self, saved: Any) -> None:
         array = self.owner
+        # The block may have resized it.
         if array.shape != saved.shape:
             array.resize(saved.shape, refcheck=False)
         if array.tobytes() != saved.tobytes():  # one that is read-only cannot have changed

@@ -47,7 +47,8 @@ def find_places(objects: tuple[object, ...], rng: bool) -> Places:
     for position, thing in enumerate(objects, start=1):
         for place in _list_places_of(type(thing).__name__, thing, position):
             _add_place(places, queue, place)
-    for place in queue:  # grows while it is read
+    for place in queue:  # children are appended while it is read
+        # What state_dict returned is new at each call; only the tensors in it are the object's.
         if place.turn == LOADED:
             _add_tensors(places, queue, place)
             continue
@@ -59,6 +60,7 @@ def find_places(objects: tuple[object, ...], rng: bool) -> Places:
 def _add_place(places: Places, queue: list[Place], place: Place) -> None:
     """Add a place, unless its owner has one."""
     if id(place.owner) not in places:
+        # The place holds its owner, so the id cannot be given to another object.
         places[id(place.owner)] = place
         place.places = places
         queue.append(place)
@@ -96,6 +98,7 @@ def _take_apart_strictly(thing: Any) -> Any:
 
 def _refuse_or_refer(places: Places, name: str, thing: Any, strict: bool, error: Exception) -> None:
     """Refuse what cannot be copied, unless it is a handle on something outside."""
+    # A log that is open for writing, and torch's own handles, may stay as they are.
     is_log = isinstance(thing, io.IOBase) and not thing.closed and not thing.readable()
     is_engine = type(thing).__module__.partition(".")[0] == "torch"  # such as a process group
     if strict and not is_log and not is_engine:
@@ -133,10 +136,12 @@ def _make_place(name: str, thing: Any, strict: bool) -> Place | None:
 
 def _make_numpy_place(numpy: Any, name: str, thing: Any) -> Place | None:
     """Make the place of an array or a random generator of numpy; None for its other objects."""
+    # An array of Python objects is taken apart instead, like a list.
     if isinstance(thing, numpy.ndarray) and not thing.dtype.hasobject:
         return ArrayState(name, thing)
     if isinstance(thing, numpy.random.RandomState):
         return RandomSource(name, thing, partial(thing.get_state, False), thing.set_state)
+    # A Generator keeps its numbers in the bit generator below it.
     if isinstance(thing, numpy.random.Generator):
         thing = thing.bit_generator
     if isinstance(thing, numpy.random.BitGenerator):
@@ -159,6 +164,7 @@ class LoaderState(Place):
     def __init__(self, name: str, owner: Any) -> None:
         kept = {}
         for key, value in sorted(vars(owner).items()):
+            # A data set may be huge, and is not changed by training.
             if key not in ("dataset", "data_source") and _draws_samples(value):
                 kept[key] = value
         super().__init__(name, owner, kept, vars(owner).update, strict=False)
@@ -213,7 +219,8 @@ def _list_random_places() -> Iterator[Place]:
     for generator in (torch.default_generator, *torch.cuda.default_generators):
         name = f"torch's generator on {generator.device}"
         yield Place(name, generator, generator.get_state(), generator.set_state, RANDOM)
-    if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+    # CUDA's generators do not exist before CUDA has started; the block may start it.
+    if not torch.cuda.is_initialized():
         yield Place("torch.cuda", torch.cuda, torch.initial_seed(), _reseed_cuda, RANDOM)
     yield RandomSource("random", random, random.getstate, random.setstate)
     numpy = sys.modules.get("numpy")
@@ -226,7 +233,7 @@ def _list_random_places() -> Iterator[Place]:
 
 def _reseed_cuda(seed: int) -> None:
     """Seed CUDA's generators with torch's seed again, if the block was the first to start CUDA."""
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+    if torch.cuda.is_initialized():
         torch.cuda.manual_seed_all(seed)
 
 

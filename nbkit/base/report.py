@@ -1,6 +1,6 @@
-"""What every result object can do: print as a table, show in a notebook, turn into JSON.
+"""Give every result a table in print and in a notebook, and its fields as JSON.
 
-A technique's result is a dataclass that inherits `Report` and says what its table holds.
+The result of a technique is a dataclass that inherits `Report` and defines its table.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import html
 import math
 from collections.abc import Sequence
 from enum import Enum, StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Word(StrEnum):
-    """The base of codes, such as verdicts: each one is a plain word, and shows itself as one.
+    """The base of codes, such as verdicts: each code is a plain word, and prints as one.
 
     >>> class Light(Word):
     ...     RED = "red"
@@ -35,35 +35,45 @@ class Report:
     """A result as a table: a subclass is a dataclass and gives `table()`."""
 
     def table(self) -> tuple[str, Sequence[str], Sequence[Sequence[object]]]:
-        """A line of summary, the names of the columns, and the rows."""
+        """Return a line of summary, the names of the columns, and the rows."""
         raise NotImplementedError
 
     def to_dict(self) -> dict[str, object]:
-        """Every field as plain JSON: tensors become numbers or lists, a non-finite number None."""
-        return {
-            field.name: convert_to_json(getattr(self, field.name))
-            for field in dataclasses.fields(self)  # type: ignore[arg-type]
-        }
+        """Return every field as plain JSON, where a number that is not finite is None."""
+        return _convert_fields(self)
 
     def __str__(self) -> str:
         summary, columns, rows = self.table()
-        cells = [list(columns), *[[_text(cell) for cell in row] for row in rows]]
-        widths = [max(len(row[i]) for row in cells) for i in range(len(columns))]
-        lines = [
-            "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip()
-            for row in cells
-        ]
-        return "\n".join([summary, *lines] if rows else [summary])
+        if not rows:
+            return summary
+        cells = [list(columns)]
+        for row in rows:
+            cells.append([_format_cell(cell) for cell in row])
+        # A column is as wide as its longest cell.
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        lines = [summary]
+        for words in cells:
+            padded = map(str.ljust, words, widths)
+            lines.append("  ".join(padded).rstrip())
+        return "\n".join(lines)
 
     def _repr_html_(self) -> str:
         summary, columns, rows = self.table()
-        head = "".join(f"<th>{html.escape(name)}</th>" for name in columns)
-        body = "".join(
-            "<tr>" + "".join(f"<td>{html.escape(_text(cell))}</td>" for cell in row) + "</tr>"
-            for row in rows
-        )
-        table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-        return f"<p>{html.escape(summary)}</p>" + (table if rows else "")
+        paragraph = f"<p>{html.escape(summary)}</p>"
+        if not rows:
+            return paragraph
+        head = _format_html_row("th", columns)
+        body = ""
+        for row in rows:
+            body += _format_html_row("td", row)
+        return f"{paragraph}<table><thead>{head}</thead><tbody>{body}</tbody></table>"
+
+
+def _format_html_row(tag: str, cells: Sequence[object]) -> str:
+    row = ""
+    for cell in cells:
+        row += f"<{tag}>{html.escape(_format_cell(cell))}</{tag}>"
+    return f"<tr>{row}</tr>"
 
 
 def ensure_axes(ax: Axes | None) -> Axes:
@@ -76,11 +86,12 @@ def ensure_axes(ax: Axes | None) -> Axes:
 
 
 def convert_to_json(value: object) -> object:
-    """The value as JSON knows it; NaN and infinity, which it does not know, become None.
+    """Convert a value to what JSON can hold; NaN and infinity, which it cannot, become None.
 
     >>> convert_to_json({"norm": torch.tensor(2.0), "names": ("a", "b"), "worst": math.inf})
     {'norm': 2.0, 'names': ['a', 'b'], 'worst': None}
     """
+    # A tensor is a number or nested lists, which may hold NaN.
     if isinstance(value, torch.Tensor):
         return convert_to_json(value.tolist())
     if isinstance(value, Report):
@@ -88,11 +99,15 @@ def convert_to_json(value: object) -> object:
     if isinstance(value, Enum):
         return convert_to_json(value.value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: convert_to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return _convert_fields(value)
     if isinstance(value, dict):
-        return {str(convert_to_json(key)): convert_to_json(item) for key, item in value.items()}
+        converted = {}
+        for key, item in value.items():
+            converted[str(convert_to_json(key))] = convert_to_json(item)  # JSON's keys are strings
+        return converted
     if isinstance(value, (list, tuple, set, frozenset)):
         return [convert_to_json(item) for item in value]
+    # numpy need not be installed, so its types are recognised by their methods.
     if hasattr(value, "dtype") and hasattr(value, "tolist"):  # numpy's numbers and arrays
         return convert_to_json(value.tolist())
     if isinstance(value, float) and not math.isfinite(value):
@@ -102,8 +117,16 @@ def convert_to_json(value: object) -> object:
     return str(value)
 
 
-def _text(cell: object) -> str:
-    """A number short enough for a table, anything else as it prints."""
+def _convert_fields(result: Any) -> dict[str, object]:
+    """Convert the fields of a dataclass, by name."""
+    converted = {}
+    for field in dataclasses.fields(result):
+        converted[field.name] = convert_to_json(getattr(result, field.name))
+    return converted
+
+
+def _format_cell(cell: object) -> str:
+    """Format a number with three digits, for a table, and anything else as it prints."""
     if isinstance(cell, torch.Tensor):
         cell = cell.item()
     return f"{cell:.3g}" if isinstance(cell, float) else str(cell)

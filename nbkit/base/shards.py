@@ -25,13 +25,15 @@ def refuse_shards(source: object, named: Mapping[str, Tensor], task: str) -> Non
         TypeError: for parameters of FSDP, and for a `DTensor` (FSDP2, tensor parallelism).
     """
     parameters = list(named.values())
-    if any(hasattr(p, "full_tensor") or hasattr(p.grad, "full_tensor") for p in parameters):
+    if any(map(_is_dtensor, parameters)):
         raise TypeError(
             f"the gradients are spread over the ranks (DTensor: FSDP2, tensor parallelism), so "
             f"that {task} needs all ranks. Use torch.nn.utils.clip_grad_norm_ to clip them by "
             f"their norm."
         )
-    if any(getattr(p, FLATTENED, False) for p in parameters) and not _is_whole(source):
+    if any(getattr(p, FLATTENED, False) for p in parameters) and not _holds_whole_parameters(
+        source
+    ):
         raise TypeError(
             f"the gradients are spread over the ranks (FSDP: each rank holds a part of the flat "
             f"gradient), so that {task} needs all ranks. Use the method of the FSDP model to clip "
@@ -39,13 +41,23 @@ def refuse_shards(source: object, named: Mapping[str, Tensor], task: str) -> Non
         )
 
 
-def _is_whole(source: object) -> bool:
-    """Whether flattened parameters are whole all the same: on one rank, or with NO_SHARD."""
+def _is_dtensor(parameter: Tensor) -> bool:
+    # Only a DTensor has this method; loading its class would take seconds.
+    return hasattr(parameter, "full_tensor") or hasattr(parameter.grad, "full_tensor")
+
+
+def _holds_whole_parameters(source: object) -> bool:
+    """Say whether flattened parameters are whole all the same: on one rank, or with NO_SHARD."""
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return True
     fsdp = sys.modules.get("torch.distributed.fsdp")
     if fsdp is None or not isinstance(source, nn.Module):
         return False
-    wrapped = [m for m in source.modules() if isinstance(m, fsdp.FullyShardedDataParallel)]
-    handles = [m._handle for m in wrapped if m._handle is not None]
-    return bool(handles) and not any(handle.uses_sharded_strategy for handle in handles)
+    has_handles = False
+    for module in source.modules():
+        if isinstance(module, fsdp.FullyShardedDataParallel) and module._handle is not None:
+            has_handles = True
+            # One part that is sharded is enough to make a norm over the ranks necessary.
+            if module._handle.uses_sharded_strategy:
+                return False
+    return has_handles

@@ -1,4 +1,4 @@
-"""Take back whatever a trial run does to a training.
+"""Undo everything that a trial run does to a training.
 
     before = digest(model, optimizer)
     with preserve_state(model, optimizer):
@@ -7,7 +7,7 @@
 
 One walk (`places.find_places`) lists every place where the objects keep state, each once, with its
 value and a way to put a value back. `digest` hashes the values; `preserve_state` copies them and
-puts the copies back. What the one covers, the other covers.
+puts the copies back. So both cover the same.
 """
 
 from __future__ import annotations
@@ -25,15 +25,16 @@ from nbkit.base.places import find_places
 
 @contextlib.contextmanager
 def preserve_state(*objects: object, rng: bool = True, offload: bool = False) -> Iterator[None]:
-    """Leave the objects and the random state as they were, however the block is left.
+    """Put the objects and the random state back as they were, however the block ends.
 
-    A module brings all that hangs on it: parameters and buffers (non-persistent ones too) with
+    Of a module, everything is put back: parameters and buffers (non-persistent ones too) with
     their `.grad`, `requires_grad` and hooks; what is registered under which name; its modes, its
     hooks, its class (a parametrization changes it), and its plain attributes with the lists, dicts,
-    arrays, random generators and objects in them. An optimizer brings its state, its param groups
-    and every other attribute, whatever its `state_dict` says; so does a scheduler, a `GradScaler`
-    or a wrapper, with the optimizer that it holds. A sampler brings what it draws from. Of any
-    other object it is what `state_dict` gives, and its numbers and tensors beside that.
+    arrays, random generators and objects in them. Of an optimizer it is the state, the param
+    groups and every other attribute, also those that its `state_dict` leaves out; likewise of a
+    scheduler, a `GradScaler` or a wrapper, with the optimizer that it holds. Of a sampler it is the
+    source of its random numbers. Of any other object it is what `state_dict` gives, and its numbers
+    and tensors beside that.
 
     All of it is put back in place. A tensor stays the same object in the same memory, so tied
     weights stay tied, and hooks, compiled wrappers and views hold. What the block put in its place
@@ -62,6 +63,7 @@ def preserve_state(*objects: object, rng: bool = True, offload: bool = False) ->
     >>> digest(layer) == before
     True
     """
+    # The walk and the copies are made before the block: a refusal leaves everything untouched.
     found = find_places(objects, rng)
     places = list(found.values())
     # What is restored where it is, or stays as it is, is not copied with what refers to it.
@@ -77,7 +79,7 @@ def preserve_state(*objects: object, rng: bool = True, offload: bool = False) ->
 
 
 def digest(*objects: object, rng: bool = True) -> str:
-    """A SHA-256 of exactly what `preserve_state` puts back, so that anybody can prove it.
+    """Compute a SHA-256 of exactly what `preserve_state` puts back, so that it can be checked.
 
     Names, types, shapes, strides, devices and bytes count: 0.0 is not -0.0, and two tied weights
     are not two equal ones. Equal states have equal digests in every process.
@@ -96,7 +98,9 @@ def digest(*objects: object, rng: bool = True) -> str:
     True
     """
     places = find_places(objects, rng)
+    # Ids differ between processes; the order in which the places are found does not.
     number = {owner: n for n, owner in enumerate(places)}
+    # One hash over all places: for each its value in words, then its bytes.
     sha = hashlib.sha256()
     for place in places.values():
         words = []
@@ -109,8 +113,9 @@ def digest(*objects: object, rng: bool = True) -> str:
 
 
 def _restore(places: Iterable[Place]) -> None:
-    """Put every place back, whatever happens on the way, the last found first."""
+    """Put every place back, also after an error, the last found first."""
     errors: list[BaseException] = []
+    # Objects found last are held by those found first, so they are put back before them.
     in_turn = sorted(reversed(list(places)), key=lambda place: place.turn)
     loaded = [place for place in in_turn if place.turn == LOADED]
     if loaded:
@@ -129,11 +134,13 @@ def _restore(places: Iterable[Place]) -> None:
 
 @contextlib.contextmanager
 def delay_interrupts() -> Iterator[None]:
-    """Let a second Ctrl-C wait until everything is back."""
+    """Hold a Ctrl-C back until the block has ended, and raise its KeyboardInterrupt then."""
     in_main_thread = threading.current_thread() is threading.main_thread()
     if not in_main_thread or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield  # no KeyboardInterrupt can come here
+        # Python raises KeyboardInterrupt in the main thread, and by its own handler, only.
+        yield
         return
+    # The handler only takes note, so that no restoration stops half way.
     waiting: list[Any] = []
     signal.signal(signal.SIGINT, lambda *interrupt: waiting.append(interrupt))
     try:

@@ -85,6 +85,7 @@ def find_starved_layers(model: nn.Module, part: Any) -> list[str]:
                 hooks += 1
         if not hooks:
             return []
+        # The pass moves BatchNorm's running statistics, and draws dropout masks.
         undo.enter_context(preserve_state(model))
         undo.enter_context(torch.no_grad())
         undo.enter_context(run_eagerly())

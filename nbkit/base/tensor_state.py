@@ -62,6 +62,7 @@ class TensorState(Place):
         """Copy the bytes."""
         self.saved = None
         if self.is_dense:
+            # The block may resize the storage, as FSDP does.
             self.nbytes = self.memory.untyped_storage().nbytes()
             self.saved = _drop_expanded(self.memory).to("cpu" if offload else None, copy=True)
 
@@ -73,8 +74,10 @@ class TensorState(Place):
                 if storage.nbytes() != self.nbytes:
                     storage.resize_(self.nbytes)
                 _drop_expanded(self.memory).copy_(saved)
+            # The block may have given the tensor other memory, as `module.to(device)` does.
             tensor.data = self.memory
             if self.is_leaf:
+                # The block may have made it the result of an in-place operation.
                 if not tensor.is_leaf:
                     tensor.detach_()
                 tensor.requires_grad_(self.requires_grad)
@@ -101,7 +104,9 @@ class TensorState(Place):
         """Return the bytes in the order of the indices, which strides do not change."""
         if not self.is_dense:
             return b""
+        # Expanded dimensions repeat numbers, and would cost memory that the tensor does not have.
         memory = _drop_expanded(self.memory)
+        # A copy in plain order: two tensors of equal numbers and other strides have equal bytes.
         rows = torch.empty(memory.shape, dtype=memory.dtype, device="cpu").copy_(memory)
         return ctypes.string_at(rows.data_ptr(), rows.nbytes)
 
@@ -113,6 +118,7 @@ def check_tensor(name: str, tensor: Tensor) -> None:
         TypeError: for a tensor without shape or memory, a quantized one, one that is neither dense
             nor sparse COO, and a subclass that wraps other tensors.
     """
+    # Such a subclass computes its numbers from other tensors, and has no bytes to copy.
     wraps = type(tensor).__torch_dispatch__ is not Tensor.__torch_dispatch__
     if nn.parameter.is_lazy(tensor):
         problem = "has no shape yet: run one batch through the model first"

@@ -1,4 +1,4 @@
-"""Write a file so that a reader finds the old file or the new one, never a part."""
+"""Write a file so that a reader finds the old file or the new one, never a part of one."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ def write_whole(path: Path, content: str | bytes, *, durable: bool = True) -> No
         OSError: if it cannot be written; the old file is still there.
     """
     part = write_part(path, content, durable=durable)
+    # A rename within one folder is atomic.
     try:
         os.replace(part, path)
     finally:
@@ -25,7 +26,7 @@ def write_whole(path: Path, content: str | bytes, *, durable: bool = True) -> No
 
 
 def write_new(path: Path, content: str | bytes) -> bool:
-    """Write a file whole or not at all, unless there is one already: whether it was written.
+    """Write a file whole or not at all, unless there is one already; say whether it was written.
 
     Raises:
         OSError: if it cannot be written; nothing is left of it.

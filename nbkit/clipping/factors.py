@@ -97,7 +97,7 @@ class Units:
         if self.groups and tensor.dim() > 1:
             # (in, out / groups, *kernel) -> (groups, in / groups, out / groups, *kernel); each pair
             # of group and output is a unit.
-            view = tensor.unflatten(0, (self.groups, -1))  # type: ignore[no-untyped-call]  # torch's
+            view = tensor.unflatten(0, (self.groups, -1))
             return view, [1, *range(3, view.dim())]
         # All axes but the first; of a vector its only axis, of a scalar none.
         return tensor, list(range(min(1, tensor.dim() - 1), tensor.dim()))

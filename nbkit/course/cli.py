@@ -14,10 +14,14 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nbkit.course.arguments import UsageError, build_parser
 from nbkit.course.console import print_line, write_text
 from nbkit.course.output_folder import choose_folder, make_folder
+
+if TYPE_CHECKING:
+    from nbkit.course.record import Record
 
 OK, LESSON_FAILED, BAD_USAGE, FLIPPED, STOPPED = 0, 1, 2, 3, 130
 
@@ -60,6 +64,7 @@ def _split_words(words: list[str]) -> tuple[list[str], list[str]]:
 
 
 def _call_command(options: argparse.Namespace, for_jupyter: Sequence[str]) -> int:
+    # Only the command lab passes words on, those behind `--`.
     if options.command == "lab":
         return lab_command(options.folder, for_jupyter)
     if for_jupyter:
@@ -79,12 +84,13 @@ def run_command(options: argparse.Namespace) -> int:
     """Run lessons headless."""
     from nbkit.course.lessons import LessonError, find_lessons
     from nbkit.course.run.course_run import LedgerError, run_lessons
+    from nbkit.course.run.grid import read_grid
     from nbkit.course.run.interrupts import keep_handlers
     from nbkit.course.run.options import RunOptions
-    from nbkit.course.run.tasks import read_grid
     from nbkit.lab.knobs import KnobError
     from nbkit.lab.shipped import lessons_dir
 
+    # A dictionary keeps the last of two equal names; refuse that instead of choosing silently.
     parameters = dict(options.parameter)
     if len(parameters) < len(options.parameter):
         raise UsageError("each parameter can be given once.")
@@ -111,11 +117,17 @@ def run_command(options: argparse.Namespace) -> int:
         raise UsageError(error) from error
     except LedgerError:  # its message has been printed below the table
         return LESSON_FAILED
-    if not all(record.ok for record in records):
-        return LESSON_FAILED
     # With --record the new verdicts are the ledger's, so that a flip is no failure.
-    flipped = any(record.flips for record in records)
-    return FLIPPED if flipped and not options.record else OK
+    return _find_exit_status(records, ignore_flips=options.record)
+
+
+def _find_exit_status(records: Sequence[Record], ignore_flips: bool) -> int:
+    flipped = False
+    for record in records:
+        if not record.ok:  # a failure counts more than a flip
+            return LESSON_FAILED
+        flipped = flipped or bool(record.flips)
+    return FLIPPED if flipped and not ignore_flips else OK
 
 
 def _raise_interrupt(*_: object) -> None:

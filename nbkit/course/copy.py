@@ -80,7 +80,7 @@ def _read_student_version(path: Path) -> bytes:
     import nbformat
 
     try:
-        text: str = nbformat.writes(make_student_version(read_notebook(path)))  # type: ignore[no-untyped-call]  # nbformat has no types
+        text: str = nbformat.writes(make_student_version(read_notebook(path)))
     except CellError as error:
         line = "" if error.line is None else f", line {error.line} of the cell"
         raise LessonError(f"{path.name}: an exercise cannot be read{line}: {error}") from error
@@ -148,7 +148,7 @@ def _make_grading_cell(name: str, points: str) -> NotebookNode:
     from nbformat.v4 import new_code_cell
 
     # The notebook format allows 64 letters in a cell's id.
-    cell: NotebookNode = new_code_cell(points, id=f"grade-{name}"[:64])  # type: ignore[no-untyped-call]  # nbformat has no types
+    cell: NotebookNode = new_code_cell(points, id=f"grade-{name}"[:64])
     cell.metadata["nbgrader"] = _make_metadata(f"{name}-check", grade=True)
     return cell
 

@@ -91,7 +91,7 @@ def read_notebook(path: Path) -> NotebookNode:
     import nbformat
 
     try:
-        notebook: NotebookNode = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]  # nbformat has no types
+        notebook: NotebookNode = nbformat.read(path, as_version=4)
         return notebook
     except FileNotFoundError:
         raise LessonError(f"there is no notebook {path}.") from None

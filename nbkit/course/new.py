@@ -144,15 +144,15 @@ def _format_as_notebook(text: str) -> str:
 
     cells = []
     for is_markdown, name, source in _split_cells(text):
-        make_cell = new_markdown_cell if is_markdown else new_code_cell
-        cell = make_cell(source, id=name)  # type: ignore[no-untyped-call]  # nbformat has no types
+        cell = new_markdown_cell(source, id=name) if is_markdown else new_code_cell(source, id=name)
+        # The tag tells papermill and nbkit which cell declares the parameters.
         if name == "parameters":
             cell.metadata["tags"] = ["parameters"]
         cells.append(cell)
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
     metadata = {"kernelspec": kernel, "language_info": {"name": "python"}}
-    notebook = new_notebook(cells=cells, metadata=metadata)  # type: ignore[no-untyped-call]  # nbformat has no types
-    return str(nbformat.writes(notebook)) + "\n"  # type: ignore[no-untyped-call]  # as above
+    notebook = new_notebook(cells=cells, metadata=metadata)
+    return str(nbformat.writes(notebook)) + "\n"
 
 
 def _split_cells(text: str) -> Iterator[tuple[bool, str, str]]:

@@ -251,7 +251,7 @@ def _reference_memory(tensor: Tensor) -> StorageWeakRef | None:
     """Return a weak reference to the tensor's memory; None if it is sparse and has none."""
     if tensor.layout is not torch.strided:
         return None
-    return StorageWeakRef(tensor.untyped_storage())  # type: ignore[no-untyped-call]  # torch: no types
+    return StorageWeakRef(tensor.untyped_storage())
 
 
 def _max_dim(tensors: list[Tensor]) -> int:

@@ -110,7 +110,7 @@ def find_nonfinite(
     """
     trial = _NonfiniteTrial(model, batch, loss_fn)
     for kind, name, tensor in trial.given():
-        if not _is_finite(tensor):
+        if not _is_tensor_finite(tensor):
             outputs = [TensorSummary.summarize(name, tensor)]
             return NonfiniteReport(
                 PassPhase.GIVEN, f"{kind} {name}", kind, outputs=outputs, path=name
@@ -209,10 +209,10 @@ def _summarize_tensors(tree: Any, name: str) -> list[TensorSummary]:
 
 
 def _are_finite(tree: Any) -> bool:
-    return all(map(_is_finite, list_tensors(tree)))
+    return all(map(_is_tensor_finite, list_tensors(tree)))
 
 
-def _is_finite(tensor: Tensor) -> bool:
+def _is_tensor_finite(tensor: Tensor) -> bool:
     return bool(_read_stored_values(tensor).isfinite().all())
 
 

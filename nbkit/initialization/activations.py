@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
+# In place, as a method or as a module: torch calls all of them by these names.
 RELUS = {"relu", "relu_", "relu6", "_threshold", "threshold_", "clamp_min", "clamp_min_"}
 # The lower and the upper limit of each function's values.
 LIMITS = {
@@ -45,6 +46,7 @@ def measure_saturated_share(x: Tensor, low: float, high: float) -> Tensor:
 
 def _find_unit_axis(layer: nn.Module, x: Tensor) -> int:
     """Return the axis of units in what follows a layer: a convolution's channels, else the last."""
+    # After a flatten, a convolution's output has too few axes for channels.
     if isinstance(layer, _ConvNd) and x.ndim > len(layer.kernel_size):
         return x.ndim - len(layer.kernel_size) - 1
     return x.ndim - 1

@@ -76,6 +76,7 @@ class Merge:
     @property
     def gradient_norm(self) -> float:
         """Return the norm of the gradient at it; 0 if there is none, or no finite one."""
+        # The norm is the root mean square times the root of the number of elements.
         norm = self.gradient_rms * math.sqrt(self.size)
         return norm if math.isfinite(norm) else 0.0
 
@@ -138,6 +139,7 @@ class PendingNumbers:
         """Set the attributes of all records; this synchronises once."""
         if not self._tensors:
             return
+        # One device for all, since a model may be spread over several.
         device = next(iter(self._tensors.values()))[1].device
         tensors = [tensor.to(device, torch.float32) for _, tensor in self._tensors.values()]
         numbers = torch.stack(tensors).tolist()

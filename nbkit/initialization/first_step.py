@@ -24,6 +24,7 @@ class FirstStep:
         self.input_rms = probe.totals.input_rms
         self.mixing: list[int] = []
         for i, call in enumerate(self.calls):
+            # An embedding looks up rows, whose size says nothing about the layers after it.
             if not isinstance(call.module, (nn.Embedding, nn.EmbeddingBag)):
                 self.mixing.append(i)
         self.last = self.mixing[-1] if self.mixing else -1
@@ -63,6 +64,7 @@ class FirstStep:
 
     def owns_gate(self, call: Call) -> bool:
         """Check whether a parameter in the layer starts at zero on purpose."""
+        # The model itself has no path: then every parameter is in it.
         prefix = f"{call.path}." if call.path else ""
         return any(gate.name.startswith(prefix) for gate in self.gates)
 
@@ -76,7 +78,7 @@ class FirstStep:
     def mention_dead_layer(self) -> str:
         """Return, in parentheses, the first layer whose units are all dead; "" if there is none."""
         for call in self.calls:
-            # A layer that gives zeros has no live units to lose.
+            # Where the output itself is zero all units count as dead, for another reason.
             if call.numbers.dead == 1 and call.numbers.output_rms:
                 return f" (all units of {call.name} are dead)"
         return ""

@@ -55,6 +55,7 @@ def _check_gradient_size(step: FirstStep, i: int, norms: dict[int, float]) -> La
     Only if all layers before `i` show the same: the queries and keys of attention get little at
     first, and so does a residual branch behind a small factor, while the gradient goes past them.
     """
+    # The last layer is left out: the loss alone sets its gradient.
     hidden = [j for j in step.mixing[:-1] if norms.get(j)]
     if i not in hidden or i == hidden[-1]:
         return None
@@ -69,6 +70,7 @@ def _check_gradient_size(step: FirstStep, i: int, norms: dict[int, float]) -> La
     layers_between = len(hidden) - 1 - hidden.index(i)
     name = step.calls[last].name
     rate = format_rate(earlier[0] / norms[last], f"from {name} to here", layers_between)
+    # With normalisations the size of the weights hardly matters; a residual path does.
     normalised = step.calls[-1].stretch > 0
     if max(earlier) < min(ends) / _GRADIENT_LIMIT and not _is_bypassed_by_input(step, call):
         return InitVerdict.GRADIENT_VANISHING, f"{rate} {RESIDUAL if normalised else LARGER}"

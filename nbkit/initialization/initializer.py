@@ -102,6 +102,7 @@ def initialize_(
     2.weight   left: of a normalisation layer
     2.bias     left: of a normalisation layer
     """
+    # All checks come before the first change.
     weight_scheme = WeightScheme(scheme, nonlinearity, gain, generator)
     _check_memory_and_device(model, generator)
     slots = list(_visit_slots(model))
@@ -120,6 +121,7 @@ def initialize_(
 
 def _check_memory_and_device(model: nn.Module, generator: torch.Generator | None) -> None:
     for name, parameter in model.named_parameters():
+        # A lazy layer learns its shape from the first batch.
         if nn.parameter.is_lazy(parameter):
             raise ValueError(f"{name} has no shape yet: run one batch through the model first.")
         if parameter.is_meta:
@@ -153,6 +155,7 @@ def _visit_slots(model: nn.Module) -> Iterator[_Slot]:
         for name in _list_own_names(path, module):
             full_name = f"{path}.{name}" if path else name
             reason = _find_reason_to_leave(module, name, owners)
+            # Only a parameter that will be set has an owner: a frozen one may be met again.
             if reason is None:
                 for parameter in find_parameters(module, name):
                     owners[id(parameter)] = full_name
@@ -174,6 +177,7 @@ def _find_reason_to_leave(module: Any, name: str, owners: dict[int, str]) -> str
         return "of a normalisation layer"
     if not isinstance(module, _LAYERS):
         return f"of a {type(module).__name__}, which is not a Linear, Conv or Embedding"
+    # The old weight_norm keeps weight_g and weight_v and recomputes the weight at each call.
     if name not in ("weight", "bias"):
         return (
             "the layer's weight is computed from it (old weight_norm or spectral_norm?); use "
@@ -213,6 +217,7 @@ def _set_parameter(
             if parameter.shape == value.shape:
                 value[padding.get(id(parameter), [])] = 0
 
+    # Copies, in case the parametrization turns the value into NaN.
     before = [(parameter, parameter.clone()) for parameter in find_parameters(module, name)]
     if not assign_weight(module, name, value):
         report.left[slot.full_name] = "its parametrization takes no values"

@@ -18,7 +18,7 @@ from nbkit.initialization.signal_checks import (
 from nbkit.initialization.verdict import InitVerdict, LayerFinding, LossVerdict
 
 _HIGH_LOSS = 1.5  # with Kaiming's weights in the last layer, 1.3 of the loss of equal probabilities
-_LOW_LOSS = 0.9  # a model that knows nothing is this close to the smaller reference by chance
+_LOW_LOSS = 0.9  # of the smaller reference; an untrained model comes this close by chance
 
 
 def judge_call(step: FirstStep, i: int) -> LayerFinding:
@@ -55,6 +55,7 @@ def judge_loss(
             f"confident before it has learned anything. Scale the last layer down, or start it at "
             f"zero."
         )
+    # A head may start at either reference by its bias.
     known = [size for size in (uniform, frequent) if size is not None and math.isfinite(size)]
     if loss < _LOW_LOSS * min(known, default=0.0):
         return LossVerdict.TOO_LOW, (

@@ -118,6 +118,7 @@ def lsuv_(
     with preserve_state(model), run_eagerly(), ExitStack() as hooks:
         for name, module in _find_layers(model).items():
             hook = partial(scaler.scale_called_layer, name, _find_obstacle(model, module))
+            # With keywords, since the layer is called again with the same arguments.
             hooks.callback(module.register_forward_hook(hook, with_kwargs=True).remove)
         call_model(model, copy_batch(batch))
     # `preserve_state` has restored the old weights, so the scaled ones are set again.
@@ -159,6 +160,7 @@ def _find_obstacle(model: nn.Module, module: Any) -> str | None:
     weights = find_parameters(module, "weight")
     if not weights:
         return "Its weight is computed (old weight_norm?): use torch.nn.utils.parametrizations."
+    # Two layers with one weight cannot both have the wanted output.
     holders: Counter[int] = Counter()
     for other in model.modules():
         holders.update(map(id, other._parameters.values()))
@@ -194,6 +196,7 @@ class _LayerScaler:
         output: Any,
     ) -> Tensor | None:
         """Act as a forward hook: return the scaled layer's output, or None to keep the old one."""
+        # A layer in a loop is called again: its weight stays as the first call left it.
         if name in self.rows:
             return None
         if not isinstance(output, Tensor):
@@ -226,6 +229,7 @@ class _LayerScaler:
             output = forward()
             spread = _measure_std(output)
             row.iterations += 1
+        # The output of the scaled layer goes on to the next layers.
         if self._is_close(spread):
             row.std_after, row.verdict = spread, LSUVVerdict.OK
             self.factors.append((module, factor))
@@ -244,6 +248,7 @@ def _explain_failure(row: LSUVLayer, spread: float) -> tuple[LSUVVerdict, str]:
         return LSUVVerdict.NOT_FINITE, (
             f"Look for NaN or inf in the batch and in the weights before the layer. {kept}"
         )
+    # No factor turns an output without spread into one that has it.
     if row.std_before == 0:
         return LSUVVerdict.NO_SPREAD, (
             f"All inputs or all weights are the same, as after a dead layer. {kept}"

@@ -24,6 +24,7 @@ def has_weights(module: Any) -> bool:
         matrices += list(module.parametrizations)
     # torch keeps the parametrizations themselves in a child module.
     children = [name for name, _ in module.named_children() if name != "parametrizations"]
+    # A leaf is a layer whatever its matrix is called.
     if not children:
         return bool(matrices)
     return any("weight" in name for name in matrices)
@@ -63,6 +64,7 @@ def count_duplicates(module: nn.Module, weight: Tensor, gradient: Tensor | None)
     same = (rows[1:] == rows[:-1]).all(1)
     if gradient is None:
         return (same & (rows[1:] != 0).any(1)).sum()
+    # The gradient decides: equal weights with different gradients separate at the first step.
     pulls = _flatten_units(module, gradient)[order]
     apart = (pulls[1:] - pulls[:-1]).abs().amax(1)
     # Equal gradients may differ by rounding.
@@ -78,6 +80,7 @@ def make_uniform_output(output: object, target: object) -> Tensor | None:
         return None
     if target.is_floating_point() or target.dtype == torch.bool or target.ndim != output.ndim - 1:
         return None
+    # The two conventions for class scores; with equal sizes torch's own one wins.
     if output.shape[:1] + output.shape[2:] == target.shape:  # (samples, classes, ...)
         classes = output.shape[1]
     elif output.shape[:-1] == target.shape:  # (samples, ..., classes)
@@ -108,6 +111,7 @@ def measure_any_nonzero(gradient: Tensor | None, parameter: Tensor) -> Tensor:
     """Compute, on the device, whether a gradient has a value that is not zero."""
     if gradient is None:
         return torch.zeros((), device=parameter.device)
+    # The gradient of a sparse Embedding stores only the rows that were used.
     values = gradient.coalesce().values() if gradient.is_sparse else gradient
     return (values != 0).any()
 
@@ -121,10 +125,12 @@ def _hash_rows(rows: Tensor) -> Tensor:
     """Return an integer for each row, equal for equal rows."""
     rows = rows.float() + 0.0  # -0.0 becomes 0.0
     generator = torch.Generator().manual_seed(0)
+    # A random linear hash: integers wrap around, and equal bits give equal sums.
     key = torch.randint(2**62, rows.shape[1:], generator=generator).to(rows.device)
     # In chunks, since the integers of all rows together take twice the memory of the weight.
     hashes = []
     for chunk in torch.split(rows, max(1, 2**22 // max(1, rows.shape[1]))):
+        # Shape (rows, inputs): the bits of each float32 as an integer.
         bits = chunk.contiguous().view(torch.int32).long()
         hashes.append((bits * key).sum(1))
     return torch.cat(hashes)

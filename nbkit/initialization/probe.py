@@ -35,7 +35,9 @@ from nbkit.initialization.measures import (
     weight_of,
 )
 
+# torch's names of the functions that end a residual branch.
 _SUMS = {"add", "add_", "sub", "sub_", "addcmul", "addcmul_", "lerp", "lerp_"}
+# rsqrt: a normalisation that is written by hand divides by a root.
 _NORMALISATIONS = {"batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm", "rsqrt"}
 
 
@@ -74,7 +76,9 @@ class Probe(TorchFunctionMode):
                 for name, module in self.model.named_modules():
                     hook = module.register_forward_hook(partial(self._on_call, name))
                     hooks.callback(hook.remove)
+                # The watch ends with the forward pass: the loss has sums and activations as well.
                 output = call_model(self.model, copy_batch(batch))
+            # The original batch: the model may have worked in place on the copy.
             self._look_at_inputs(batch)
             gradients = None
             if loss_fn is not None:
@@ -125,12 +129,13 @@ class Probe(TorchFunctionMode):
         def note_it(gradient: Tensor) -> None:
             self._pending.note(record, "gradient_rms", root_mean_square(gradient))
 
-        output.register_hook(note_it)  # type: ignore[no-untyped-call]  # torch has no types here
+        output.register_hook(note_it)
 
     def _on_call(self, name: str, module: nn.Module, args: Any, output: Any) -> None:
         """Act as a forward hook of every module."""
         self._clock += 1
         self._order[module] = self._clock
+        # An LSTM returns its states beside the output, which comes first.
         floats = _list_float_tensors(output)
         if not floats or not floats[0].numel():
             return
@@ -196,6 +201,7 @@ class Probe(TorchFunctionMode):
         self, output: object, loss_fn: Callable[..., Tensor], target: object
     ) -> None:
         """Note the losses of a model that knows nothing, or the frequencies of the classes only."""
+        # Only where the target is one class index for each prediction.
         uniform = make_uniform_output(output, target)
         if uniform is None or not isinstance(target, Tensor):
             return
@@ -209,6 +215,7 @@ class Probe(TorchFunctionMode):
         """Note which parameters, biases apart, start at zero and have a gradient."""
         for name, parameter in self.model.named_parameters():
             path, _, last = name.rpartition(".")
+            # A bias starts at zero as a rule, and stops no gradient.
             if "bias" in last or not parameter.requires_grad:
                 continue
             gate = Gate(name, self._find_last_call(path))

@@ -152,6 +152,7 @@ def init_report(
         raise ValueError(
             "a target needs a loss_fn that takes it: init_report(model, x, loss_fn, y)."
         )
+    # As a loader gives it: (inputs, targets).
     if target is None and isinstance(batch, (tuple, list)) and len(batch) > 1:
         target = batch[1]
 
@@ -174,6 +175,7 @@ def init_report(
 def _describe_call(step: FirstStep, i: int) -> InitLayer:
     """Build the row of call `i`, with its verdict."""
     call, numbers = step.calls[i], step.calls[i].numbers
+    # The neighbours in the order of the calls, which is that of the layers in a chain.
     before = step.calls[i - 1] if i else None
     after = step.calls[i + 1] if i + 1 < len(step.calls) else None
     verdict, advice = judge_call(step, i)

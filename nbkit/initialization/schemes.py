@@ -27,6 +27,7 @@ SCHEMES = (
 )
 EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
 _SMALL = 0.01  # the gain of "constant" and "normal" if none is given
+# `torch.nn.init.calculate_gain` gives their gain without further arguments.
 _NONLINEARITIES = ("linear", "sigmoid", "tanh", "relu", "leaky_relu", "selu")
 
 
@@ -52,6 +53,7 @@ class WeightScheme:
                 f"{self.nonlinearity!r}. For another one pass its gain (for GELU and SiLU that of "
                 f"relu, 1.41, is usual)."
             )
+        # None stands for the gain of the scheme, which fits.
         if self.gain is not None:
             self._check_gain(self.gain)
 
@@ -93,6 +95,7 @@ class WeightScheme:
         if self.name == "orthogonal":
             self._draw_orthogonal_(module, value, gain)
             return f"orthogonal, gain {gain:.3g}"
+        # Glorot and He: the variance is gain^2 over the fan.
         std = gain if self.name == "normal" else gain / math.sqrt(self._choose_fan(module, value))
         if self.name.endswith("uniform"):
             # A uniform distribution over [-a, a] has the standard deviation a / sqrt(3).
@@ -117,8 +120,10 @@ class WeightScheme:
 
 def count_fans(module: Any, weight: Tensor) -> tuple[float, float]:
     """Count the inputs that one unit sums, and the units that one input goes to."""
+    # A Linear weight has the shape (out_features, in_features).
     if not isinstance(module, _ConvNd):
         return weight.shape[1], weight.shape[0]
+    # Convolution: (out, in / groups, *kernel); transposed: (in, out / groups, *kernel).
     kernel = weight[0, 0].numel()
     fan_in = module.in_channels // module.groups * kernel
     fan_out = module.out_channels // module.groups * kernel

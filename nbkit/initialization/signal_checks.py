@@ -34,6 +34,7 @@ def check_finite(step: FirstStep, i: int) -> LayerFinding | None:
         else:
             advice = f"The output of {first.name} before it is not finite either: start there."
         return InitVerdict.NOT_FINITE, advice
+    # Without a gradient there is nothing that could overflow.
     if not math.isfinite(numbers.gradient_rms or 0.0):
         return InitVerdict.GRADIENT_NOT_FINITE, "The loss or a layer after it overflows."
     return None
@@ -59,6 +60,7 @@ def check_copies(step: FirstStep, i: int) -> LayerFinding | None:
     """
     call = step.calls[i]
     copies = call.numbers.duplicates
+    # A weight of zeros has equal rows, and moves at the first step.
     starts_at_zero = f"{call.path}.weight" in [gate.name for gate in step.gates]
     if not copies or starts_at_zero or i == step.last:
         return None
@@ -109,6 +111,7 @@ def check_signal_size(step: FirstStep, i: int) -> LayerFinding | None:
     if i == stretch[0] == step.mixing[0] and step.input_rms:
         start, name = step.input_rms, "the input"
 
+    # Growth of this output, then of the inputs of all later layers, since the start.
     factors = [step.read_size(i) / start]
     for j in step.mixing:
         arriving = step.calls[j].numbers.input_rms

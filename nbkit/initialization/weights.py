@@ -11,6 +11,7 @@ from torch.nn.utils import parametrize
 def find_parameters(module: Any, name: str) -> list[nn.Parameter]:
     """Return the parameters behind a name: one, those of its parametrization, or none."""
     if parametrize.is_parametrized(module, name):
+        # Weight norm has two (a norm and a direction), spectral norm has one.
         return list(module.parametrizations[name].parameters(recurse=False))
     parameter = module._parameters.get(name)
     return [] if parameter is None else [parameter]

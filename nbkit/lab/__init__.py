@@ -55,8 +55,10 @@ __all__ = sorted([*_HOMES, "plots"])  # plots is a module: `plots.grid(...)`
 
 
 def __getattr__(name: str) -> Any:
+    # Python calls this for a name that the module does not have yet.
     if name not in _HOMES:
         raise AttributeError(f"module 'nbkit.lab' has no attribute {name!r}")
+    # import_module is cached: a second look-up costs a dict access.
     return getattr(import_module(f"nbkit.lab.{_HOMES[name]}"), name)
 
 

@@ -70,7 +70,7 @@ def _replace_magics(source: str) -> str:
     # Without a magic the text stays as it is: IPython would also change its indentation.
     if not {"%", "!", "?"} & set(starts):
         return source
-    manager = TransformerManager()  # type: ignore[no-untyped-call]  # IPython has no annotations
+    manager = TransformerManager()
     return manager.transform_cell(source)
 
 
@@ -80,6 +80,7 @@ def parse_cell(source: str) -> ast.Module:
     Raises:
         CellError: if it is not Python, with the line that is wrong.
     """
+    # Line numbers in the errors below are those of the cell: read_python keeps them.
     python = read_python(source)
     try:
         return ast.parse(python)
@@ -117,6 +118,7 @@ def read_constant(node: ast.expr, known: Mapping[str, object]) -> Any:
         return known[node.id]
     if isinstance(node, ast.Attribute) and ast.unparse(node) in ("math.pi", "math.e"):
         return getattr(math, node.attr)
+    # Elements are read like any expression: lists may hold names and arithmetic.
     if isinstance(node, ast.List | ast.Tuple):
         values = read_constants(node.elts, known)
         return values if isinstance(node, ast.List) else tuple(values)
@@ -125,6 +127,7 @@ def read_constant(node: ast.expr, known: Mapping[str, object]) -> Any:
         return _apply_operator(node, SIGNS[type(node.op)], operand)
     if isinstance(node, ast.BinOp) and type(node.op) in ARITHMETIC:
         left, right = read_constant(node.left, known), read_constant(node.right, known)
+        # Refused before it is computed: a huge power would block the whole run.
         if isinstance(node.op, ast.Pow):
             _check_power(node, left, right)
         return _apply_operator(node, ARITHMETIC[type(node.op)], left, right)

@@ -38,6 +38,7 @@ def read_course(path: Path = COURSE) -> list[CourseEntry]:
     Raises:
         ValueError: if an entry has a wrong or missing field, or two entries have the same word.
     """
+    # The order of the file is the order of the course: it gives each lesson its number.
     entries: list[CourseEntry] = []
     for number, fields in enumerate(tomllib.loads(path.read_text(encoding="utf-8"))["lesson"]):
         _check_fields(fields, f"{path.name}, lesson {number}")
@@ -63,4 +64,5 @@ def _check_fields(fields: dict[str, Any], where: str) -> None:
 
 def word_of(name: str) -> str:
     """Turn a notebook's name into the lesson's word: `01_lr_finder` -> `lr_finder`."""
+    # Notebooks carry their number in front, so that folders list them in order.
     return re.sub(r"^\d+_", "", name)

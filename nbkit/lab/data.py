@@ -126,6 +126,7 @@ def digits(device: str | torch.device = "cpu") -> Data:
 
     path = shipped_file("digits.npz")
     content = path.read_bytes()
+    # A damaged file would train almost as well, and nobody would notice.
     found = hashlib.sha256(content).hexdigest()
     if found != DIGITS_SHA256:
         raise ValueError(
@@ -175,6 +176,7 @@ def load_data(
     if not 0 < test_fraction < 1:
         raise ValueError(f"test_fraction must be between 0 and 1, got {test_fraction}.")
 
+    # With a second source the first is not split, so both need the layout x, y.
     if test is not None:
         parts = [*_read_source(source, PAIR), *_read_source(test, PAIR)]
     else:

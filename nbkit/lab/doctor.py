@@ -84,6 +84,7 @@ def examine() -> Examination:
 
 def _find_skipped_claims() -> list[SkippedClaim]:
     """List the claims that a lesson measures and that need what this machine lacks."""
+    # A claim that no lesson measures yet would be skipped on every machine.
     unwritten = without_lesson()
     skipped = []
     for name, claim in all_claims().items():
@@ -102,6 +103,7 @@ def _check_versions() -> list[MachineCheck]:
 
 
 def _check_processor() -> MachineCheck:
+    # os.cpu_count() is None where the system does not say; one core is the careful guess.
     cores = os.cpu_count() or 1
     if cores == 1:
         advice = "one core: claims about two processes are skipped"
@@ -114,6 +116,7 @@ def _check_main_memory() -> MachineCheck:
     total = _total_memory()
     if total is None:
         return MachineCheck("memory", "not known on this system")
+    # A little less than 3 GiB is shown as 3.0 and still gets the advice.
     gib = total / 2**30
     advice = "" if gib >= LESSON_GIB else f"a lesson may need {LESSON_GIB} GiB"
     return MachineCheck("memory", f"{gib:.1f} GiB", advice)
@@ -162,6 +165,7 @@ def _check_distributed() -> MachineCheck:
     if not torch.distributed.is_available():
         advice = "this torch was built without torch.distributed: lesson 7 is skipped"
         return MachineCheck("processes", "one", advice)
+    # gloo connects processes on CPUs, nccl on NVIDIA's GPUs.
     backends = []
     if torch.distributed.is_gloo_available():
         backends.append("gloo")
@@ -172,12 +176,14 @@ def _check_distributed() -> MachineCheck:
 
 def _check_other_programs() -> MachineCheck:
     """Check whether the machine is now quiet enough to judge a timing."""
+    # This watches the other programs for a moment: their load is a rate.
     load = watch_others()
     advice = "too busy now: claims over timings are skipped" if load.is_busy else ""
     return MachineCheck("other programs", str(load).removeprefix("other programs "), advice)
 
 
 def _check_browser() -> MachineCheck:
+    # Distributions name the same program differently.
     for name in BROWSERS:
         path = shutil.which(name)
         if path is not None:
@@ -188,6 +194,7 @@ def _check_browser() -> MachineCheck:
 
 def _check_extras() -> list[MachineCheck]:
     """Check, for each optional extra of nbkit, whether its packages are installed."""
+    # Without an installation of nbkit there is no metadata, and requires() is None.
     packages: dict[str, list[str]] = {}
     for line in metadata.requires("nbkit") or []:
         requirement = EXTRA_REQUIREMENT.match(line)
@@ -202,6 +209,7 @@ def _check_extra(extra: str, packages: Sequence[str]) -> MachineCheck:
     what = f"nbkit[{extra}]"
     if not missing:
         return MachineCheck(what, "all there")
+    # All names of a large extra would make the row wider than a screen.
     names = textwrap.shorten(
         ", ".join(missing), NAMES_WIDTH, break_on_hyphens=False, placeholder=" ..."
     )

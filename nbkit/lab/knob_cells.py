@@ -37,6 +37,7 @@ def read_parameters(source: str) -> dict[str, Knob]:
         statements = parse_cell(source).body
         comments = _read_comments(source)
         for node in statements:
+            # `%matplotlib inline` stands in many parameters cells, and declares nothing.
             if is_magic(node):
                 continue
             name, kind, default = _read_declaration(node)
@@ -68,6 +69,7 @@ def _name_cell_in_errors(cell: str) -> Iterator[None]:
     try:
         yield
     except CellError as error:
+        # `from None`: the CellError would repeat the message in the traceback.
         line = "" if error.line is None else f", line {error.line}"
         raise KnobError(f"the {cell} cell{line}: {error}") from None
 
@@ -84,6 +86,7 @@ def read_ranges(source: str) -> dict[str, Knob]:
     with _name_cell_in_errors("guard"):
         known: dict[str, object] = {}
         for statement in parse_cell(source).body:
+            # The call may stand inside an assignment: `knobs = lesson.knobs(...)`.
             for node in ast.walk(statement):
                 if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "knobs":
                     return _read_knobs_call(node, known)
@@ -155,6 +158,7 @@ def _read_range(name: str, node: ast.expr, known: Mapping[str, object]) -> Knob:
 
 def _write_signature(make: Callable[..., Knob]) -> str:
     """Write how a range is called, without types: `(low, high, *, stops=())`."""
+    # The types are left out: `Sequence[float]` says less to a learner than `[1, 10]`.
     signature = inspect.signature(make)
     untyped = []
     for parameter in signature.parameters.values():

@@ -63,6 +63,7 @@ class Knob:
             KnobError: if a range of numbers is given to another type, or an option or a stop has
                 another type than the parameter.
         """
+        # The messages name the parameter, so the range is checked against the new name and type.
         self._check_type(name, kind)
         options: list[Value] = []
         for option in self.options:
@@ -91,6 +92,7 @@ class Knob:
 
     def describe_values(self) -> str:
         """Describe in words which values the knob takes: `a float from 0.1 to 100`."""
+        # A choice has no range: its options say everything.
         if self.options:
             return "one of " + ", ".join(map(repr, self.options))
         words = TYPE_WORDS[self.type]
@@ -105,6 +107,7 @@ class Knob:
             KnobError: if it has another type, is not finite, is out of range, or is not among the
                 options.
         """
+        # The message shows the value as it was given, not as it was converted.
         read = _convert_value(value, self.type)
         if read is None or not self._allows_value(read):
             raise KnobError(f"{self.name} must be {self.describe_values()}, got {value!r}.")
@@ -143,6 +146,7 @@ def log(low: float, high: float, *, stops: Sequence[float] = ()) -> Knob:
     Raises:
         KnobError: if the two are not finite numbers with 0 < low < high, or the stops do not fit.
     """
+    # The ends are numbers first: the comparison with 0 needs that.
     _check_ends("log", low, high)
     if not low > 0:
         raise KnobError(f"log(low, high) needs 0 < low < high, got low={low}, high={high}.")
@@ -242,6 +246,7 @@ def check_values(given: Mapping[str, object], known: Mapping[str, Knob]) -> dict
     Raises:
         KnobError: for the first name or value that does not fit; nothing has been changed.
     """
+    # All names are checked before the first value is read.
     check_names(given, known)
     return {name: known[name].read_value(value) for name, value in given.items()}
 
@@ -257,6 +262,7 @@ def with_ranges(declared: Mapping[str, Knob], ranges: Mapping[str, Knob]) -> dic
         odd = ", ".join(sorted(set(declared) ^ set(ranges)))
         raise KnobError(f"declared in only one of the parameters cell and the guard: {odd}.")
     knobs = {}
+    # Default and stops are read by the ranged knob: they must lie in its range.
     for name, knob in declared.items():
         ranged = ranges[name].with_name(name, knob.type)
         knobs[name] = replace(ranged, default=ranged.read_value(knob.default), help=knob.help)

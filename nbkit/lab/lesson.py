@@ -21,6 +21,7 @@ from nbkit.lab.exercise import Exercise, Function, has_exercises, load_exercise
 from nbkit.lab.knobs import RANGES, Knob, KnobError, Value, check_names, read_type
 from nbkit.lab.markdown import escape_markdown
 from nbkit.lab.notebook import (
+    display_claims,
     display_markdown,
     display_object,
     display_with_numbers,
@@ -35,10 +36,6 @@ Item = TypeVar("Item")
 PARAMETER_TYPES = (bool, int, float, str, list, tuple, dict, type(None))
 # IPython itself binds these from cell to cell: `_`, `_i3`, `__annotations__`, a shell's exit code.
 IPYTHON_NAMES = re.compile(r"_{1,3}|_i{1,3}|_i?\d+|_(ih|oh|dh|exit_code)|__\w+__")
-CLAIMS_HEAD = (
-    "| claim | sentence | metric | margin | measured over | where it comes from |\n"
-    "| --- | --- | --- | --- | --- | --- |\n"
-)
 
 
 class Lesson:
@@ -67,11 +64,14 @@ class Lesson:
         self.claims: dict[str, Claim] = load_claims(name, Path(claims) if claims else None)
         self.verdicts: dict[str, Verdict] = {}
         self.predictions: dict[str, Prediction] = {}
+        # Filled by the guard; the live lab makes its sliders from them.
         self.declared: dict[str, Knob] = {}
         # For each exercise by name, the exercise and the function that was handed in last.
         self._attempts: dict[str, tuple[Exercise, Function]] = {}
         self._namespace = read_namespace() if namespace is None else namespace
+        # papermill injects its cell after the opening: what is bound from here on may be injected.
         self._before = self._find_parameter_values()
+        # The diary reads and writes its file only when a person watches.
         self._diary = Diary()
         use_one_thread()
         print(f"nbkit {nbkit.__version__}, lesson {name}")
@@ -97,6 +97,7 @@ class Lesson:
         for name, knob in declared.items():
             values[name] = knob.read_value(self._namespace[name])
 
+        # Only now, when every value has passed, is anything changed.
         self.declared = declared
         self._namespace.update(values)
         print("parameters checked: " + ", ".join(declared))
@@ -149,6 +150,7 @@ class Lesson:
         If a person watches the notebook, the prediction is kept in `my_predictions.jsonl` beside
         it, a file that they may read and delete. A headless run leaves that file alone.
         """
+        # The claim is looked up first, so that an unknown id is reported before a wrong number.
         stated = self._find_claim(claim)
         if claim in self.verdicts:
             raise ValueError(
@@ -170,6 +172,7 @@ class Lesson:
         The decorator returns the function itself if it passes. Until then it returns the reference,
         so that the rest of the lesson runs, and prints which property failed.
         """
+        # A lesson of your own has no module that a name could be looked up in.
         found = exercise
         if not isinstance(found, Exercise):
             found = load_exercise(self.name, found)
@@ -203,6 +206,7 @@ class Lesson:
                 found = exercise
             elif has_exercises(self.name):
                 found = load_exercise(self.name, exercise)
+            # Grading must leave no trace: neither printed lines nor a moved random state.
             with preserve_state(), contextlib.redirect_stdout(io.StringIO()):
                 return int(found.find_failure(attempt) is None)
         except Exception:
@@ -211,6 +215,7 @@ class Lesson:
 
     def explore(self, fit: Function, **options: Any) -> None:
         """Show sliders for the knobs that `fit` names; a headless run visits their stops."""
+        # The live lab loads widgets and matplotlib, which grading and predictions do not need.
         from nbkit.lab.live import explorer
 
         if not self.declared:
@@ -226,7 +231,7 @@ class Lesson:
 
     def state_claims(self) -> None:
         """Show the claims of this lesson as a table, before any of them is measured."""
-        display_markdown(CLAIMS_HEAD + "\n".join(map(_make_claim_row, self.claims.values())))
+        display_claims(self.claims.values())
 
     def verdict(self, claim: str, measured: Interval | Sequence[bool] | None) -> Verdict:
         """Judge a claim by what was measured, and show `lr-finder-onecycle  SUPPORTED`.
@@ -240,6 +245,7 @@ class Lesson:
 
     def reveal(self) -> None:
         """Show each prediction beside its result, with its score."""
+        # The numbers are in the metadata of the same output, for the report.
         for claim, prediction in self.predictions.items():
             if claim not in self.verdicts:
                 raise ValueError(f"{claim} was predicted, but has not been measured yet.")
@@ -261,6 +267,7 @@ class Lesson:
 
     def takeaways(self) -> None:
         """Show what to take home, in the words that belong to each verdict."""
+        # A takeaway without its measurement would be a promise, not a result.
         missing = [claim for claim in self.claims if claim not in self.verdicts]
         if missing:
             raise ValueError(f"not measured yet: {', '.join(missing)}. Run the cells above first.")
@@ -279,16 +286,3 @@ class Lesson:
         if claim not in self.claims:
             raise ValueError(f"no claim {claim!r} in this lesson, only {', '.join(self.claims)}.")
         return self.claims[claim]
-
-
-def _make_claim_row(claim: Claim) -> str:
-    """Write a claim as one row of a Markdown table."""
-    cells = [
-        f"`{claim.id}`",
-        escape_markdown(claim.sentence),
-        escape_markdown(claim.metric),
-        claim.describe_bound(),
-        f"{claim.n} {claim.over}",
-        escape_markdown(claim.source),
-    ]
-    return f"| {' | '.join(cells)} |"

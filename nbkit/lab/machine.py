@@ -66,6 +66,7 @@ def name_hardware() -> str:
 
 def describe_machine() -> str:
     """Return one line for a caption: `AMD EPYC 7B13, 1 thread, torch 2.13.0`."""
+    # The GPU stands for the machine where there is one: it does the computing.
     machine = read_machine()
     plural = "" if machine.threads == 1 else "s"
     device = machine.gpu or machine.processor

@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
+from nbkit.lab.evidence.claims import Claim
 from nbkit.lab.markdown import escape_markdown
 
 Item = TypeVar("Item")
+CLAIMS_HEAD = (
+    "| claim | sentence | metric | margin | measured over | where it comes from |\n"
+    "| --- | --- | --- | --- | --- | --- |\n"
+)
 PROGRESS_STEP = 5  # percent between two updates: each one is a message to the browser
 
 
@@ -31,19 +36,37 @@ def display_object(value: object, **options: Any) -> Any:
     """Display an object under the cell, by IPython's `display`."""
     from IPython.display import display
 
-    return display(value, **options)  # type: ignore[no-untyped-call]  # IPython has no annotations
+    return display(value, **options)
 
 
 def make_markdown(text: str) -> Any:
     """Make the object that IPython displays as Markdown."""
     from IPython.display import Markdown
 
-    return Markdown(text)  # type: ignore[no-untyped-call]  # IPython has no annotations
+    return Markdown(text)
 
 
 def display_markdown(text: str) -> None:
     """Display a text as Markdown."""
     display_object(make_markdown(text))
+
+
+def display_claims(claims: Iterable[Claim]) -> None:
+    """Display claims as a table."""
+    display_markdown(CLAIMS_HEAD + "\n".join(map(_make_claim_row, claims)))
+
+
+def _make_claim_row(claim: Claim) -> str:
+    """Write a claim as one row of a Markdown table."""
+    cells = [
+        f"`{claim.id}`",
+        escape_markdown(claim.sentence),
+        escape_markdown(claim.metric),
+        claim.describe_bound(),
+        f"{claim.n} {claim.over}",
+        escape_markdown(claim.source),
+    ]
+    return f"| {' | '.join(cells)} |"
 
 
 def display_with_numbers(text: str, numbers: Mapping[str, object]) -> None:
@@ -58,6 +81,7 @@ def display_with_numbers(text: str, numbers: Mapping[str, object]) -> None:
 def show_progress(items: Iterable[Item], total: int, label: str) -> Iterator[Item]:
     """Yield the items, and display `label: 40 %` on one line that is empty at the end."""
     label = escape_markdown(label)
+    # A display with an id can be updated in place: one line, not twenty.
     line = display_object(make_markdown(label), display_id=True)
     last = 0
     for count, item in enumerate(items, start=1):

@@ -189,7 +189,7 @@ def _train_rung(
         # A single batch has the weight 1, and its loss needs no multiplication.
         weighted = loss if weight == 1.0 else loss * weight
         scaled = weighted if scaler is None else scaler.scale(weighted)
-        scaled.backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
+        scaled.backward()
         losses.append(weighted.detach())
     # The weights sum to 1, so the sum of the weighted losses is the mean over all samples.
     mean = losses[0] if len(losses) == 1 else torch.stack(losses).sum()

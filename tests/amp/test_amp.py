@@ -688,7 +688,7 @@ def settings_kept():
 def test_tf32_is_set_and_given_back(settings_kept, start):
     start()
     before = settings()
-    with pytest.raises(KeyboardInterrupt), dtypes.tf32():
+    with pytest.raises(KeyboardInterrupt), dtypes.use_tf32():
         inside = settings()
         raise KeyboardInterrupt
     assert inside["matmul"] == inside["conv"] == inside["rnn"] == "tf32"

@@ -52,7 +52,7 @@ def test_a_tied_parameter_counts_once(model):
 def test_an_exhausted_generator_is_refused(model):
     parameters = model.parameters()
     torch.optim.SGD(parameters, lr=0.1)
-    with pytest.raises(ValueError, match=r"no parameters came. A generator can be read only once"):
+    with pytest.raises(ValueError, match=r"got no parameters. A generator can be read only once"):
         named_parameters(parameters)
 
 

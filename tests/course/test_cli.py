@@ -105,7 +105,7 @@ def test_a_lesson_that_fails_makes_the_exit_status_1(course, tmp_path, capsys):
         (["1", "-p", "lr", "-1"], "lr must be a float from 0.0001 to 10, got '-1'"),
         (["1", "-p", "lr", "1", "-p", "lr", "2"], "each parameter can be given once"),
         (["1", "-p", "profile", "full", "--profile", "smoke"], "the profile is given twice"),
-        (["1", "--out", "notebooks"], "is not a run's and would be lost"),
+        (["1", "--out", "notebooks"], "was not written by a run and would be lost"),
         (["1", "--grid", "lr=0.1,100"], "01_a: lr must be a float from 0.0001 to 10, got '100'"),
         (["--grid", "lrr=1"], "01_a: unknown parameter 'lrr'. Did you mean 'lr'?"),
         (["--grid", "lr"], "a grid is NAME=V1,V2,..., got 'lr'"),

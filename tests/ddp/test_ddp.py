@@ -46,7 +46,7 @@ def test_alone_the_helpers_do_nothing():
     [
         ((torch.zeros(2), "text"), TypeError, "a str in a batch cannot be divided by rows"),
         ((torch.zeros(2), torch.zeros(3)), ValueError, r"share their first dimension.*\[2, 3\]"),
-        ("text", ValueError, "found tensors nowhere in a str"),
+        ("text", ValueError, "found no tensors in a str"),
     ],
 )
 def test_shard_refuses_what_has_no_rows(batch, error, message):

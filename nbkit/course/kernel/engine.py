@@ -1,9 +1,9 @@
-"""papermill's engine "nbkit": no run stalls, no cell runs for ever, and a failed run looks failed.
+"""Provide papermill's engine "nbkit", in which no run stalls and a failed run looks failed.
 
     papermill --engine nbkit lesson.ipynb out.ipynb
 
-papermill loads this at its own start, when half of papermill is not there yet: so nothing of
-papermill's is imported before the engine is used.
+papermill loads this module while it starts, when half of papermill is not imported yet. Therefore
+papermill is imported only when the engine is used.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 
 class NbkitEngine:
-    """What papermill asks of an engine; `nbkit.course.kernel.client` does it."""
+    """Offer what papermill expects of an engine; `nbkit.course.kernel.client` does the work."""
 
     @staticmethod
     def execute_notebook(nb: NotebookNode, kernel_name: str, **options: Any) -> NotebookNode:
-        """Execute a notebook that papermill has prepared, saving it as it grows.
+        """Execute a notebook that papermill has prepared, saving it after each cell.
 
         Raises:
             KnobError: for a parameter that JSON cannot hold; nothing has run or been saved.
@@ -30,22 +30,25 @@ class NbkitEngine:
         from nbkit.course.record import list_nonfinite
         from nbkit.lab.knobs import KnobError
 
-        nb = from_dict(nb)  # of a notebook in format 3, papermill leaves plain dicts
+        # papermill leaves plain dicts in a notebook of format 3.
+        nb = from_dict(nb)
+        # papermill would write such a value into the notebook's metadata.
         for name, value in nb.metadata.papermill.parameters.items():
-            if list_nonfinite(value):  # papermill would write it into the notebook's metadata
+            if list_nonfinite(value):
                 raise KnobError(f"{name} must be finite, which JSON can hold, got {value!r}.")
-        return ClientEngine.execute_notebook(nb, kernel_name, **options)
+        executed: NotebookNode = ClientEngine.execute_notebook(nb, kernel_name, **options)
+        return executed
 
     @staticmethod
     def nb_kernel_name(nb: NotebookNode, name: str | None = None) -> str:
-        """The name given, or the notebook's own."""
+        """Return the given name of a kernel, or else the notebook's."""
         from papermill.utils import nb_kernel_name
 
-        return nb_kernel_name(nb, name)
+        return str(nb_kernel_name(nb, name))
 
     @staticmethod
     def nb_language(nb: NotebookNode, language: str | None = None) -> str:
-        """The language given, or the notebook's own."""
+        """Return the given language, or else the notebook's."""
         from papermill.utils import nb_language
 
-        return nb_language(nb, language)
+        return str(nb_language(nb, language))

@@ -1,4 +1,4 @@
-"""Execute one notebook with papermill, and judge by what it left whether it has succeeded."""
+"""Execute one notebook with papermill, and decide from its content whether it has succeeded."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from threading import Lock
+from typing import NamedTuple
 
 import nbformat
 import papermill
@@ -15,13 +16,27 @@ from papermill.engines import papermill_engines
 from papermill.log import logger
 
 from nbkit.base.whole_file import write_whole
-from nbkit.course.kernel.client import CELL_SECONDS, Stopped, find_error, runnable_cells
+from nbkit.course.kernel.cells import find_error, list_runnable_cells
+from nbkit.course.kernel.client import CELL_SECONDS
 from nbkit.course.kernel.engine import NbkitEngine
+from nbkit.course.kernel.polling import Stopped
 from nbkit.course.record import list_nonfinite, replace_nonfinite
 from nbkit.lab.knobs import Value
 
 SILENT = logging.NullHandler()
-ONE_AT_A_TIME = Lock()  # the filters of warnings belong to all threads
+HTML_LOCK = Lock()  # warning filters belong to the process, so one thread at a time changes them
+
+
+class Fault(NamedTuple):
+    """Say why a notebook counts as failed.
+
+    Attributes:
+        reason: one sentence, often `ErrorName: message`.
+        cell: number of the cell as in `In [ ]`; None if no single cell is at fault.
+    """
+
+    reason: str
+    cell: int | None
 
 
 def execute_notebook(
@@ -34,26 +49,27 @@ def execute_notebook(
     stopped: Callable[[], bool] | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> NotebookNode:
-    """Execute a notebook; one that fails comes back too, with the error in the cell it happened in.
+    """Execute a notebook; if a cell fails, the returned notebook has the error in that cell.
 
     Args:
         path: the notebook; the kernel works in its folder.
-        executed: where the executed notebook grows, saved after each cell.
-        parameters: checked values, put in the place of the parameters cell's.
-        timeout: seconds that one cell may take.
+        executed: file of the executed notebook, saved after each cell.
+        parameters: checked values that replace those of the parameters cell.
+        timeout: time limit of one cell, in seconds.
         progress: called with `(cell, cells)` before each of the cells that run.
         stopped: asked twice a second whether to stop.
-        environment: variables for the kernel on top of the headless ones.
+        environment: variables for the kernel, in addition to the headless ones.
     Raises:
-        Stopped: if it was stopped; the notebook so far is in `executed`.
-        Exception: papermill's own, if no notebook came of it that says what is wrong.
+        Stopped: if the run was stopped; the notebook so far is in `executed`.
+        Exception: papermill's error, if no notebook was saved that shows what went wrong.
     """
-    papermill_engines.register("nbkit", NbkitEngine)  # in a checkout nobody has installed us
-    logger.addHandler(SILENT)  # what it has to say is in the notebook; its warnings err on names
+    papermill_engines.register("nbkit", NbkitEngine)  # a checkout has no installed entry point
+    # The notebook holds what papermill logs, and its warnings about unknown parameters are wrong.
+    logger.addHandler(SILENT)
     try:
-        return papermill.execute_notebook(
-            _literal(path),
-            _literal(executed),
+        nb: NotebookNode = papermill.execute_notebook(
+            _escape_braces(path),
+            _escape_braces(executed),
             dict(parameters or {}),
             engine_name="nbkit",
             kernel_name="python3",
@@ -64,56 +80,63 @@ def execute_notebook(
             environment=environment,
             resources={"metadata": {"path": str(path.parent)}},
         )
+        return nb
     except Stopped:
         raise
     except Exception:
-        nb = read_left(executed)
-        if nb is None or find_fault(nb) is None:
+        partial = read_partial_notebook(executed)
+        if partial is None or find_fault(partial) is None:
             raise
-        return nb
+        return partial
 
 
-def read_left(path: Path) -> NotebookNode | None:
-    """What a run has left; None if that is nothing, or half a file."""
+def read_partial_notebook(path: Path) -> NotebookNode | None:
+    """Read the notebook that a run has saved so far; None if it is missing or damaged."""
     try:
-        return nbformat.read(path, as_version=4)
+        nb: NotebookNode = nbformat.read(path, as_version=4)
+        return nb
     except Exception:  # nbformat raises several kinds
         return None
 
 
-def find_fault(nb: NotebookNode) -> tuple[str, int | None] | None:
-    """Why an executed notebook counts as failed, with the number of the cell; None if it does not.
+def find_fault(nb: NotebookNode) -> Fault | None:
+    """Find out why an executed notebook counts as failed; None if it has succeeded.
 
-    The number counts the cells that run, as `In [ ]` does. What counts: an error in a cell, a cell
-    that did not run, and NaN or infinity anywhere, with which JupyterLab cannot open the file.
+    A notebook has failed if a cell holds an error, if a cell did not run, or if NaN or infinity
+    stands anywhere in it: JupyterLab could not open the file.
     """
-    for number, index in enumerate(runnable_cells(nb), start=1):
+    for number, index in enumerate(list_runnable_cells(nb), start=1):
         error = find_error(nb.cells[index])
         if error:
-            return f"{error.ename}: {error.evalue}", number
+            return Fault(f"{error.ename}: {error.evalue}", number)
         if nb.cells[index].execution_count is None:
-            return "the cell did not run", number
-    for where in list_nonfinite(nb, "notebook"):
-        return f"{where} is NaN or infinite: JSON has no such number", None
+            return Fault("the cell did not run", number)
+    for place in list_nonfinite(nb, "notebook"):
+        return Fault(f"{place} is NaN or infinite: JSON has no such number", None)
     return None
 
 
 def save_notebook(nb: NotebookNode, path: Path) -> None:
     """Write a notebook that JupyterLab can open, whole or not at all."""
-    text = nbformat.writes(nbformat.from_dict(replace_nonfinite(nb)))
+    finite = nbformat.from_dict(replace_nonfinite(nb))
+    text = nbformat.writes(finite)
     write_whole(path, text.rstrip("\n") + "\n")
 
 
-def as_html(nb: NotebookNode) -> str:
-    """The notebook as one HTML page: pictures inside; equations are set by MathJax when online."""
+def convert_to_html(nb: NotebookNode) -> str:
+    """Convert a notebook to one HTML page that holds its pictures.
+
+    Equations are set by MathJax, which a browser loads when it is online.
+    """
     from nbconvert import HTMLExporter
 
     exporter = HTMLExporter(template_name="lab", require_js_url="", jquery_url="")
-    with ONE_AT_A_TIME, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about pictures without alternative text, and the like
-        return exporter.from_notebook_node(nb)[0]
+    with HTML_LOCK, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # for example about pictures without alternative text
+        page, _ = exporter.from_notebook_node(nb)
+    return str(page)
 
 
-def _literal(path: Path) -> str:
-    """The path as papermill takes it, who reads braces as placeholders."""
+def _escape_braces(path: Path) -> str:
+    """Double the braces of a path, which papermill would read as placeholders."""
     return str(path.resolve()).replace("{", "{{").replace("}", "}}")

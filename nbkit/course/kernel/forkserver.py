@@ -1,15 +1,15 @@
-"""A process that has imported what the lessons need, and forks a kernel from it when told to.
+"""Import what the lessons need, then fork a kernel for each request.
 
-Importing torch, scipy and matplotlib takes a kernel longer than many a lesson's first half. Here it
-is done once: a forked kernel begins where the imports end, and is otherwise like any other.
+A kernel often takes longer to import torch, scipy and matplotlib than to run half of a lesson.
+Here they are imported once: a forked kernel begins where the imports end, and otherwise behaves
+like any other.
 
-It is started by its path, imports the standard library only (before what it is told to), and has
-one thread: a fork of more than one is not sound. `fork_client` is the other end of
-the line.
+`fork_client` starts this file by its path and holds the other end of the connection. Apart from
+the requested modules it imports the standard library only. It has one thread, because forking a
+process with several threads is not safe.
 
-Nothing survives it, and it survives nobody: when the line to the runner ends, whatever ended the
-runner, it kills the process group of each kernel and goes. When it is killed itself, Linux kills
-the kernels.
+When the connection to the runner ends, for any reason, this process kills the process group
+of each kernel and exits. When it is killed itself, Linux kills the kernels.
 """
 
 from __future__ import annotations
@@ -24,27 +24,31 @@ import selectors
 import signal
 import socket
 import sys
+from typing import Any, NoReturn
 
 REQUEST_BYTES = 1 << 20
-PR_SET_PDEATHSIG = 1
+PR_SET_PDEATHSIG = 1  # of Linux's prctl: the signal that a process gets when its parent dies
 
 
-def main(descriptor: str, *modules: str) -> None:
-    """Import the modules, then serve the line at that file descriptor until it ends."""
-    del sys.path[0]  # the folder of this file
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the runner's business
-    os.environ["JPY_PARENT_PID"] = "1"  # ipykernel: somebody else sees to it that kernels end
-    os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"  # as ipykernel does
+def import_and_serve(descriptor: str, *modules: str) -> None:
+    """Import the modules, then serve the connection at that file descriptor until it ends."""
+    del sys.path[0]  # the folder of this file, where a lesson would find modules by accident
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the runner handles Ctrl-C
+    # ipykernel watches its parent unless this is 1; here the runner ends the kernels.
+    os.environ["JPY_PARENT_PID"] = "1"
+    # ipykernel sets this backend too, but matplotlib is imported before ipykernel starts.
+    os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"
     for module in ("ipykernel.kernelapp", *modules):
-        with contextlib.suppress(ImportError):  # the lesson will say so, if it needs it
+        with contextlib.suppress(ImportError):  # the lesson that needs it will raise the error
             __import__(module)
     gc.collect()
-    gc.freeze()  # a collection in a kernel would copy every page that it looks at
-    serve(socket.socket(fileno=int(descriptor)))
+    gc.freeze()  # a garbage collection in a kernel would copy every page that it visits
+    serve_requests(socket.socket(fileno=int(descriptor)))
 
 
-def serve(line: socket.socket) -> None:
-    """Fork a kernel for each request; tell each one's own line its pid, and how it ended."""
+def serve_requests(connection: socket.socket) -> None:
+    """Fork a kernel for each request; send its pid, and later its exit status, to its socket."""
+    # When a kernel ends, SIGCHLD writes a byte into this pair, which ends the wait of `select`.
     woken, waker = socket.socketpair()
     waker.setblocking(False)
     woken.setblocking(False)
@@ -52,67 +56,56 @@ def serve(line: socket.socket) -> None:
     signal.set_wakeup_fd(waker.fileno(), warn_on_full_buffer=False)
     kernels: dict[int, socket.socket] = {}
     with selectors.DefaultSelector() as selector:
-        selector.register(line, selectors.EVENT_READ)
+        selector.register(connection, selectors.EVENT_READ)
         selector.register(woken, selectors.EVENT_READ)
         while True:
             ready = [key.fileobj for key, _ in selector.select()]
             if woken in ready:
                 woken.recv(4096)
-                _bury(kernels)
-            if line in ready:
-                text, descriptors, _, _ = socket.recv_fds(line, REQUEST_BYTES, 2)
-                if not text:
+                _send_exit_statuses(kernels)
+            if connection in ready:
+                text, descriptors, _, _ = socket.recv_fds(connection, REQUEST_BYTES, 2)
+                if not text:  # the runner has closed its end, or has died
                     break
-                own, log = socket.socket(fileno=descriptors[0]), descriptors[1]
+                status_socket, log = socket.socket(fileno=descriptors[0]), descriptors[1]
                 parent = os.getpid()
                 pid = os.fork()
                 if pid == 0:
-                    for other in (line, woken, waker, own, *kernels.values()):
+                    # The kernel must hold no end of a connection of the server's.
+                    for other in (connection, woken, waker, status_socket, *kernels.values()):
                         other.close()
                     selector.close()
                     _become_kernel(json.loads(text), log, parent)
                 os.close(log)
-                kernels[pid] = own
-                with contextlib.suppress(OSError):
-                    own.send(str(pid).encode())
+                kernels[pid] = status_socket
+                with contextlib.suppress(OSError):  # the runner no longer waits for this kernel
+                    status_socket.send(str(pid).encode())
     for pid in kernels:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # it has just ended
             os.killpg(pid, signal.SIGKILL)
 
 
-def _bury(kernels: dict[int, socket.socket]) -> None:
-    """Tell how the kernels that have ended did: the exit status, or minus the signal."""
+def _send_exit_statuses(kernels: dict[int, socket.socket]) -> None:
+    """Send the exit status, or minus the signal, of each kernel that has ended; forget these."""
     for pid in list(kernels):
         ended, status = os.waitpid(pid, os.WNOHANG)
         if ended:
-            with contextlib.suppress(OSError):  # nobody listens any more
+            with contextlib.suppress(OSError):  # the runner has closed its end
                 kernels[pid].send(str(os.waitstatus_to_exitcode(status)).encode())
             kernels.pop(pid).close()
 
 
-def _become_kernel(request: dict, log: int, parent: int) -> None:
-    """Be what `python -m ipykernel_launcher` would be; never returns."""
+def _become_kernel(request: dict[str, Any], log: int, parent: int) -> NoReturn:
+    """Turn this forked process into what `python -m ipykernel_launcher` would be."""
     status = 1
     try:
-        os.setsid()
+        os.setsid()  # a group for the kernel and its children, so that all can be killed at once
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it was gone before Linux knew
-            return
-        signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        os.environ.clear()
-        os.environ.update(request["env"])
-        os.chdir(request["cwd"] or ".")
-        nothing = os.open(os.devnull, os.O_RDWR)
-        for standard, descriptor in enumerate((nothing, log, log)):
-            os.dup2(descriptor, standard)
-        os.close(nothing)
-        os.close(log)
-        if "numpy" in sys.modules:  # Python reseeds its own generator after a fork, these do not
-            sys.modules["numpy"].random.seed()
-        if "torch" in sys.modules:
-            sys.modules["torch"].default_generator.seed()
+        if os.getppid() != parent:  # the server died before prctl: no signal would come
+            sys.exit(status)
+        _restore_defaults(request)
+        _redirect_streams(log)
+        _reseed_generators()
         sys.argv = ["ipykernel_launcher", *request["arguments"]]
 
         from ipykernel.kernelapp import launch_new_instance
@@ -124,6 +117,7 @@ def _become_kernel(request: dict, log: int, parent: int) -> None:
     except BaseException:
         sys.excepthook(*sys.exc_info())
     finally:
+        # What the interpreter does at its end. os._exit skips the server's own frames.
         with contextlib.suppress(BaseException):
             atexit._run_exitfuncs()
             sys.stdout.flush()
@@ -131,5 +125,32 @@ def _become_kernel(request: dict, log: int, parent: int) -> None:
         os._exit(status)
 
 
+def _restore_defaults(request: dict[str, Any]) -> None:
+    """Undo the server's signal handlers; set the requested variables and working directory."""
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.environ.clear()
+    os.environ.update(request["env"])
+    os.chdir(request["cwd"] or ".")
+
+
+def _redirect_streams(log: int) -> None:
+    """Connect stdin to the null device, and stdout and stderr to the log."""
+    null = os.open(os.devnull, os.O_RDWR)
+    for standard, descriptor in enumerate((null, log, log)):
+        os.dup2(descriptor, standard)
+    os.close(null)
+    os.close(log)
+
+
+def _reseed_generators() -> None:
+    """Give the kernel new random states; only Python's own generator is reseeded by a fork."""
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed()
+    if "torch" in sys.modules:
+        sys.modules["torch"].default_generator.seed()
+
+
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    import_and_serve(*sys.argv[1:])

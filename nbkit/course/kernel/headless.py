@@ -1,4 +1,4 @@
-"""What a kernel sees when nobody watches: papermill's and nbval's kernels start with the same."""
+"""Define the environment of kernels that run without a user; papermill and nbval share it."""
 
 from __future__ import annotations
 
@@ -11,23 +11,29 @@ THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXP
 
 
 def headless_environment(ipython_dir: str | Path) -> dict[str, str]:
-    """This process's environment, less what would make a headless run differ from the next.
+    """Copy this process's environment without what makes one headless run differ from another.
 
     Args:
-        ipython_dir: an empty folder in place of the user's profile, whose start-up files and
-            history are no part of a lesson.
+        ipython_dir: an empty folder in place of the user's profile, so that its start-up files and
+            history have no effect on a lesson.
 
-    One compute thread unless `OMP_NUM_THREADS` says otherwise: the models of the lessons are too
-    small for more, sums come out in the same order on every machine, and lessons that run beside
-    each other do not fight for the cores. Empty counts as unset, as it does for the OpenMP library.
+    The kernel computes on one thread unless `OMP_NUM_THREADS` asks for more. The models of the
+    lessons are too small to gain from a second thread, sums are added in the same order on every
+    machine, and lessons that run side by side do not compete for the cores. An empty variable
+    counts as unset, as in the OpenMP library.
 
     Raises:
         ValueError: if a variable that counts threads is neither empty nor a number.
     """
-    environment = {name: text for name, text in os.environ.items() if name not in THREADS}
-    environment |= {name: os.environ[name] for name in _thread_counts()}
-    environment.pop("JPY_SESSION_NAME", None)  # a front end's: it would look as if someone watched
-    environment.pop("MPLBACKEND", None)  # the kernel sets its own, which stores the pictures
+    environment = dict(os.environ)
+    counts = _read_thread_counts()
+    for name in THREADS:
+        if name not in counts:
+            environment.pop(name, None)  # empty, which some libraries would not accept
+    # A front end sets this variable; with it, a lesson would expect a user who watches.
+    environment.pop("JPY_SESSION_NAME", None)
+    # The kernel chooses the backend that stores the pictures in the notebook.
+    environment.pop("MPLBACKEND", None)
     environment.setdefault("OMP_NUM_THREADS", "1")
     return environment | {
         "NBKIT_LIVE": "0",
@@ -37,24 +43,27 @@ def headless_environment(ipython_dir: str | Path) -> dict[str, str]:
 
 
 def share_threads(jobs: int) -> dict[str, str]:
-    """The variables that give each of `jobs` kernels its share of the cores.
+    """Compute the variables that give each of `jobs` kernels its share of the cores.
 
-    None gets more than it had alone: what the environment asks for, or one.
+    No kernel gets more threads than it would have alone: what the environment asks for, or one.
 
     Raises:
         ValueError: if a variable that counts threads is neither empty nor a number.
     """
+    counts = _read_thread_counts()
+    if jobs == 1:
+        # Nothing to share: keep the text as it is, which may count nested teams (`4,2`).
+        asked_texts = {name: os.environ[name] for name in counts}
+        return {"OMP_NUM_THREADS": "1"} | asked_texts
+    # The affinity mask counts the cores that this process may use, not all of the machine's.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     share = max(1, (cores or 1) // jobs)
-    counts = _thread_counts()
-    if jobs == 1:
-        return {"OMP_NUM_THREADS": "1"} | {name: os.environ[name] for name in counts}
     asked = {"OMP_NUM_THREADS": 1} | counts
     return {name: str(min(share, count)) for name, count in asked.items()}
 
 
-def _thread_counts() -> dict[str, int]:
-    """The thread counts that the environment asks for, by variable; an empty one asks for none."""
+def _read_thread_counts() -> dict[str, int]:
+    """Read the thread counts that the environment asks for, by variable; skip empty ones."""
     counts = {}
     for name in THREADS:
         count = read_thread_count(name, os.environ.get(name, ""))

@@ -51,11 +51,15 @@ def assemble_report(
         out: the folder of the report; links are relative to it. Without it there are no links.
     """
     folders = list(folders or [None] * len(runs))
+    # The names first, because skips and weakened claims refer to a run by its name.
     names = _name_runs(runs, folders)
     verdicts = _correct_verdicts(runs)
+    summaries = []
+    for name, run, folder in zip(names, runs, folders, strict=True):
+        summaries.append(_sum_up_run(name, run, folder))
     report = CourseReport(
-        title="",
-        runs=[_sum_up_run(*each) for each in zip(names, runs, folders, strict=True)],
+        title="",  # made from the finished report, below
+        runs=summaries,
         lessons=_assemble_lessons(runs, verdicts, out),
         skips=group_skips(names, runs),
         tests=_count_tests(verdicts),
@@ -71,9 +75,13 @@ def _name_runs(runs: Runs, folders: Sequence[Path | None]) -> list[str]:
     """Name each run by its machine; equal names get the folder's name, and then a number."""
     names = []
     for run in runs:
-        machines = _drop_repeats(name_machine(stored.record.machine) for stored in run)
+        # A run on a cluster may have several machines.
+        machines = _drop_repeats([name_machine(stored.record.machine) for stored in run])
         names.append(", ".join(machines) or "no machine")
-    names = _tell_apart(names, [folder.resolve().name if folder else "" for folder in folders])
+    folder_names = []
+    for folder in folders:
+        folder_names.append(folder.resolve().name if folder else "")
+    names = _tell_apart(names, folder_names)
     return _tell_apart(names, range(1, len(runs) + 1))
 
 
@@ -93,7 +101,9 @@ def _drop_repeats(items: Iterable[Any]) -> list[Any]:
 
 def _correct_verdicts(runs: Runs) -> RunVerdicts:
     """Add to each verdict what Holm's correction over the whole page makes of it."""
-    every = collect_verdicts(stored.record for run in runs for stored in run)
+    every = []
+    for run in runs:
+        every += collect_verdicts([stored.record for stored in run])
     corrected = iter(adjust_verdicts(every))
     # The corrected verdicts come in the same order, so they are dealt out again in that order.
     verdicts: RunVerdicts = []
@@ -110,7 +120,8 @@ def _count_tests(verdicts: RunVerdicts) -> int:
     tests = 0
     for by_lesson in verdicts:
         for several in by_lesson.values():
-            tests += sum(verdict["p_holm"] is not None for verdict in several)
+            for verdict in several:
+                tests += verdict["p_holm"] is not None  # a skipped claim is no test
     return tests
 
 
@@ -137,8 +148,9 @@ def _sum_up_run(name: str, run: Sequence[StoredRecord], folder: Path | None) -> 
     return RunSummary(
         name=name,
         folder=str(folder or ""),
-        machines=_drop_repeats(describe_machine(record.machine) for record in records),
-        started=min((record.started for record in records), default=""),
+        machines=_drop_repeats([describe_machine(record.machine) for record in records]),
+        # ISO times sort like the times themselves.
+        started=min([record.started for record in records], default=""),
         seconds=sum(record.seconds for record in records),
         memory_mib=max(sizes, default=None),
         summary=summarize_records(records),
@@ -150,13 +162,17 @@ def _sum_up_run(name: str, run: Sequence[StoredRecord], folder: Path | None) -> 
 
 def _assemble_lessons(runs: Runs, verdicts: RunVerdicts, out: Path | None) -> list[LessonSection]:
     """Assemble the sections of all lessons: one run keeps its order, several are sorted."""
-    sides = []
+    sides: list[dict[str, LessonRun]] = []
+    titles: list[str] = []
     for run in runs:
         sides.append({stored.name: _assemble_lesson_run(stored, out) for stored in run})
-    titles = _drop_repeats(stored.name for run in runs for stored in run)
+        titles += sides[-1]
+    titles = _drop_repeats(titles)
+    if len(runs) > 1:
+        titles.sort()
     sections = []
-    for title in titles if len(runs) == 1 else sorted(titles):
-        in_runs = [side.get(title) for side in sides]
+    for title in titles:
+        in_runs = [side.get(title) for side in sides]  # None where a run lacks the lesson
         rows = _assemble_claim_rows([by_lesson.get(title, []) for by_lesson in verdicts])
         sections.append(LessonSection(title, in_runs, rows, _list_differences(in_runs)))
     return sections
@@ -196,15 +212,18 @@ def _find_links(stored: StoredRecord, out: Path) -> dict[str, str]:
 def _assemble_claim_rows(verdicts: list[list[dict[str, Any]]]) -> list[ClaimRow]:
     """Assemble the rows of a lesson's claims, given its verdicts in each run."""
     numbered = [number_verdicts(run) for run in verdicts]
+    keys: list[tuple[str, int]] = []
+    for run in numbered:
+        keys += run
     rows = []
-    for key in _drop_repeats(key for run in numbered for key in run):
+    for key in _drop_repeats(keys):
         in_runs = [run.get(key) for run in numbered]
-        words = [one["verdict"] for one in in_runs if one and one["verdict"] in JUDGED]
-        first = next(one for one in in_runs if one)  # each key stems from at least one run
+        present = [verdict for verdict in in_runs if verdict]
+        words = [verdict["verdict"] for verdict in present if verdict["verdict"] in JUDGED]
         rows.append(
             ClaimRow(
                 claim=key[0],
-                sentence=str(first.get("sentence") or key[0]),
+                sentence=str(present[0].get("sentence") or key[0]),
                 verdicts=in_runs,
                 judged=len(words),
                 disagree=len(set(words)) > 1,
@@ -221,10 +240,12 @@ def _list_differences(in_runs: Sequence[LessonRun | None]) -> list[str]:
         "version of the lesson": [one.notebook_sha256 for one in present],
         "nbkit": [one.nbkit for one in present],
     }
-    # Parameters are dictionaries, which no set can hold: compare each with the first.
-    return [
-        name for name, values in compared.items() if any(value != values[0] for value in values)
-    ]
+    differs = []
+    for name, values in compared.items():
+        # Parameters are dictionaries, which no set can hold: compare each with the first.
+        if values.count(values[0]) < len(values):
+            differs.append(name)
+    return differs
 
 
 def _make_title(report: CourseReport) -> str:
@@ -233,7 +254,8 @@ def _make_title(report: CourseReport) -> str:
         return report.runs[0].summary
     shared = 0
     for lesson in report.lessons:
-        shared += sum(row.judged > 1 for row in lesson.findings)
+        for row in lesson.findings:
+            shared += row.judged > 1  # the others cannot agree or disagree
     start = f"{len(report.runs)} runs side by side"
     if not shared:
         return f"{start}: no claim was judged in more than one"

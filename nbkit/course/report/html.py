@@ -37,7 +37,9 @@ def render_page(report: CourseReport, pictures: Pictures, left_out: int = 0) -> 
         pictures: thumbnails by the number of the run and the title of the lesson.
         left_out: the number of pictures for which the page has no room.
     """
-    lessons = [render_lesson(report, number, pictures) for number in range(len(report.lessons))]
+    lessons = []
+    for number in range(len(report.lessons)):
+        lessons.append(render_lesson(report, number, pictures))
     parts = [
         _render_top(report.title) + _render_header(report),
         _render_problems(report),
@@ -47,7 +49,8 @@ def render_page(report: CourseReport, pictures: Pictures, left_out: int = 0) -> 
         _render_footer(report, left_out),
         "</body></html>\n",
     ]
-    return "\n".join([part for part in parts if part])
+    # A section with nothing to say is an empty text; it leaves no empty line.
+    return "\n".join(filter(None, parts))
 
 
 def _render_top(title: str) -> str:
@@ -60,7 +63,7 @@ def _render_top(title: str) -> str:
 
 
 def _render_header(report: CourseReport) -> str:
-    cards = "".join([_render_card(run) for run in report.runs])
+    cards = "".join(map(_render_card, report.runs))
     return (
         f'<header><h1>{escape(report.title)}</h1><div class="cards">{cards}</div>'
         f"{_render_correction(report)}</header>"
@@ -72,6 +75,7 @@ def _render_card(run: RunSummary) -> str:
     counts = ""
     for word, number in run.verdicts.items():
         counts += f'<span class="count {word.lower()}"><b>{number}</b>{render_mark(word)}</span>'
+    # The sum over lessons would say nothing: each has its process, and returns its memory.
     memory = format_memory(run.memory_mib)
     if run.memory_mib is not None:
         memory += " of memory at most"
@@ -88,7 +92,7 @@ def _render_card(run: RunSummary) -> str:
 
 def _render_correction(report: CourseReport) -> str:
     """Render what remains of the verdicts when the page counts as several tests."""
-    if not report.tests:
+    if not report.tests:  # without tests there is nothing to correct
         return ""
     remains = "each verdict stands"
     if report.weakened:
@@ -105,6 +109,7 @@ def _render_problems(report: CourseReport) -> str:
         for run, side in zip(report.runs, lesson.sides, strict=True):
             if side is None:
                 continue
+            # The top of the page is short; the link leads to the whole reason.
             link = render_lesson_link(number, lesson.title)
             if report.has_several_runs:
                 link += f" on {escape(run.name)}"
@@ -142,7 +147,9 @@ def _render_alert(title: str, items: list[str], css: str = "alert") -> str:
 
 def _render_skips(report: CourseReport) -> str:
     """Render what was not judged: each reason, how many claims it concerns, and which."""
-    count = sum(len(group.claims) for group in report.skips)
+    count = 0
+    for group in report.skips:
+        count += len(group.claims)
     heading = f"<h2>Skipped, and why: {count}</h2>"
     if count:
         items = [_render_skip_group(group, report.has_several_runs) for group in report.skips]

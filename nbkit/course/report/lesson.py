@@ -40,6 +40,7 @@ def render_lesson(report: CourseReport, number: int, pictures: Pictures) -> str:
     body = ""
     for name, side in zip(names, lesson.sides, strict=True):
         body += _render_lesson_run(side, name if report.has_several_runs else None)
+    # Other parameters or another version may explain why the verdicts differ.
     if lesson.differs:
         body += f'<p class="soft">Not the same in all runs: {", ".join(lesson.differs)}.</p>'
     if lesson.findings and report.has_several_runs:
@@ -66,6 +67,7 @@ def _render_lesson_run(side: LessonRun | None, name: str | None) -> str:
     if side.reason:
         where = f"cell {side.cell}: " if side.cell else ""
         reason = f"<pre>{escape(where + side.reason)}</pre>"
+    # The links are HTML already; everything before them is text from the record.
     about = escape(about) + _render_links(side)
     return f'<p class="soft">{who}{render_mark(side.state)}{about}</p>{reason}'
 
@@ -73,6 +75,7 @@ def _render_lesson_run(side: LessonRun | None, name: str | None) -> str:
 def _render_links(side: LessonRun) -> str:
     links = []
     for kind, text in FILES.items():
+        # A lesson that failed early may have a record alone.
         if kind in side.links:
             links.append(f'<a href="{escape(side.links[kind])}">{text}</a>')
     return f'<span class="links"> {" · ".join(links)}</span>' if links else ""
@@ -126,6 +129,7 @@ def _render_verdict(verdict: dict[str, Any] | None, flipped: Collection[str]) ->
     if verdict is None:
         return render_marks([render_mark("NOT JUDGED")])
     lines = []
+    # A skipped claim has a reason and no numbers.
     if has_numbers(verdict):
         lines.append(escape(", ".join(list_texts(verdict, Place.NUMBER))))
     notes = ". ".join(list_texts(verdict, Place.NOTE))
@@ -149,6 +153,7 @@ def _find_flipped(side: LessonRun | None) -> set[str]:
 def _render_pictures(lesson: LessonSection, names: list[str], pictures: Pictures) -> str:
     """Render the lesson's pictures; several runs have a column each."""
     columns = ""
+    # The pictures' key holds the number of the run, in the order of the report.
     for number, (name, side) in enumerate(zip(names, lesson.sides, strict=True)):
         link = side.links.get("page") if side else None
         shown = ""

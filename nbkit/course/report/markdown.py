@@ -29,20 +29,22 @@ def format_markdown(report: CourseReport) -> str:
         *_format_problems(report),
         _format_times(report),
         _format_skips(report),
-        *[_format_lesson(report, lesson) for lesson in report.lessons],
+        *(_format_lesson(report, lesson) for lesson in report.lessons),
         _format_unmeasured(report),
     ]
-    return "\n\n".join([part for part in parts if part]) + "\n"
+    # An empty section leaves no empty lines.
+    return "\n\n".join(filter(None, parts)) + "\n"
 
 
 def escape_markdown(text: object) -> str:
     """Put text on one line and escape every character that is markup."""
+    # A line break would end the row of a table.
     line = " ".join(str(text).split())
     return re.sub(r"([\\`*_{}\[\]<>|~#$])", r"\\\1", line)
 
 
 def _join_escaped(texts: Iterable[object], separator: str = ", ") -> str:
-    return separator.join([escape_markdown(text) for text in texts])
+    return separator.join(map(escape_markdown, texts))
 
 
 def format_grid(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -91,7 +93,9 @@ def _format_problems(report: CourseReport) -> list[str]:
                 failed.append(f"- **{side.state}** {where}")
             for flip in side.flips:
                 flips.append(f"- {escape_markdown(on + describe_flip(flip))}")
-    differ = [f"- {_format_disagreement(report, row)}" for row in report.disagreements]
+    differ = []
+    for row in report.disagreements:
+        differ.append(f"- {_format_disagreement(report, row)}")
     damaged = []
     for each in report.damaged:
         damaged.append(f"- {escape_markdown(each.file)}: {escape_markdown(each.problem)}")
@@ -102,7 +106,11 @@ def _format_problems(report: CourseReport) -> list[str]:
         "The runs disagree": differ,
         "Could not be read": damaged,
     }
-    return [f"## {title}\n\n" + "\n".join(lines) for title, lines in sections.items() if lines]
+    parts = []
+    for title, lines in sections.items():
+        if lines:  # a heading appears only above a problem
+            parts.append(f"## {title}\n\n" + "\n".join(lines))
+    return parts
 
 
 def _explain_end(side: LessonRun) -> str:
@@ -126,7 +134,7 @@ def _format_times(report: CourseReport) -> str:
     rows = []
     for lesson in report.lessons:
         for run, side in zip(report.runs, lesson.sides, strict=True):
-            if side is None:
+            if side is None:  # this run does not have the lesson
                 continue
             slowest = []
             for cell in side.slowest:
@@ -152,6 +160,7 @@ def _format_skips(report: CourseReport) -> str:
         claims = []
         for claim in group.claims:
             run = f" ({claim['run']})" if report.has_several_runs else ""
+            # One run needs no name; of several, the name says where the claim was skipped.
             claims.append(claim["claim"] + run)
         head = f"{format_count(len(group.claims), 'claim')}: {escape_markdown(group.reason)}"
         lines.append(f"- **{head}**: {_join_escaped(claims)}")
@@ -200,6 +209,7 @@ def _format_verdict(verdict: dict[str, Any] | None) -> str:
     if verdict is None:
         return "–"
     lines = [f"**{_join_escaped(list_texts(verdict, Place.MARK))}**"]
+    # What describes the claim itself stands in the first cell of the row.
     for text in list_texts(verdict, Place.NUMBER, Place.NOTE):
         lines.append(escape_markdown(text))
     return "<br>".join(lines)

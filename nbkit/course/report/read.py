@@ -67,6 +67,7 @@ def read_run(folder: Path) -> tuple[list[StoredRecord], list[DamagedFile]]:
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a folder: give one that `nbkit run` has written.")
     found, damaged = read_records(folder)
+    # A notebook without a record was copied here, or its record was deleted.
     for path in sorted(folder.glob("*.ipynb")):
         if not path.with_suffix(".json").exists():
             damaged.append(DamagedFile(str(path), "an executed notebook without a record"))
@@ -82,6 +83,7 @@ def read_records(folder: Path) -> tuple[list[StoredRecord], list[DamagedFile]]:
     for path in sorted(folder.glob("*.json")):
         if path.name == OWN:
             continue
+        # One damaged file must not hide the other lessons.
         try:
             found.append(read_record(path))
         except (OSError, ValueError) as error:

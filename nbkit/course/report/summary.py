@@ -38,6 +38,7 @@ def _make_rows(record: Record) -> list[tuple[str, str, str, str]]:
     if not record.ok:
         cells.append(("", name_state(record)))
     rows = []
+    # A lesson without a claim still has a row, with its name and its time.
     name, seconds = record.name, f"{record.seconds:.1f}"
     for claim, verdict in cells or [("", "")]:
         rows.append((name, seconds, claim, verdict))
@@ -55,6 +56,7 @@ def summarize_records(records: Sequence[Record]) -> str:
     """Count, in one line, the lessons that ran, the verdicts, and the verdicts that flipped."""
     ran = sum(record.ok for record in records)
     flipped = sum(len(record.flips) for record in records)
+    # Only the words that occur: a run without a refuted claim does not mention it.
     claims = []
     for word, number in count_verdicts(collect_verdicts(records)).items():
         claims.append(f"{number} {word.lower()}")
@@ -74,7 +76,8 @@ def collect_verdicts(records: Iterable[Record]) -> list[dict[str, Any]]:
 
 def count_verdicts(verdicts: Iterable[Mapping[str, Any]]) -> dict[str, int]:
     """Count verdicts by their word, in the order of VERDICTS; a count of 0 is left out."""
-    counts = Counter(verdict.get("verdict") for verdict in verdicts)
+    # `get`, because a place without a verdict is counted as an empty one.
+    counts = Counter([verdict.get("verdict") for verdict in verdicts])
     return {word: counts[word] for word in VERDICTS if counts[word]}
 
 

@@ -31,7 +31,7 @@ def format_effect(verdict: Mapping[str, Any]) -> str:
     """Format the effect and its interval, `0.12 [0.08, 0.16]`; an open end is a dash."""
     effect = format_number(verdict.get("effect"))
     interval = verdict.get("interval")
-    if not interval:
+    if not interval:  # an exact claim has none
         return effect
     low, high = interval
     return f"{effect} [{format_number(low)}, {format_number(high)}]"
@@ -64,6 +64,7 @@ def describe_measure(verdict: Mapping[str, Any]) -> str:
 
 def describe_holm(verdict: Mapping[str, Any]) -> str:
     """Describe what Holm's correction makes of a verdict; empty if the verdict stands."""
+    # A verdict that was not corrected, such as one of the ledger, stands.
     corrected = verdict.get("verdict_holm", verdict["verdict"])
     if corrected == verdict["verdict"]:
         return ""
@@ -74,6 +75,7 @@ def format_duration(seconds: float) -> str:
     """Format wall-clock seconds: `7.5 s`, `2 min 5 s`, `1 h 2 min`."""
     if seconds < 99.95:  # what is below this still rounds to at most 99.9
         return f"{seconds:.1f} s"
+    # Round before splitting, so that no time reads `1 min 60 s`.
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:
         return f"{minutes} min {rest} s"

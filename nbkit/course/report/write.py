@@ -57,6 +57,7 @@ def write_report(runs: Sequence[Path], out: Path) -> CourseReport:
         found.append(records)
         damaged += unread
 
+    # Every run has been read by now, so that an error leaves no empty folder behind.
     check_page(out)
     out.mkdir(parents=True, exist_ok=True)
     return _write_files(found, damaged, list(runs), out)
@@ -90,6 +91,7 @@ def _is_report(path: Path) -> bool:
 def _is_page(folder: Path) -> bool:
     """Return whether the page is a report's, and its JSON is missing or was cut off."""
     try:
+        # A run that was killed between two files leaves a page beside half a JSON file.
         page = (folder / PAGE).read_text(encoding="utf-8")
         text = (folder / OWN).read_text(encoding="utf-8") if holds_something(folder / OWN) else ""
     except (OSError, ValueError):
@@ -110,6 +112,7 @@ def write_reports(records: Sequence[Record], folder: Path) -> CourseReport:
     found, damaged = check_records(records, folder)
     at_hand = {record.name for record in records}
     earlier, unread = read_records(folder)
+    # With `--resume`, or another lesson in the same folder, the page shows both.
     others = [stored for stored in earlier if stored.name not in at_hand]
     if others:
         found = sorted([*found, *others], key=lambda stored: stored.name)

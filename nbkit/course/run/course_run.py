@@ -11,22 +11,22 @@ from pathlib import Path
 from typing import Any
 
 from nbkit.course.console import print_line
-from nbkit.course.kernel import fork_client as warm
+from nbkit.course.kernel.fork_client import start_fork_server, stop_fork_server
 from nbkit.course.kernel.headless import share_threads
 from nbkit.course.ledger import find_flips, keep_record, ledger_dir
 from nbkit.course.lessons import LessonError
 from nbkit.course.record import Record
 from nbkit.course.report.write import PAGE, check_page, format_table, write_reports
-from nbkit.course.run.dispatch import drive
-from nbkit.course.run.exclusive import needs_quiet
+from nbkit.course.run.dispatch import dispatch_tasks
+from nbkit.course.run.exclusive import needs_machine_alone
 from nbkit.course.run.executors import LOCAL, open_executor
 from nbkit.course.run.folder_lock import hold_folder
 from nbkit.course.run.interrupts import keep_handlers
-from nbkit.course.run.one_lesson import run_lesson, with_profile
+from nbkit.course.run.one_lesson import merge_profile, run_lesson
 from nbkit.course.run.options import RunOptions
 from nbkit.course.run.progress import Progress
-from nbkit.course.run.tasks import Task, plan
-from nbkit.course.run.time_left import Expected, expect
+from nbkit.course.run.tasks import Task, plan_tasks
+from nbkit.course.run.time_left import ExpectedTimes, find_expected_times
 
 __all__ = ["run_lesson", "run_lessons"]
 
@@ -34,7 +34,7 @@ MAX_SHOWN_PATH = 200  # characters of a path in a message
 
 
 class LedgerError(Exception):
-    """The lessons ran and are reported, but the ledger could not be read or written."""
+    """Report that the ledger could not be read or written; the lessons ran and are reported."""
 
 
 def run_lessons(
@@ -68,13 +68,52 @@ def run_lessons(
             "the ledger keeps one result per lesson, got --record together with --grid: "
             "record without a grid."
         )
-    # An executor's workers may have other cores than this machine: they keep their own settings.
-    environment = share_threads(options.jobs) if options.executor == LOCAL else {}
+    environment = _share_cores(options)
+    given = merge_profile(parameters, profile)
+    tasks = _plan_run(lessons, out, given, grid, options, environment)
+    if options.executor == LOCAL:
+        # torch is imported in the background while the executor and the folder are prepared.
+        start_fork_server([task.path for task in tasks], environment)
     try:
-        tasks = plan(
+        with (
+            open_executor(options.executor, options.jobs) as pool,
+            hold_folder(out) as token,
+            keep_handlers(),
+        ):
+            # The token exists only now; workers read it to learn whether the run goes on.
+            tasks = [replace(task, token=token) for task in tasks]
+            return _run_tasks(tasks, pool, out, options)
+    finally:
+        stop_fork_server()
+
+
+def _share_cores(options: RunOptions) -> dict[str, str]:
+    """Return the variables that give each local kernel its share of the cores.
+
+    Workers on other machines may have other cores: their kernels keep the settings there.
+    """
+    if options.executor != LOCAL:
+        return {}
+    try:
+        return share_threads(options.jobs)
+    except ValueError as error:  # a variable that counts threads is no number
+        raise LessonError(str(error)) from error
+
+
+def _plan_run(
+    lessons: Sequence[Path],
+    out: Path,
+    given: Mapping[str, object],
+    grid: Mapping[str, Sequence[object]] | None,
+    options: RunOptions,
+    environment: Mapping[str, str],
+) -> list[Task]:
+    """Plan the tasks, and check that a run can write its files; raise a LessonError otherwise."""
+    try:
+        tasks = plan_tasks(
             lessons,
             out,
-            with_profile(parameters, profile),
+            given,
             grid,
             timeout=options.timeout,
             environment=environment,
@@ -83,30 +122,21 @@ def run_lessons(
         check_page(out)
     except OSError as error:  # the name is too long, or the folder is not readable
         path = str(error.filename or out)
+        # A name that is too long for the file system would fill the screen.
         shown = path if len(path) < MAX_SHOWN_PATH else f"{path[:MAX_SHOWN_PATH]}..."
         raise LessonError(
             f"{shown} cannot be used: {error.strerror}. Choose another --out."
         ) from error
-    if options.executor == LOCAL:
-        # torch is imported in the background while the executor and the folder are prepared.
-        warm.start([task.path for task in tasks], environment)
-    try:
-        with (
-            open_executor(options.executor, options.jobs) as pool,
-            hold_folder(out) as token,
-            keep_handlers(),
-        ):
-            tasks = [replace(task, token=token) for task in tasks]
-            return _run_tasks(tasks, pool, out, options)
-    finally:
-        warm.stop()
+    return tasks
 
 
 def _run_tasks(tasks: list[Task], pool: Any, out: Path, options: RunOptions) -> list[Record]:
     """Run the tasks that are not finished yet, then report all of them."""
+    # With resume, a finished result is kept only if it is from the same lesson and parameters.
     kept = _find_finished(tasks) if options.resume else {}
     missing = [task for task in tasks if task.name not in kept]
-    expected = {task.name: expect(task) for task in tasks}
+    expected = {task.name: find_expected_times(task) for task in tasks}
+    # Records of all tasks exist from the start, so that a run that is killed leaves a full list.
     for task in missing:
         _write_waiting_record(task)
 
@@ -123,7 +153,9 @@ def _run_tasks(tasks: list[Task], pool: Any, out: Path, options: RunOptions) -> 
         check_ledger(record)
     try:
         with Progress(len(missing), jobs=options.jobs, expected=expected) as progress:
-            drive(_order_tasks(missing, expected, options.jobs), pool, progress, check_ledger)
+            dispatch_tasks(
+                _order_tasks(missing, expected, options.jobs), pool, progress, check_ledger
+            )
     finally:  # after Ctrl-C too, everything that has run is reported
         if kept:
             print_line(f"done before, and kept: {', '.join(kept)}")
@@ -140,7 +172,7 @@ def _find_finished(tasks: Sequence[Task]) -> dict[str, Record]:
     """Map the name of each task that an earlier run has finished to its record."""
     kept = {}
     for task in tasks:
-        record = task.done()
+        record = task.find_finished_record()
         if record is not None:
             kept[task.name] = record
     return kept
@@ -178,8 +210,8 @@ def _compare_with_ledger(record: Record, path: Path, to_ledger: bool) -> str | N
 
 def _write_waiting_record(task: Task) -> None:
     """Write a record with the status `waiting`, and remove the outputs of earlier runs."""
-    record = task.record()  # built first: it counts the attempts of the earlier record
-    task.clear()
+    record = task.make_record()  # built first: it counts the attempts of the earlier record
+    task.remove_outputs()
     try:
         record.save(task.record_path)
     except OSError as error:
@@ -190,7 +222,7 @@ def _write_waiting_record(task: Task) -> None:
 
 
 def _order_tasks(
-    tasks: list[Task], expected: Mapping[str, Expected | None], jobs: int
+    tasks: list[Task], expected: Mapping[str, ExpectedTimes | None], jobs: int
 ) -> list[Task]:
     """Order the tasks so that no core is idle for long; a single job keeps their order.
 
@@ -204,7 +236,8 @@ def _order_tasks(
         times = expected[task.name]
         # An unknown duration counts as long.
         seconds = times.seconds if times else float("inf")
-        return not needs_quiet(task.lesson), -seconds
+        # False sorts before True: lessons that run alone come first.
+        return not needs_machine_alone(task.lesson), -seconds
 
     return sorted(tasks, key=rank_task)
 
@@ -212,7 +245,7 @@ def _order_tasks(
 def _read_final_record(task: Task) -> Record:
     """Read the record of a task from disk; a missing or damaged one counts as a failure."""
     gone = "its record was removed or damaged while the run was going on"
-    return Record.find(task.record_path) or task.record(status="failed", reason=gone)
+    return Record.find(task.record_path) or task.make_record(status="failed", reason=gone)
 
 
 def _report_records(records: Sequence[Record], out: Path) -> None:

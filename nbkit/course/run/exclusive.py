@@ -1,7 +1,7 @@
-"""A quiet machine for the lessons that need one: a lesson with timings runs beside no other.
+"""Give lessons with timings the machine for themselves.
 
-Two processes on two cores, and another lesson on one of them: the machine would be found busy, and
-no timing would be judged.
+Such a lesson may run several processes at once. If another lesson used a core meanwhile, the
+lesson would find the machine busy and give no verdict about timings.
 """
 
 from __future__ import annotations
@@ -9,28 +9,32 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 
-from nbkit.course.run.locks import hold
+from nbkit.course.run.locks import hold_free_lock
 from nbkit.lab.evidence.register import all_claims
 
 
-def needs_quiet(lesson: str) -> bool:
-    """Whether a lesson has a claim over timings: beside another lesson it would be skipped."""
-    claims = all_claims().values()
-    return any(claim.lesson == lesson and claim.over == "timings" for claim in claims)
+def needs_machine_alone(lesson: str) -> bool:
+    """Return whether a lesson, given by its word, has a claim about timings."""
+    for claim in all_claims().values():
+        if claim.lesson == lesson and claim.over == "timings":
+            return True
+    return False
 
 
 @contextlib.contextmanager
-def company(alone: bool, stopped: Callable[[], bool] = lambda: False) -> Iterator[None]:
-    """Have the machine alone, or share it with the lessons that do not mind; wait for either.
+def hold_machine(alone: bool, is_stopped: Callable[[], bool] = lambda: False) -> Iterator[None]:
+    """Wait for the machine and hold it until the end of the block.
 
     Args:
-        alone: whether this lesson needs the machine to itself.
-        stopped: asked while waiting whether to give up.
+        alone: whether to run no other lesson meanwhile; otherwise share it with lessons that do
+            not need it alone.
+        is_stopped: asked while waiting whether to give up.
     Raises:
-        Stopped: if it was.
+        Stopped: if `is_stopped` says so.
     """
     with contextlib.ExitStack() as held:
-        # Who waits to be alone waits in the door: those who come later cannot overtake for ever.
-        with hold(["door"], stopped):
-            held.enter_context(hold(["machine"], stopped, shared=not alone))
+        # Waiting for exclusive use holds the "door" lock, so that later arrivals cannot starve it.
+        with hold_free_lock(["door"], is_stopped):
+            held.enter_context(hold_free_lock(["machine"], is_stopped, shared=not alone))
+        # The door is open again: a lesson that shares the machine may now come in.
         yield

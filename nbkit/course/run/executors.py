@@ -1,4 +1,7 @@
-"""Where lessons run: threads that each drive a kernel here, or any executor, by name."""
+"""Open the executor that runs the lessons: threads of this process, dask, or any other by name.
+
+Each thread of the local executor drives one kernel, which is a process.
+"""
 
 from __future__ import annotations
 
@@ -14,56 +17,66 @@ from nbkit.course.lessons import LessonError
 
 LOCAL = "local"
 DASK = "dask:"
-CONNECT_SECONDS = 30
+CONNECT_SECONDS = 30  # for a dask scheduler to answer
 
 
 @contextlib.contextmanager
 def open_executor(name: str, jobs: int) -> Iterator[Any]:
-    """The executor of that name; what it has not begun is dropped at the end.
+    """Open the executor of that name; at the end drop what it has not begun.
 
     Args:
-        name: `local`; `dask:ADDRESS` of a scheduler; `module:callable` for any other, called with
-            the number of jobs. What comes back has `submit`, whose futures have `done`, `result`
-            and `cancel`; `shutdown` is called if it is there. The module may lie in the folder that
-            this runs in.
-        jobs: how many lessons at a time; of dask, its workers' threads are how many.
+        name: `local`; `dask:ADDRESS` of a scheduler; or `module:callable`, which is called with
+            the number of jobs. The result needs a method `submit` whose futures have `done`,
+            `result` and `cancel`; its `shutdown` is called if it has one. The module may stand in
+            the current folder.
+        jobs: number of lessons to run at once; with dask, the threads of its workers decide.
     Raises:
         LessonError: if there is no such executor, or no scheduler answers.
     """
-    executor, close = _make(name, jobs)
+    executor, close = _make_executor(name, jobs)
     try:
         yield executor
     finally:
         close()
 
 
-def _make(name: str, jobs: int) -> tuple[Any, Callable[[], object]]:
+def _make_executor(name: str, jobs: int) -> tuple[Any, Callable[[], object]]:
+    """Make the executor of that name, and the function that closes it."""
     if name == LOCAL:
         threads = ThreadPoolExecutor(jobs, "lesson")
         return threads, lambda: threads.shutdown(cancel_futures=True)
     if name.startswith(DASK):
-        return _dask(name.removeprefix(DASK))
-    module, colon, attribute = name.partition(":")
-    if not (module and colon and attribute):
-        raise LessonError(f"the executor is local, dask:ADDRESS or module:callable, got {name!r}.")
-    if os.getcwd() not in sys.path:  # a command that is installed does not look in its own folder
-        sys.path.append(os.getcwd())
-    try:
-        make = getattr(import_module(module), attribute)
-    except Exception as error:  # it is somebody's module, and may raise anything
-        raise LessonError(f"there is no executor {name}: {error}.") from error
+        return _connect_dask(name.removeprefix(DASK))
+    make = _import_callable(name)
     try:
         executor = make(jobs)
     except Exception as error:
         problem = f"{type(error).__name__}: {error}"
         raise LessonError(f"{name} is no executor: called with {jobs}, {problem}.") from error
+    # Checked here, so that the error names the executor and not the first lesson.
     if not hasattr(executor, "submit"):
-        what = type(executor).__name__
-        raise LessonError(f"{name} is no executor: it gave a {what}, which has no `submit`.")
+        kind = type(executor).__name__
+        raise LessonError(f"{name} is no executor: it gave a {kind}, which has no `submit`.")
     return executor, getattr(executor, "shutdown", lambda: None)
 
 
-def _dask(address: str) -> tuple[Any, Callable[[], object]]:
+def _import_callable(name: str) -> Callable[[int], Any]:
+    """Import the object that `module:callable` names."""
+    module, colon, attribute = name.partition(":")
+    if not (module and colon and attribute):
+        raise LessonError(f"the executor is local, dask:ADDRESS or module:callable, got {name!r}.")
+    # An installed command, unlike `python -m`, does not search the current folder for modules.
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    try:
+        make: Callable[[int], Any] = getattr(import_module(module), attribute)
+    except Exception as error:  # a user's module may raise anything
+        raise LessonError(f"there is no executor {name}: {error}.") from error
+    return make
+
+
+def _connect_dask(address: str) -> tuple[Any, Callable[[], object]]:
+    """Connect to a dask scheduler; return an executor and the function that disconnects."""
     try:
         from distributed import Client
         from distributed.comm.addressing import get_address_host_port
@@ -71,29 +84,33 @@ def _dask(address: str) -> tuple[Any, Callable[[], object]]:
         raise LessonError('dask is not installed. Get it with: pip install "nbkit[cluster]"') from (
             error
         )
-    try:  # a client that is given no address looks for one, and for a long time
+    # Checked here: a client without an address searches for a scheduler, and that takes long.
+    try:
         get_address_host_port(address)
     except ValueError as error:
         raise LessonError(
-            f"after dask: comes a scheduler's address, tcp://HOST:PORT, got {address!r}: {error}."
+            f"expected the address of a scheduler after dask:, tcp://HOST:PORT, got {address!r}: "
+            f"{error}."
         ) from error
     try:
-        client = Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
+        client = Client(  # type: ignore[no-untyped-call]  # distributed has no annotations
+            address, timeout=CONNECT_SECONDS, set_as_default=False
+        )
     except (OSError, ValueError) as error:
         raise LessonError(f"no dask scheduler answers at {address!r}: {error}") from error
     return DaskPool(client, address), client.close
 
 
 class DaskPool:
-    """A dask cluster as an executor that knows whether it has workers."""
+    """Submit calls to a dask cluster, and find out whether it has workers."""
 
     def __init__(self, client: Any, address: str) -> None:
-        # What runs is never taken for what has run: pure=True would hand out old results.
+        # pure=True would reuse the result of an earlier call with the same arguments.
         self._pool = client.get_executor(pure=False)
         self._client, self._address = client, address
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Hand a call to the cluster; its future."""
+        """Submit a call to the cluster and return its future."""
         return self._pool.submit(function, *arguments)
 
     def find_lack(self) -> str | None:

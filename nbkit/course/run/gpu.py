@@ -1,4 +1,4 @@
-"""One lesson on a GPU at a time: beside another one, its memory and its timings are not its own."""
+"""Give each lesson a GPU, so that other lessons do not disturb its memory and its timings."""
 
 from __future__ import annotations
 
@@ -8,34 +8,42 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from nbkit.course.run.locks import hold
+from nbkit.course.run.locks import hold_free_lock
 
 
-def gpus() -> list[str]:
-    """The GPUs that this process may use, as `CUDA_VISIBLE_DEVICES` names them."""
+def list_gpus() -> list[str]:
+    """List the GPUs that this process may use, as `CUDA_VISIBLE_DEVICES` names them."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    # An empty variable hides all GPUs, an unset one hides none.
     if visible is None:
         return [str(number) for number in range(torch.cuda.device_count())]
-    return [name.strip() for name in visible.split(",") if name.strip() not in ("", "-1")]
+    # -1 is the usual way to say that no GPU is to be used.
+    names = [name.strip() for name in visible.split(",")]
+    return [name for name in names if name not in ("", "-1")]
 
 
 @contextlib.contextmanager
-def lease(
-    per_gpu: int = 1, stopped: Callable[[], bool] = lambda: False
+def lease_gpu(
+    per_gpu: int = 1, is_stopped: Callable[[], bool] = lambda: False
 ) -> Iterator[dict[str, str]]:
-    """Wait for a GPU that has room; the variables that make a kernel see this one only.
+    """Wait for a GPU with room, and give the variables that show a kernel only this GPU.
 
     Args:
-        per_gpu: how many lessons may share one; 0 leaves all of them to every lesson.
-        stopped: asked while waiting whether to give up.
+        per_gpu: number of lessons that may share a GPU; 0 lets every lesson see all GPUs.
+        is_stopped: asked while waiting whether to give up.
     Raises:
-        Stopped: if it was.
+        Stopped: if `is_stopped` says so.
+
+    Without a GPU it gives no variables and does not wait.
     """
-    devices = gpus() if per_gpu else []
-    if not devices:
+    gpus = list_gpus() if per_gpu else []
+    if not gpus:
         yield {}
         return
-    # One lesson on each GPU before there are two on one.
-    places = {f"gpu-{device}-{k}": device for k in range(per_gpu) for device in devices}
-    with hold(list(places), stopped) as name:
-        yield {"CUDA_VISIBLE_DEVICES": places[name]}
+    # The locks stand in the order of preference: every GPU gets one lesson before any gets two.
+    gpu_of_lock = {}
+    for place in range(per_gpu):
+        for gpu in gpus:
+            gpu_of_lock[f"gpu-{gpu}-{place}"] = gpu
+    with hold_free_lock(list(gpu_of_lock), is_stopped) as lock:
+        yield {"CUDA_VISIBLE_DEVICES": gpu_of_lock[lock]}

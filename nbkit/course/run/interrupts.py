@@ -1,4 +1,4 @@
-"""Ctrl-C while a run is being stopped: its records and its page are written all the same."""
+"""Ignore further interrupts while a stopped run writes its records and its page."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 def ignore_interrupts() -> None:
     """Ignore further Ctrl-C and SIGTERM; call it inside `keep_handlers`, which undoes it."""
+    # Python lets only the main thread set handlers, and only this thread gets interrupts.
     if threading.current_thread() is threading.main_thread():
         for number in SIGNALS:
             signal.signal(number, signal.SIG_IGN)
@@ -19,7 +20,7 @@ def ignore_interrupts() -> None:
 
 @contextlib.contextmanager
 def keep_handlers() -> Iterator[None]:
-    """Put back the handlers of Ctrl-C and SIGTERM at the end; only a main thread can set any."""
+    """Restore the handlers of Ctrl-C and SIGTERM at the end; outside the main thread do nothing."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -28,5 +29,6 @@ def keep_handlers() -> Iterator[None]:
         yield
     finally:
         for number, handler in before.items():
-            if handler is not None:  # None: not set from Python, and so not changed here
+            # None: the handler was not set from Python, and so has not been changed here.
+            if handler is not None:
                 signal.signal(number, handler)

@@ -1,7 +1,8 @@
-"""Locks on files, which the system lifts from a process that ends, however it does.
+"""Lock files; the system releases the locks of a process that ends, however it ends.
 
-`lock_file` is the one way to take one. `hold` waits for locks that all runs of this user on this
-machine go by. Where there are no such locks (Windows, some network disks), nobody waits.
+`lock_file` takes every lock of the course. `hold_free_lock` waits for locks that all runs of this
+user on this machine respect. Where the system has no such locks (Windows, some network disks), no
+run waits.
 """
 
 from __future__ import annotations
@@ -14,23 +15,23 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from time import sleep
 
-from nbkit.course.kernel.client import Stopped
+from nbkit.course.kernel.polling import Stopped
 
-WAIT_SECONDS = 0.1
+WAIT_SECONDS = 0.1  # between two attempts at a lock
 
 
 @contextlib.contextmanager
 def lock_file(path: Path, *, shared: bool = False) -> Iterator[int | None]:
-    """Open a file and lock it, without waiting: its descriptor, or None where it is locked already.
+    """Open a file and lock it without waiting; give its descriptor, or None if it is locked.
 
     Args:
-        path: the file; made if it is not there. What is in it stays.
-        shared: together with others that share it, or alone.
+        path: the file; created if it does not exist. Its content stays.
+        shared: allow other shared locks on the file at the same time.
     Raises:
-        OSError: if it cannot be opened, or is a link or no plain file: what is written to it would
-            go somewhere else.
+        OSError: if the file cannot be opened, is a link or is not a plain file: what is written to
+            it would go somewhere else.
     """
-    # Not through a symbolic link that somebody has put there, and not waiting at a pipe.
+    # O_NOFOLLOW refuses a symbolic link; O_NONBLOCK does not wait for the reader of a pipe.
     flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
     descriptor = os.open(path, flags, 0o666)
     try:
@@ -38,14 +39,15 @@ def lock_file(path: Path, *, shared: bool = False) -> Iterator[int | None]:
         if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
             raise OSError(0, "it is a link or no plain file", str(path))
         taken = _try_lock(descriptor, shared)
-        removed = os.fstat(descriptor).st_nlink == 0  # its run has just ended
+        # A run that ends removes its file: a lock on a removed file keeps out no other run.
+        removed = os.fstat(descriptor).st_nlink == 0
         yield descriptor if taken and not removed else None
     finally:
         os.close(descriptor)
 
 
 def _try_lock(descriptor: int, shared: bool) -> bool:
-    """Lock an open file unless another process has; True too where there are no locks."""
+    """Lock an open file unless another process holds it; True if the system has no locks."""
     try:
         import fcntl
 
@@ -59,17 +61,17 @@ def _try_lock(descriptor: int, shared: bool) -> bool:
 
 
 @contextlib.contextmanager
-def hold(
-    names: Sequence[str], stopped: Callable[[], bool], *, shared: bool = False
+def hold_free_lock(
+    names: Sequence[str], is_stopped: Callable[[], bool], *, shared: bool = False
 ) -> Iterator[str]:
-    """Wait for the first of these locks that is free, hold it, and give its name.
+    """Wait until one of these locks is free, hold it, and give its name.
 
     Args:
-        names: of the locks, the one to be preferred first.
-        stopped: asked while waiting whether to give up.
-        shared: together with others that share it, or alone.
+        names: of the locks, in the order of preference.
+        is_stopped: asked while waiting whether to give up.
+        shared: allow other shared holders at the same time.
     Raises:
-        Stopped: if it was.
+        Stopped: if `is_stopped` says so.
     """
     user = os.getuid() if hasattr(os, "getuid") else "user"
     while True:
@@ -79,6 +81,7 @@ def hold(
                 if descriptor is not None:
                     yield name
                     return
-        if stopped():
+        # Asked after the first attempt: a free lock is taken in any case.
+        if is_stopped():
             raise Stopped
         sleep(WAIT_SECONDS)

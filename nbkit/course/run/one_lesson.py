@@ -1,4 +1,4 @@
-"""Run one lesson: an executed notebook, the same as HTML, and a record that says how it went."""
+"""Run one lesson: write the executed notebook, an HTML copy and a record of how it went."""
 
 from __future__ import annotations
 
@@ -17,23 +17,27 @@ from nbformat import NotebookNode
 
 import nbkit
 from nbkit.base.whole_file import write_whole
-from nbkit.course.kernel import fork_client as warm
-from nbkit.course.kernel.client import CELL_SECONDS, Stopped, runnable_cells
+from nbkit.course.kernel.cells import list_runnable_cells
+from nbkit.course.kernel.client import CELL_SECONDS
 from nbkit.course.kernel.execute import (
-    as_html,
+    Fault,
+    convert_to_html,
     execute_notebook,
     find_fault,
-    read_left,
+    read_partial_notebook,
     save_notebook,
 )
+from nbkit.course.kernel.fork_client import start_fork_server
 from nbkit.course.kernel.headless import headless_environment
+from nbkit.course.kernel.polling import Stopped
 from nbkit.course.lessons import LessonError, check_parameters
 from nbkit.course.record import RUNNING, Record
 from nbkit.course.record_shape import find_verdict_problem
-from nbkit.course.run.exclusive import company, needs_quiet
-from nbkit.course.run.gpu import lease
+from nbkit.course.run.exclusive import hold_machine, needs_machine_alone
+from nbkit.course.run.gpu import lease_gpu
+from nbkit.course.run.grid import shorten_name
 from nbkit.course.run.interrupts import ignore_interrupts, keep_handlers
-from nbkit.course.run.tasks import Task, check_place, shorten_name
+from nbkit.course.run.tasks import Task, check_output_files
 from nbkit.lab.knobs import KnobError
 from nbkit.lab.machine import read_machine
 from nbkit.lab.threads import read_thread_count
@@ -54,59 +58,56 @@ def run_lesson(
     Args:
         path: the notebook.
         out: an existing folder; the lesson's files of an earlier run are removed first.
-        parameters: values by name; text is read by the declared type.
+        parameters: values by name; text is converted to the declared type.
         profile: short for the parameter of that name.
-        timeout: seconds that one cell may take.
+        timeout: time limit of one cell, in seconds.
         progress: called with `(cell, cells)` before each of the cells that run.
     Returns:
-        the record: a lesson that fails is a record that says so, not an exception.
+        the record; it says whether the lesson failed, and why. A failure raises nothing.
     Raises:
-        KnobError: if the lesson does not take one of the parameters; it has not been started.
-        LessonError: if a notebook that is of no run is in the way.
+        KnobError: if the lesson does not accept one of the parameters; it has not been started.
+        LessonError: if a file that would be overwritten was not written by a run.
     """
-    values = check_parameters(path, with_profile(parameters, profile))
+    values = check_parameters(path, merge_profile(parameters, profile))
     name = shorten_name(path.stem)
     task = Task(path.absolute(), out.absolute(), name, values, timeout)
-    check_place(task)
-    return _run(task, progress or (lambda cell, cells: None))
+    check_output_files(task)
+    return _execute_task(task, progress or (lambda cell, cells: None))
 
 
 def run_task(task: Task) -> Record:
-    """Run one task of a run, here or wherever an executor has brought it.
+    """Run one task of a run, in this process or in a worker of an executor.
 
     Raises:
-        LessonError: if the lesson or the folder is not there, or nbkit is another version.
+        LessonError: if this machine does not see the lesson or the folder, or has another version
+            of nbkit.
     """
+    # Two versions would mix their records in one folder, and the ledger could not compare them.
     if task.nbkit != nbkit.__version__:
         raise LessonError(
-            f"{platform.node()} has nbkit {nbkit.__version__}, the run {task.nbkit}: install that."
+            f"{platform.node()} has nbkit {nbkit.__version__}, but the run needs {task.nbkit}: "
+            f"install that version there."
         )
     if not (task.path.exists() and task.out.exists()):
         raise LessonError(
             f"{platform.node()} does not see {task.path} or {task.out}: lessons and outputs have "
             f"to be in a folder that all machines share."
         )
-    warm.start([task.path], task.environment)
+    # In the process that runs the course this has been done: there, it does nothing.
+    start_fork_server([task.path], task.environment)
     try:
-        return _run(task, lambda cell, cells: None)
+        return _execute_task(task, lambda cell, cells: None)
     finally:
-        _close_loop()
+        _close_event_loop()
 
 
-def _close_loop() -> None:
-    """Close this thread's event loop: nbclient makes one in each thread, and leaves it open."""
-    loop = ensure_event_loop()
-    for left in (tasks := asyncio.all_tasks(loop)):
-        left.cancel()
-    loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
-    loop.close()
-
-
-def with_profile(parameters: Mapping[str, object] | None, profile: str | None) -> dict[str, object]:
-    """The parameters with the profile among them.
+def merge_profile(
+    parameters: Mapping[str, object] | None, profile: str | None
+) -> dict[str, object]:
+    """Merge the profile into the parameters.
 
     Raises:
-        KnobError: if the two disagree.
+        KnobError: if the parameters already hold a different profile.
     """
     given = dict(parameters or {})
     if profile is not None and given.setdefault("profile", profile) != profile:
@@ -114,109 +115,181 @@ def with_profile(parameters: Mapping[str, object] | None, profile: str | None) -
     return given
 
 
-def _run(task: Task, progress: Callable[[int, int], None]) -> Record:
-    """Run a task and keep its record up to date on disk, from before the first cell on."""
-    task.clear()
-    record = task.record()
-    began = monotonic()
+def _close_event_loop() -> None:
+    """Close this thread's event loop, which nbclient creates and leaves open."""
+    # nbclient made this loop when it first waited for the kernel in this thread.
+    loop = ensure_event_loop()
+    tasks = asyncio.all_tasks(loop)
+    for task in tasks:
+        task.cancel()
+    # A cancelled task ends only while the loop runs.
+    loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+    loop.close()
 
-    def note(cell: int, cells: int) -> None:
-        record.cell, record.cell_count = cell, cells
-        record.seconds = round(monotonic() - began, 3)
-        record.save(task.record_path)
-        progress(cell, cells)
 
+class Attempt:
+    """Execute a task once, and keep its record on disk up to date meanwhile.
+
+    Args:
+        task: what to execute.
+        progress: called with `(cell, cells)` before each of the cells that run.
+    """
+
+    def __init__(self, task: Task, progress: Callable[[int, int], None]) -> None:
+        self.task, self.progress = task, progress
+        self.record = task.make_record()
+        self.began = monotonic()
+
+    def execute_lesson(self) -> NotebookNode:
+        """Wait for the machine and a GPU, then execute the notebook.
+
+        Raises:
+            Stopped: if the run was stopped, while waiting or in a cell.
+        """
+        task = self.task
+        alone = needs_machine_alone(task.lesson)
+        with (
+            hold_machine(alone, task.is_stopped),
+            lease_gpu(task.per_gpu, task.is_stopped) as gpu,
+        ):
+            # The time of waiting does not count as the lesson's.
+            self.record, self.began = _open_record(task), monotonic()
+            self.record.save(task.record_path)
+            return execute_notebook(
+                task.path,
+                task.part_path,
+                task.values,
+                timeout=task.timeout,
+                progress=self.note_cell,
+                stopped=task.is_stopped,
+                environment={**task.environment, **gpu},
+            )
+
+    def note_cell(self, cell: int, cells: int) -> None:
+        """Save that a cell begins: after a power cut, the record says where the lesson was."""
+        self.record.cell, self.record.cell_count = cell, cells
+        self.note_seconds()
+        self.record.save(self.task.record_path)
+        self.progress(cell, cells)
+
+    def note_seconds(self) -> None:
+        """Note the seconds so far in the record."""
+        self.record.seconds = round(monotonic() - self.began, 3)
+
+    def make_fault(self, reason: str) -> Fault:
+        """Make a fault in the cell that runs."""
+        return Fault(reason, self.record.cell)
+
+
+def _execute_task(task: Task, progress: Callable[[int, int], None]) -> Record:
+    """Execute a task; write the notebook, the page and the record, whatever ends the execution."""
+    # A run that breaks off must not leave the notebook of an earlier one beside its record.
+    task.remove_outputs()
+    attempt = Attempt(task, progress)
     interrupt = None
     nb, fault = None, None
     try:
-        alone = needs_quiet(task.lesson)
-        with company(alone, task.stopped), lease(task.per_gpu, task.stopped) as gpu:
-            record, began = _open_record(task), monotonic()  # waiting is not running
-            record.save(task.record_path)
-            nb = execute_notebook(
-                task.path,
-                task.part,
-                task.values,
-                timeout=task.timeout,
-                progress=note,
-                stopped=task.stopped,
-                environment={**task.environment, **gpu},
-            )
+        nb = attempt.execute_lesson()
         fault = find_fault(nb)
     except Stopped:
-        waited = "" if record.status == RUNNING else "not begun: "
-        nb, fault = read_left(task.part), (f"{waited}{STOPPED}", record.cell)
+        # The run has ended here or on another machine; the lesson may still wait for its turn.
+        waited = "" if attempt.record.status == RUNNING else "not begun: "
+        fault = attempt.make_fault(f"{waited}{STOPPED}")
+        nb = read_partial_notebook(task.part_path)
     except KeyboardInterrupt as error:
-        nb, fault, interrupt = read_left(task.part), (STOPPED, record.cell), error
-    except Exception as error:  # whatever it is, the lessons after this one still run
-        nb, fault = read_left(task.part), (f"{type(error).__name__}: {error}", record.cell)
+        fault, interrupt = attempt.make_fault(STOPPED), error
+        nb = read_partial_notebook(task.part_path)
+    except Exception as error:  # of any kind: the other lessons still run
+        fault = attempt.make_fault(f"{type(error).__name__}: {error}")
+        nb = read_partial_notebook(task.part_path)
+    # Everything below is done after Ctrl-C as well: the files say where the lesson was.
     with keep_handlers():
         if interrupt is not None:
             ignore_interrupts()  # a second Ctrl-C would leave the record open
-        _close(task, record, nb, fault)
-        record.seconds = round(monotonic() - began, 3)
-        _save(task, record)
+        _write_outputs(task, attempt.record, nb, fault)
+        attempt.note_seconds()
+        _save_record(task, attempt.record)
     if interrupt is not None:
         raise interrupt
-    return record
+    return attempt.record
 
 
-def _close(
-    task: Task, record: Record, nb: NotebookNode | None, fault: tuple[str, int | None] | None
+def _write_outputs(
+    task: Task, record: Record, nb: NotebookNode | None, fault: Fault | None
 ) -> None:
-    """Take what the notebook says into the record, and write notebook and page."""
-    record.close(*fault or ())
+    """Fill the record from the notebook, and write the notebook and the page.
+
+    An error on the way makes a successful record a failed one.
+    """
+    if fault is None:
+        record.close()
+    else:
+        record.close(fault.reason, fault.cell)
     try:
         if nb is not None:
-            record.cells, verdicts = _cells(nb), _verdicts(nb)
-            problems = [find_verdict_problem(verdict) for verdict in verdicts]
-            pairs = zip(verdicts, problems, strict=True)
-            record.verdicts = [verdict for verdict, problem in pairs if problem is None]
-            if record.ok and (odd := next(filter(None, problems), None)):
-                record.close(f"a verdict that the lesson has shown cannot be read: {odd}")
+            record.cells = _list_cell_states(nb)
+            _note_verdicts(record, nb)
+            # The client noted it in the notebook, where it does not belong.
             record.peak_bytes = nb.metadata.papermill.pop("peak_bytes", None)
-            save_notebook(nb, task.notebook)
-            write_whole(task.page, as_html(nb))
+            save_notebook(nb, task.notebook_path)
+            write_whole(task.page_path, convert_to_html(nb))
     except Exception as error:
-        if record.ok:  # otherwise it has failed for a better reason
+        if record.ok:  # a failed lesson keeps its first reason
             record.close(f"{type(error).__name__}: {error}")
-    task.part.unlink(missing_ok=True)
+    task.part_path.unlink(missing_ok=True)
 
 
-def _save(task: Task, record: Record) -> None:
-    """Write the record; on a full disk this lesson's own files make room for it."""
+def _note_verdicts(record: Record, nb: NotebookNode) -> None:
+    """Put the readable verdicts into the record; an unreadable one fails a successful lesson."""
+    record.verdicts = []
+    for verdict in _list_verdicts(nb):
+        problem = find_verdict_problem(verdict)
+        if problem is None:
+            record.verdicts.append(verdict)
+        elif record.ok:
+            record.close(f"a verdict that the lesson has shown cannot be read: {problem}")
+
+
+def _save_record(task: Task, record: Record) -> None:
+    """Write the record; on a full disk, make room by removing the lesson's other files."""
     try:
         record.save(task.record_path)
     except OSError as error:
         if record.ok:
             record.close(f"{type(error).__name__}: {error}")
-        task.clear()
-        with contextlib.suppress(OSError):  # what stands there says in which cell it was running
+        task.remove_outputs()
+        with contextlib.suppress(OSError):  # the record on disk still says in which cell it was
             record.save(task.record_path)
 
 
 def _open_record(task: Task) -> Record:
+    """Make a record that says that the task runs, since when and where."""
+    # The same environment as the kernel gets, so that the record has its thread count.
     environment = {**headless_environment(""), **task.environment}
     threads = read_thread_count("OMP_NUM_THREADS", environment["OMP_NUM_THREADS"])
-    return task.record(
+    return task.make_record(
         status=RUNNING,
         started=datetime.now(UTC).isoformat(timespec="seconds"),
-        machine=read_machine().to_dict() | {"threads": threads},  # the kernel's, not this process's
+        machine=read_machine().to_dict() | {"threads": threads},
         worker={"host": platform.node(), "pid": os.getpid()},
     )
 
 
-def _cells(nb: NotebookNode) -> list[dict[str, Any]]:
-    """What became of each cell that was to run, and its seconds."""
-    states = [nb.cells[index].metadata.papermill for index in runnable_cells(nb)]
-    return [
-        {"cell": number, "status": state.status, "seconds": state.duration}
-        for number, state in enumerate(states, start=1)
-    ]
+def _list_cell_states(nb: NotebookNode) -> list[dict[str, Any]]:
+    """List the number, papermill's status and the seconds of each cell that was to run."""
+    states = []
+    for number, index in enumerate(list_runnable_cells(nb), start=1):
+        state = nb.cells[index].metadata.papermill
+        states.append({"cell": number, "status": state.status, "seconds": state.duration})
+    return states
 
 
-def _verdicts(nb: NotebookNode) -> list[dict[str, Any]]:
-    """The verdicts that ride in the metadata of the outputs."""
-    outputs = [output for cell in nb.cells for output in cell.get("outputs", [])]
-    carried = [output.get("metadata", {}).get("nbkit", {}) for output in outputs]
-    return [dict(numbers) for numbers in carried if numbers.get("kind") == "verdict"]
+def _list_verdicts(nb: NotebookNode) -> list[dict[str, Any]]:
+    """List the verdicts, which lessons store in the metadata of their outputs."""
+    verdicts = []
+    for cell in nb.cells:
+        for output in cell.get("outputs", []):
+            numbers = output.get("metadata", {}).get("nbkit", {})
+            if numbers.get("kind") == "verdict":
+                verdicts.append(dict(numbers))
+    return verdicts

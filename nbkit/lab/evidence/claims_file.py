@@ -27,7 +27,7 @@ def _is_nonempty_text(value: object) -> bool:
     return isinstance(value, str) and bool(value.strip())
 
 
-def _is_finite(value: object) -> bool:
+def _is_toml_number(value: object) -> bool:
     # Compared by type: true and false are ints to isinstance.
     return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]  # a number
 
@@ -36,9 +36,10 @@ def _is_list_of_text(value: object) -> bool:
     return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
+# An empty sentence would be shown as an empty row, so a text must have words.
 TEXT = FieldRule(_is_nonempty_text, "a text")
 OPTIONAL_TEXT = FieldRule(_is_nonempty_text, "a text", is_optional=True)
-OPTIONAL_NUMBER = FieldRule(_is_finite, "a finite number", is_optional=True)
+OPTIONAL_NUMBER = FieldRule(_is_toml_number, "a finite number", is_optional=True)
 FIELDS: dict[str, FieldRule] = {
     "lesson": OPTIONAL_TEXT,
     "sentence": TEXT,
@@ -81,6 +82,7 @@ def read_entries(path: Path) -> dict[str, dict[str, Any]]:
         # Errors of TOML and of UTF-8 are both ValueErrors.
         raise ValueError(f"{path.name} must be written in TOML and UTF-8: {error}.") from error
 
+    # TOML has parsed the whole file: what is wrong now belongs to one entry.
     for identifier, entry in entries.items():
         problem = _find_entry_problem(identifier, entry)
         if problem is not None:
@@ -94,6 +96,7 @@ def _find_entry_problem(identifier: str, entry: object) -> str | None:
         return f"expected a claim, [{identifier}] with its fields below it, got {entry!r}."
     if not IDENTIFIER.fullmatch(identifier):
         return "the id of a claim must be made of letters, digits, `-`, `_` and `.`."
+    # A field of earlier versions gets its translation, not only a refusal.
     if "kind" in entry:
         advice = _advise_on_kind(entry["kind"])
         return f"the field kind is called measure and side now: {advice}."
@@ -111,6 +114,7 @@ def _find_entry_problem(identifier: str, entry: object) -> str | None:
 
 
 def _suggest_field(name: str) -> str:
+    # The nearest name turns most misspellings into a fix.
     near = difflib.get_close_matches(name, FIELDS, n=1)
     return f"{name} (did you mean {near[0]}?)" if near else name
 

@@ -25,6 +25,7 @@ def compare_losses(name: str, losses: Sequence[float], other: str, others: Seque
         return f"{name} diverged with {lost} of {n} seeds, {other} with {others_lost} of {n}"
 
     ratio = paired_ratio(losses, others)
+    # The whole interval must lie on one side of 1, where the losses are equal.
     if ratio.high < 1:
         side = f"{name} ends lower than {other}"
     elif ratio.low > 1:

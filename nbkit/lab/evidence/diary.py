@@ -47,6 +47,7 @@ class Diary:
 
     def keep_prediction(self, prediction: Prediction) -> bool:
         """Write a prediction down unless its claim has one; return whether it was written."""
+        # The file is read each time: another notebook may have written to it meanwhile.
         claim = prediction.claim
         if claim.id in self.read_predictions():
             return False
@@ -67,6 +68,7 @@ class Diary:
         mine, first = score.prediction, self.read_predictions().get(score.verdict.claim.id)
         if first is None or first.right is not None or score.right is None:
             return False
+        # The same numbers are the same prediction, also in a kernel that was started again.
         if (first.guess, first.confidence) != (mine.guess, mine.confidence):
             return False
         self._append_line(
@@ -92,6 +94,7 @@ class Diary:
         return found
 
     def _append_line(self, **fields: object) -> None:
+        # The time is for the learner who reads the file; no program uses it.
         fields["when"] = datetime.now(UTC).isoformat(timespec="seconds")
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(fields) + "\n")
@@ -136,6 +139,7 @@ class Calibration(Report):
 
     def table(self) -> tuple[str, Sequence[str], Sequence[Sequence[object]]]:
         """List one row for each range of confidence."""
+        # scipy loads slowly, and most lessons end without a calibration.
         from nbkit.lab.evidence.proportions import proportion
 
         rows = []

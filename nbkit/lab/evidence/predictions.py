@@ -38,6 +38,7 @@ class Prediction:
     def _check_guess(self) -> None:
         if self.claim.margin is None:
             raise ValueError(f"{self.claim.id} is exact: there is no size to predict.")
+        # A guess may lie on a bound, as a share of 0; a margin may not.
         low, high = MEASURES[self.claim.measure]
         if not _is_finite_real(self.guess) or not low <= self.guess <= high:
             raise ValueError(
@@ -87,6 +88,7 @@ class Score:
         name = self.verdict.claim.id
         if self.right is None:
             return f"{name}: {self.verdict.verdict}, so there is nothing to score"
+        # The side of the margin and the size of the effect are scored apart.
         side = "right" if self.right else "wrong"
         size = "inside" if self.inside else "outside"
         return (

@@ -27,7 +27,7 @@ def proportion(k: int, n: int, *, confidence: float = 0.95, over: str = "seeds")
     >>> print(proportion(0, 8))
     0 [0, 0.324] (95% interval, n = 8)
     """
-    k, n = _read_count(k, n)
+    k, n = _read_k_of_n(k, n)
     from scipy.stats import binomtest
 
     test = binomtest(k, n)
@@ -94,8 +94,8 @@ def barnard_p_value(k: int, n: int, other_k: int, other_n: int) -> float:
     >>> round(barnard_p_value(7, 15, 12, 15), 3)
     0.068
     """
-    k, n = _read_count(k, n)
-    other_k, other_n = _read_count(other_k, other_n)
+    k, n = _read_k_of_n(k, n)
+    other_k, other_n = _read_k_of_n(other_k, other_n)
     from scipy.stats import barnard_exact
 
     # One column for each arm; the rows are the runs that were hit, and the others.
@@ -138,7 +138,7 @@ def accuracy_interval(correct: int, total: int, *, confidence: float = 0.95) -> 
     return proportion(correct, total, confidence=confidence, over="test examples")
 
 
-def _read_count(k: int, n: int) -> tuple[int, int]:
+def _read_k_of_n(k: int, n: int) -> tuple[int, int]:
     """Read a count and its total as ints; numpy's and torch's whole numbers count, too."""
     some, total = read_integer(k), read_integer(n)
     if some is None or total is None or not (total >= 1 and 0 <= some <= total):

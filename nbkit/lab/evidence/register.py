@@ -57,6 +57,7 @@ def load_claims(lesson: str, path: Path | None = None) -> dict[str, Claim]:
     """
     if path is None:
         path = _find_claims_file(lesson)
+    # The owners of other entries are kept for the message only.
     claims, others = {}, set()
     for identifier, entry in read_entries(path).items():
         owner = entry.pop("lesson", lesson)
@@ -96,5 +97,6 @@ def _make_claim(identifier: str, lesson: str, entry: dict[str, Any]) -> Claim:
 
 def without_lesson() -> dict[str, Claim]:
     """Read the claims that no lesson measures yet; a report counts them as NO LESSON YET."""
+    # A claim counts as measured when its lesson has a notebook.
     measured = {word_of(path.stem) for path in shipped.lessons_dir().glob("*.ipynb")}
     return {name: claim for name, claim in all_claims().items() if claim.lesson not in measured}

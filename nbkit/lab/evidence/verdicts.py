@@ -127,18 +127,21 @@ def judge(claim: Claim, measured: Interval | Sequence[bool] | None = None) -> Ve
         ValueError: if something else was measured, over other noise or at a lower confidence
             than the claim states, or nothing although the machine lacks nothing.
     """
+    # A machine that lacks something cannot be expected to have measured.
     missing = claim.find_missing_needs()
     if missing:
         return Verdict(claim, SKIPPED, f"needs {' and '.join(missing)}")
     if measured is None:
         raise ValueError(f"{claim.id} was not measured, though this machine has what it needs.")
     effect = _read_effect(claim, measured)
+    # Busyness comes before the count: more timings on a busy machine would not help.
     if effect.load and effect.load.is_busy:
         return Verdict(claim, SKIPPED, effect.load.reason, effect)
     if effect.n < claim.n:
         reason = f"{effect.n} of the {claim.n} {claim.over} it needs"
         return Verdict(claim, SKIPPED, reason, effect)
 
+    # No interval here: one unequal pair refutes the claim.
     if claim.measure == EQUALITY:
         equal = round(effect.estimate * effect.n)
         outcome = SUPPORTED if equal == effect.n else REFUTED

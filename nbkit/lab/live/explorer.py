@@ -51,7 +51,7 @@ def show(
         lab = explore(fit, knobs, start, figsize=figsize, seed=seed)
     else:
         lab = run_stops(fit, knobs, start, figsize=tile, seed=seed)
-    display(lab)  # type: ignore[no-untyped-call] # IPython does not annotate it
+    display(lab)
 
 
 def explore(
@@ -271,7 +271,7 @@ class Explorer:
         from IPython.display import display
 
         replace_shown(self)
-        display(self.screen)  # type: ignore[no-untyped-call] # IPython does not annotate it
+        display(self.screen)
         if not in_vs_code():  # there the copy could not be hidden
             self._display_id = self._display_id or uuid.uuid4().hex
             self._store_copy(update=False)

@@ -100,9 +100,7 @@ def store_picture(png: bytes, alt: str, display_id: str, *, update: bool) -> Non
 
     data = {"image/png": base64.b64encode(png).decode(), "text/plain": alt}
     metadata = {"image/png": {"alt": alt}}
-    display(  # type: ignore[no-untyped-call] # IPython does not annotate it
-        data, raw=True, metadata=metadata, display_id=display_id, update=update
-    )
+    display(data, raw=True, metadata=metadata, display_id=display_id, update=update)
 
 
 def close_tree(root: widgets.Widget) -> None:

@@ -40,4 +40,4 @@ def find_shell() -> Any:
     """Find IPython's shell; None outside of IPython."""
     from IPython import get_ipython
 
-    return get_ipython()  # type: ignore[no-untyped-call,unused-ignore] # newer IPython is typed
+    return get_ipython()

@@ -44,7 +44,7 @@ def _read_random_state() -> tuple[Any, ...]:
     import numpy as np
 
     # Before CUDA is in use, get_rng_state_all would initialise it.
-    in_use = torch.cuda.is_initialized()  # type: ignore[no-untyped-call] # torch leaves it so
+    in_use = torch.cuda.is_initialized()
     cuda = torch.cuda.get_rng_state_all() if in_use else []
     return torch.get_rng_state(), cuda, np.random.get_state(), random.getstate()
 

@@ -69,14 +69,14 @@ class Picture:
 
     def _redraw(self) -> None:
         """Draw the figure onto the canvas."""
-        self._canvas.draw()  # type: ignore[no-untyped-call] # matplotlib does not annotate it
+        self._canvas.draw()
 
     def _encode_pixels(self) -> bytes:
         """Encode the canvas as a PNG."""
         from PIL import Image
 
         size = self._canvas.get_width_height()
-        rgba = self._canvas.buffer_rgba()  # type: ignore[no-untyped-call] # as above
+        rgba = self._canvas.buffer_rgba()
         pixels = Image.frombuffer("RGBA", size, rgba, "raw", "RGBA", 0, 1)
         buffer = io.BytesIO()
         # Lightly compressed, this takes a third of savefig's time.

@@ -70,6 +70,6 @@ def _read_request() -> dict[str, Any]:
     """Read the message with which the front end asked for the running cell; {} without a kernel."""
     from IPython import get_ipython
 
-    shell = get_ipython()  # type: ignore[no-untyped-call,unused-ignore] # newer IPython is typed
+    shell = get_ipython()
     kernel = getattr(shell, "kernel", None)
     return (kernel.get_parent("shell") or {}) if kernel is not None else {}

@@ -17,8 +17,9 @@ from jupyter_client.session import Session
 from papermill.engines import papermill_engines
 
 import nbkit
-from nbkit.course.kernel.client import PollingChannel, find_error
+from nbkit.course.kernel.cells import find_error
 from nbkit.course.kernel.engine import NbkitEngine
+from nbkit.course.kernel.polling import PollingChannel
 from nbkit.lab.knobs import KnobError
 
 FAULTS = {

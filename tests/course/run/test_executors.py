@@ -24,7 +24,7 @@ from nbkit.course.run.course_run import run_lessons
 from nbkit.course.run.executors import open_executor
 from nbkit.course.run.one_lesson import run_task
 from nbkit.course.run.options import RunOptions
-from nbkit.course.run.tasks import plan
+from nbkit.course.run.tasks import plan_tasks
 
 ROOT = str(Path(nbkit.__file__).parents[1])
 
@@ -38,7 +38,7 @@ ROOT = str(Path(nbkit.__file__).parents[1])
         ("concurrent.futures:wait", "is no executor: called with 1, TypeError: "),
         ("os:getpid", "os:getpid is no executor: called with 1, TypeError: "),
         ("builtins:str", "builtins:str is no executor: it gave a str, which has no `submit`"),
-        ("dask:", "after dask: comes a scheduler's address, tcp://HOST:PORT, got ''"),
+        ("dask:", "expected the address of a scheduler after dask:, tcp://HOST:PORT, got ''"),
         ("dask:foo://bar", "unknown address scheme 'foo'"),
     ],
 )
@@ -115,10 +115,13 @@ def name_myself():
 
 @pytest.mark.parametrize(
     "change, message",
-    [({"nbkit": "99"}, "the run 99: install that"), ({"out": Path("/nowhere")}, "does not see")],
+    [
+        ({"nbkit": "99"}, "the run needs 99: install that version"),
+        ({"out": Path("/nowhere")}, "does not see"),
+    ],
 )
 def test_a_machine_that_does_not_fit_says_so(tmp_path, change, message):
-    (task,) = plan([write(tmp_path / "01_a.ipynb", "1")], tmp_path / "out", {})
+    (task,) = plan_tasks([write(tmp_path / "01_a.ipynb", "1")], tmp_path / "out", {})
     task.out.mkdir()
     with pytest.raises(LessonError, match=message):
         run_task(replace(task, **change))

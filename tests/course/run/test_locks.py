@@ -39,7 +39,7 @@ def test_a_link_in_the_place_of_the_run_s_file_is_refused(tmp_path, victim, make
     out.mkdir()
     make(out / ".run", victim)
     with (
-        pytest.raises(LessonError, match="should be a plain file of a run's, but it is a link"),
+        pytest.raises(LessonError, match="should be a plain file, but it is a link"),
         hold_folder(out),
     ):
         pass
@@ -49,7 +49,7 @@ def test_a_link_in_the_place_of_the_run_s_file_is_refused(tmp_path, victim, make
 def test_somebody_s_file_of_that_name_is_kept(tmp_path):
     (tmp_path / ".run").write_text("make all")
     with (
-        pytest.raises(LessonError, match="is not a run's and would be lost"),
+        pytest.raises(LessonError, match="was not written by a run and would be lost"),
         hold_folder(tmp_path),
     ):
         pass

@@ -9,8 +9,9 @@ from course_notebooks import write
 from nbkit.course.companions import list_companions
 from nbkit.course.lessons import LessonError
 from nbkit.course.record import Record
-from nbkit.course.run import leftovers, tasks
-from nbkit.course.run.tasks import plan, read_grid
+from nbkit.course.run import checksums, grid, leftovers, tasks
+from nbkit.course.run.grid import read_grid
+from nbkit.course.run.tasks import plan_tasks
 from nbkit.lab.knobs import KnobError
 
 
@@ -21,7 +22,7 @@ def lesson(tmp_path):
 
 def test_a_grid_is_all_combinations_in_order(lesson, tmp_path):
     grid = {"lr": ["0.1", "1e-3"], "profile": ["smoke", "full"]}
-    found = plan([lesson], tmp_path / "out", {"quick": "true"}, grid)
+    found = plan_tasks([lesson], tmp_path / "out", {"quick": "true"}, grid)
     assert [(task.name, task.values) for task in found] == [
         (f"01_a--lr={lr}--profile={p}", {"quick": True, "lr": float(lr), "profile": p})
         for lr in ("0.1", "0.001")
@@ -30,11 +31,11 @@ def test_a_grid_is_all_combinations_in_order(lesson, tmp_path):
 
 
 def test_one_value_is_one_point(lesson, tmp_path):
-    assert len(plan([lesson], tmp_path / "out", {}, {"lr": ["1", "1.0", 1]})) == 1
+    assert len(plan_tasks([lesson], tmp_path / "out", {}, {"lr": ["1", "1.0", 1]})) == 1
 
 
 def test_values_that_look_alike_have_names_of_their_own(lesson, tmp_path):
-    found = plan([lesson], tmp_path / "out", {}, {"lr": ["0.10000001", "0.1"]})
+    found = plan_tasks([lesson], tmp_path / "out", {}, {"lr": ["0.10000001", "0.1"]})
     assert [task.name for task in found] == ["01_a--lr=0.10000001", "01_a--lr=0.1"]
 
 
@@ -45,10 +46,10 @@ def test_no_point_hides_behind_another_s_name(tmp_path):
     ranges = f"mode=choice({', '.join(map(repr, modes))}), quick="
     nb.cells[2].source = nb.cells[2].source.replace("quick=", ranges)
     nbformat.write(nb, tmp_path / "01_a.ipynb")
-    found = plan([tmp_path / "01_a.ipynb"], tmp_path / "out", {}, {"mode": modes})
+    found = plan_tasks([tmp_path / "01_a.ipynb"], tmp_path / "out", {}, {"mode": modes})
     assert [task.values["mode"] for task in found] == modes
     assert found[0].name == "01_a--mode=a%20b"
-    assert all(task.notebook.parent == tmp_path / "out" for task in found)
+    assert all(task.notebook_path.parent == tmp_path / "out" for task in found)
 
 
 @pytest.mark.parametrize(
@@ -61,13 +62,13 @@ def test_no_point_hides_behind_another_s_name(tmp_path):
 )
 def test_every_point_is_checked(lesson, tmp_path, given, grid, message):
     with pytest.raises(KnobError, match=message):
-        plan([lesson], tmp_path / "out", given, grid)
+        plan_tasks([lesson], tmp_path / "out", given, grid)
 
 
 def test_a_lesson_without_the_knob_is_refused_by_name(lesson, tmp_path):
     other = write(tmp_path / "02_b.ipynb", "1")
     with pytest.raises(KnobError, match="02_b: unknown parameter 'lr'"):
-        plan([lesson, other], tmp_path / "out", {}, {"lr": ["1"]})
+        plan_tasks([lesson, other], tmp_path / "out", {}, {"lr": ["1"]})
 
 
 @pytest.mark.parametrize("text", ["lr", "lr=", "=1", "lr=1,,2", "l r=1"])
@@ -84,20 +85,20 @@ def test_a_grid_names_a_parameter_once():
 def finished(task):
     """The files of a task that has run well."""
     task.out.mkdir(exist_ok=True)
-    for file in (task.notebook, task.page):
+    for file in (task.notebook_path, task.page_path):
         file.write_text("{}")
-    task.record(status="ok").save(task.record_path)
+    task.make_record(status="ok").save(task.record_path)
 
 
 def test_what_was_done_is_done(lesson, tmp_path):
-    (task,) = plan([lesson], tmp_path / "out", {"lr": "1"})
-    assert task.done() is None
+    (task,) = plan_tasks([lesson], tmp_path / "out", {"lr": "1"})
+    assert task.find_finished_record() is None
     finished(task)
-    assert task.done() == Record.load(task.record_path)
+    assert task.find_finished_record() == Record.load(task.record_path)
 
 
 def other_parameters(task, monkeypatch):
-    return plan([task.path], task.out, {"lr": "2"})[0]
+    return plan_tasks([task.path], task.out, {"lr": "2"})[0]
 
 
 def other_lesson(task, monkeypatch):
@@ -123,12 +124,12 @@ def other_module_in_a_folder_that_it_names(task, monkeypatch):
 
 
 def empty_notebook(task, monkeypatch):
-    task.notebook.write_bytes(bytes(100))
+    task.notebook_path.write_bytes(bytes(100))
     return task
 
 
 def empty_page(task, monkeypatch):
-    task.page.write_text("")
+    task.page_path.write_text("")
     return task
 
 
@@ -138,17 +139,17 @@ def other_version(task, monkeypatch):
 
 
 def other_code(task, monkeypatch):
-    monkeypatch.setattr(tasks, "code_sha256", lambda: "other")
+    monkeypatch.setattr(tasks, "hash_package", lambda: "other")
     return task
 
 
 def no_page(task, monkeypatch):
-    task.page.unlink()
+    task.page_path.unlink()
     return task
 
 
 def no_notebook(task, monkeypatch):
-    task.notebook.unlink()
+    task.notebook_path.unlink()
     return task
 
 
@@ -158,12 +159,12 @@ def half_a_record(task, monkeypatch):
 
 
 def still_running(task, monkeypatch):
-    task.record(status="running").save(task.record_path)
+    task.make_record(status="running").save(task.record_path)
     return task
 
 
 def failed(task, monkeypatch):
-    task.record(status="failed").save(task.record_path)
+    task.make_record(status="failed").save(task.record_path)
     return task
 
 
@@ -174,11 +175,11 @@ def failed(task, monkeypatch):
      no_page, no_notebook, half_a_record, still_running, failed],
 )  # fmt: skip
 def test_what_was_done_otherwise_is_not(lesson, tmp_path, monkeypatch, change):
-    (task,) = plan([lesson], tmp_path / "out", {"lr": "1"})
+    (task,) = plan_tasks([lesson], tmp_path / "out", {"lr": "1"})
     finished(task)
     monkeypatch.setattr(leftovers, "read_notebook", lambda path: pytest.fail("not needed"))
-    monkeypatch.setattr(tasks, "check_place", lambda task: None)
-    assert change(task, monkeypatch).done() is None
+    monkeypatch.setattr(tasks, "check_output_files", lambda task: None)
+    assert change(task, monkeypatch).find_finished_record() is None
 
 
 def test_modules_are_found_through_modules(tmp_path):
@@ -195,7 +196,7 @@ def executed(task):
     """The three files of a run, the notebook as papermill marks it."""
     finished(task)
     nb = nbformat.v4.new_notebook(metadata={"papermill": {}})
-    nbformat.write(nb, task.notebook)
+    nbformat.write(nb, task.notebook_path)
 
 
 NOTHING, HALF, NO_JSON = b"", b'{\n "lesson": "01_', b"\x07\x80"
@@ -209,45 +210,45 @@ NOTHING, HALF, NO_JSON = b"", b'{\n "lesson": "01_', b"\x07\x80"
         {"record_path": HALF},
         {"record_path": NO_JSON},
         {"record_path": b"{}"},
-        {"notebook": HALF},
-        {"notebook": NOTHING, "record_path": NOTHING, "page": NOTHING},
-        {"notebook": NOTHING, "record_path": NOTHING},
+        {"notebook_path": HALF},
+        {"notebook_path": NOTHING, "record_path": NOTHING, "page_path": NOTHING},
+        {"notebook_path": NOTHING, "record_path": NOTHING},
     ],
 )
 def test_what_a_power_cut_has_damaged_is_run_again(lesson, tmp_path, damage):
-    (task,) = plan([lesson], tmp_path / "out", {})
+    (task,) = plan_tasks([lesson], tmp_path / "out", {})
     executed(task)
     for name, data in damage.items():
         getattr(task, name).write_bytes(data)
-    (again,) = plan([lesson], tmp_path / "out", {})
-    assert again.done() is None
+    (again,) = plan_tasks([lesson], tmp_path / "out", {})
+    assert again.find_finished_record() is None
 
 
 @pytest.mark.parametrize(
     "damage",
     [
-        {"record_path": b'{"name": "somebody"}', "page": None},
-        {"record_path": NO_JSON, "notebook": None},
-        {"notebook": NO_JSON, "record_path": NO_JSON},
-        {"notebook": b'{"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}'},
-        {"notebook": None, "record_path": None},
+        {"record_path": b'{"name": "somebody"}', "page_path": None},
+        {"record_path": NO_JSON, "notebook_path": None},
+        {"notebook_path": NO_JSON, "record_path": NO_JSON},
+        {"notebook_path": b'{"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}'},
+        {"notebook_path": None, "record_path": None},
     ],
 )
 def test_what_may_be_somebodys_is_refused(lesson, tmp_path, damage):
-    (task,) = plan([lesson], tmp_path / "out", {})
+    (task,) = plan_tasks([lesson], tmp_path / "out", {})
     executed(task)
     for name, data in damage.items():
         getattr(task, name).unlink() if data is None else getattr(task, name).write_bytes(data)
-    with pytest.raises(LessonError, match="is not a run's and would be lost"):
-        plan([lesson], tmp_path / "out", {})
+    with pytest.raises(LessonError, match="was not written by a run and would be lost"):
+        plan_tasks([lesson], tmp_path / "out", {})
 
 
 def test_a_long_name_is_cut_and_stays_its_own():
     long = ["q" * 300, "q" * 299 + "r", "ü" * 150]
-    short = [tasks.shorten_name(name) for name in long]
+    short = [grid.shorten_name(name) for name in long]
     assert len(set(short)) == 3
     assert all(len(name.encode()) <= 200 for name in short)
-    assert tasks.shorten_name("01_a--lr=1") == "01_a--lr=1"
+    assert grid.shorten_name("01_a--lr=1") == "01_a--lr=1"
 
 
 @pytest.mark.parametrize("name", ["lessons/x/claims.toml", "x.py", "digits.npz"])
@@ -256,33 +257,33 @@ def test_what_nbkit_is_counts_its_claims_and_its_data(tmp_path, monkeypatch, nam
     (tmp_path / name).write_bytes(b"as they were")
     monkeypatch.setattr("nbkit.lab.shipped.data_dir", lambda: tmp_path)
     monkeypatch.setattr("nbkit.__file__", str(tmp_path / "__init__.py"))
-    before = tasks.code_sha256.__wrapped__()
+    before = checksums.hash_package.__wrapped__()
     (tmp_path / name).write_bytes(b"with another margin")
-    assert tasks.code_sha256.__wrapped__() != before
+    assert checksums.hash_package.__wrapped__() != before
 
 
 def test_an_attempt_at_something_else_is_not_counted(lesson, tmp_path):
-    (task,) = plan([lesson], tmp_path / "out", {"lr": "1"})
+    (task,) = plan_tasks([lesson], tmp_path / "out", {"lr": "1"})
     task.out.mkdir()
-    task.record(status="running", cell=3).save(task.record_path)
-    assert [attempt["cell"] for attempt in task.record().attempts] == [3]
+    task.make_record(status="running", cell=3).save(task.record_path)
+    assert [attempt["cell"] for attempt in task.make_record().attempts] == [3]
     write(task.path, "2", parameters=True)
-    assert task.record().attempts == []
+    assert task.make_record().attempts == []
 
 
 def test_a_task_stops_when_its_run_has(lesson, tmp_path):
-    (task,) = plan([lesson], tmp_path / "out", {})
+    (task,) = plan_tasks([lesson], tmp_path / "out", {})
     task = replace(task, token=(tmp_path / "token", "mine"))
     (tmp_path / "token").write_text("mine")
-    assert not task.stopped()
+    assert not task.is_stopped()
     (tmp_path / "token").write_text("another run's")
-    assert task.stopped()
+    assert task.is_stopped()
     (tmp_path / "token").unlink()
-    assert task.stopped()
+    assert task.is_stopped()
 
 
 def test_two_tasks_of_one_name_are_refused(lesson, tmp_path):
     (tmp_path / "b").mkdir()
     other = write(tmp_path / "b" / "01_a.ipynb", "1")
     with pytest.raises(LessonError, match="two lessons are called 01_a"):
-        plan([lesson, other], tmp_path / "out", {})
+        plan_tasks([lesson, other], tmp_path / "out", {})

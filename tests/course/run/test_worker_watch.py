@@ -7,9 +7,9 @@ import pytest
 from course_notebooks import write
 
 from nbkit.course.run import worker_watch
-from nbkit.course.run.dispatch import drive
+from nbkit.course.run.dispatch import dispatch_tasks
 from nbkit.course.run.progress import Progress
-from nbkit.course.run.tasks import plan
+from nbkit.course.run.tasks import plan_tasks
 from nbkit.course.run.worker_watch import WorkerWatch
 
 
@@ -25,10 +25,10 @@ class Pool:
 
 def test_lessons_that_no_worker_takes_are_given_up_with_the_reason(tmp_path):
     lesson = write(tmp_path / "01_a.ipynb", "1")
-    (task,) = plan([lesson], tmp_path / "out", {}, timeout=0.0)
+    (task,) = plan_tasks([lesson], tmp_path / "out", {}, timeout=0.0)
     task.out.mkdir()
     stream = io.StringIO()
-    (record,) = drive([task], Pool(), Progress(1, stream))
+    (record,) = dispatch_tasks([task], Pool(), Progress(1, stream))
     assert (record.status, record.reason) == ("failed", "not begun: no workers, for 0 s")
     assert "no workers; waiting for one" in stream.getvalue()
 

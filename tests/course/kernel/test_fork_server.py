@@ -8,7 +8,11 @@ import nbformat
 import pytest
 from course_notebooks import write
 
-from nbkit.course.kernel import fork_client as warm
+from nbkit.course.kernel.fork_client import (
+    find_fork_server,
+    start_fork_server,
+    stop_fork_server,
+)
 from nbkit.course.run.one_lesson import run_lesson
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="kernels are forked on Linux only")
@@ -33,8 +37,8 @@ _ = plt.plot([1, 2])"""
 @pytest.fixture
 def forked():
     """Start the process that kernels come from, for a lesson."""
-    yield lambda path: warm.start([path], {"OMP_NUM_THREADS": "1"})
-    warm.stop()
+    yield lambda path: start_fork_server([path], {"OMP_NUM_THREADS": "1"})
+    stop_fork_server()
 
 
 def outputs(path, out):
@@ -54,7 +58,7 @@ def test_a_forked_kernel_is_like_any_other(tmp_path, forked, monkeypatch):
     path = write(tmp_path / "01_a.ipynb", LOOK, "import os; print(os.getppid())")
     plain = outputs(path, tmp_path / "plain")
     forked(path)
-    pid = warm.server()._process.pid
+    pid = find_fork_server()._process.pid
     like = outputs(path, tmp_path / "forked")
     assert text(like[0]).splitlines() == text(plain[0]).splitlines()
     shown = [[out.data.keys() for out in cells[0] if "data" in out] for cells in (like, plain)]
@@ -83,7 +87,7 @@ def test_the_imports_have_been_done(tmp_path, forked):
     path = write(tmp_path / "01_a.ipynb", "import sys; print('torch' in sys.modules)", "# import")
     forked(path)
     assert text(outputs(path, tmp_path / "out")[0]) == "False\n"  # the lesson does not need it
-    warm.stop()
+    stop_fork_server()
     path = write(path, "import sys; print('torch' in sys.modules)\nimport torch")
     forked(path)
     assert text(outputs(path, tmp_path / "out")[0]) == "True\n"
@@ -93,17 +97,17 @@ def test_it_has_one_thread(tmp_path, forked):
     path = write(tmp_path / "01_a.ipynb", "import torch")
     forked(path)
     outputs(path, tmp_path / "out")  # then it has imported all
-    assert len(os.listdir(f"/proc/{warm.server()._process.pid}/task")) == 1
+    assert len(os.listdir(f"/proc/{find_fork_server()._process.pid}/task")) == 1
 
 
 def test_when_it_is_gone_kernels_start_the_ordinary_way(tmp_path, forked):
     path = write(tmp_path / "01_a.ipynb", "import os; print(os.getppid())")
     forked(path)
-    process = warm.server()._process
+    process = find_fork_server()._process
     process.kill()
     process.wait()
     assert text(outputs(path, tmp_path / "out")[0]) == f"{os.getpid()}\n"
-    assert warm.server() is None
+    assert find_fork_server() is None
 
 
 def test_a_kernel_does_not_outlive_it(tmp_path, forked):
@@ -138,8 +142,8 @@ def test_how_a_kernel_ended_is_known(tmp_path, forked, end, message):
 
 def test_a_process_of_this_one_does_not_use_it(tmp_path, forked):
     forked(write(tmp_path / "01_a.ipynb", "1"))
-    assert warm.server() is not None
+    assert find_fork_server() is not None
     pid = os.fork()
     if pid == 0:
-        os._exit(0 if warm.server() is None else 1)
+        os._exit(0 if find_fork_server() is None else 1)
     assert os.waitpid(pid, 0)[1] == 0
