@@ -82,7 +82,8 @@ class WeightScheme:
         if self.name in ("constant", "normal"):
             return _SMALL
         if self.name.startswith("kaiming"):
-            return float(nn.init.calculate_gain(self.nonlinearity))  # type: ignore[arg-type]
+            gain = nn.init.calculate_gain(self.nonlinearity)  # type: ignore[arg-type]  # a Literal
+            return float(gain)
         return 1.0
 
     def _draw_weight_(self, module: Any, value: Tensor) -> str:
