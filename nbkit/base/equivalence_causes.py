@@ -182,6 +182,7 @@ def fit_weights(reference: Gradients, parts: Sequence[Gradients]) -> list[float]
     """
     if len(parts) >= sum(g.numel() for g in reference.values()):
         return None  # with so few numbers some weights always fit
+    # Minimise |reference - sum w_i parts_i|^2: (parts parts^T) w = parts reference.
     gram = torch.zeros(len(parts), len(parts), dtype=torch.float64)
     right = torch.zeros(len(parts), 1, dtype=torch.float64)
     for name, target in reference.items():

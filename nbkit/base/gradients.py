@@ -35,6 +35,7 @@ def named_parameters(source: Parameters) -> dict[str, Tensor]:
             )
         if id(parameter) in seen:
             continue  # tied weights: one tensor under two names
+        # Two models in one list: the reports could not tell their parameters apart.
         if name in named:
             raise ValueError(
                 f"two different parameters are both called {name!r}. Tell them apart, for example "

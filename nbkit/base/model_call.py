@@ -36,6 +36,7 @@ def call_model(model: nn.Module, batch: object, device: torch.device | str | Non
         first = next(chain(model.parameters(), model.buffers()), None)
         device = None if first is None else first.device
 
+    # What follows the input in a batch is for the loss.
     inputs = move_tensors(batch[0] if isinstance(batch, (tuple, list)) else batch, device)
     return model(**inputs) if isinstance(inputs, Mapping) else model(inputs)
 

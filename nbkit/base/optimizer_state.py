@@ -31,5 +31,6 @@ def drives_optimizer(thing: Any) -> bool:
     """Say whether an object is a scheduler, a scaler, or a wrapper that holds an optimizer."""
     if isinstance(thing, LRScheduler | GradScaler):
         return True
+    # A wrapper, such as Lookahead's, keeps the optimizer in an attribute.
     attributes = getattr(thing, "__dict__", {})
     return any(isinstance(value, Optimizer) for value in attributes.values())

@@ -103,7 +103,7 @@ def list_companions(path: Path) -> list[Path]:
     # Without folders there is nothing to look up, and no need to read anything.
     unread = [path, *found] if folders else []
     while unread:
-        words = set(re.findall(r"\w+", _read_code(unread.pop())))
+        words = set(re.findall(r"\w+", _read_source_text(unread.pop())))
         for name in words & folders.keys():
             modules = list(folders.pop(name).rglob("*.py"))  # each folder counts once
             found += modules
@@ -111,7 +111,7 @@ def list_companions(path: Path) -> list[Path]:
     return sorted(file for file in found if file.is_file())
 
 
-def _read_code(file: Path) -> str:
+def _read_source_text(file: Path) -> str:
     """Read the text of a file; of a notebook, the text of its code cells."""
     text = read_bytes(file).decode(errors="replace")
     if file.suffix != ".ipynb":

@@ -84,7 +84,7 @@ def _is_word(value: object) -> bool:
     return isinstance(value, str) and bool(value.strip())
 
 
-def _is_whole(value: object) -> bool:
+def _is_integer(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and abs(value) < LARGEST
 
 
@@ -92,7 +92,7 @@ def _is_number(value: object) -> bool:
     """Return whether a number can be printed; NaN and infinity can."""
     if isinstance(value, float):
         return True
-    return _is_whole(value)
+    return _is_integer(value)
 
 
 def _is_seconds(value: object) -> bool:
@@ -110,7 +110,7 @@ def _is_mapping(value: object) -> bool:
     return isinstance(value, dict)
 
 
-def _is_list(value: object) -> bool:
+def _is_json_list(value: object) -> bool:
     return isinstance(value, list)
 
 
@@ -131,21 +131,24 @@ FIELDS: dict[str, Callable[[Any], bool]] = {
     "parameters": _is_mapping,
     "machine": _is_machine,
     "seconds": _is_seconds,
-    "cells": _is_list,
-    "verdicts": _is_list,
-    "flips": _is_list,
+    "cells": _is_json_list,
+    "verdicts": _is_json_list,
+    "flips": _is_json_list,
     "nbkit": _is_text,
     "notebook_sha256": _is_text,
     "reason": _or_none(_is_text),
-    "cell": _or_none(_is_whole),
+    "cell": _or_none(_is_integer),
     "name": _is_text,
     "code_sha256": _is_text,
-    "cell_count": _or_none(_is_whole),
+    "cell_count": _or_none(_is_integer),
     "worker": _is_mapping,
-    "attempts": _is_list,
+    "attempts": _is_json_list,
     "peak_bytes": _or_none(_is_seconds),
 }
-CELL: dict[str, Callable[[Any], bool]] = {"cell": _is_whole, "seconds": _or_none(_is_seconds)}
+CELL: dict[str, Callable[[Any], bool]] = {
+    "cell": _is_integer,
+    "seconds": _or_none(_is_seconds),
+}
 FLIP: dict[str, Callable[[Any], bool]] = {"claim": _is_word, "recorded": _is_text}
 VERDICT: dict[str, Callable[[Any], bool]] = {
     "claim": _is_word,
@@ -158,7 +161,7 @@ VERDICT: dict[str, Callable[[Any], bool]] = {
     # Some writers spell out "nan"; it is shown as it is.
     "effect": lambda value: value is None or isinstance(value, str) or _is_number(value),
     "interval": _or_none(_is_interval),
-    "n": _or_none(_is_whole),
+    "n": _or_none(_is_integer),
     "margin": _or_none(_is_number),
     "p_value": _or_none(lambda value: _is_number(value) and not math.isnan(value)),  # type: ignore[arg-type]
 }

@@ -46,7 +46,7 @@ class Counted(Norms):
         return {"count": len(self.norms)}
 
 
-def test_jsonable_of_a_nested_result():
+def test_a_nested_result_as_json():
     assert convert_to_json([Norms({"a": 1}), torch.float32]) == [
         {"norms": {"a": 1}, "worst": None},
         "torch.float32",

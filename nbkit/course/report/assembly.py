@@ -21,7 +21,7 @@ from nbkit.course.report.summary import (
     name_state,
     summarize_records,
 )
-from nbkit.course.report.words import describe_machine, format_count, name_machine
+from nbkit.course.report.words import describe_computer, format_count, name_machine
 from nbkit.lab.curriculum import word_of
 from nbkit.lab.evidence.multiple_tests import adjust_verdicts
 from nbkit.lab.evidence.register import without_lesson
@@ -148,7 +148,7 @@ def _sum_up_run(name: str, run: Sequence[StoredRecord], folder: Path | None) -> 
     return RunSummary(
         name=name,
         folder=str(folder or ""),
-        machines=_drop_repeats([describe_machine(record.machine) for record in records]),
+        machines=_drop_repeats([describe_computer(record.machine) for record in records]),
         # ISO times sort like the times themselves.
         started=min([record.started for record in records], default=""),
         seconds=sum(record.seconds for record in records),

@@ -22,8 +22,8 @@ from nbkit.course.report.words import (
 Verdict = Mapping[str, Any]
 
 
-class Place(Enum):
-    """Where a column's text stands."""
+class ColumnKind(Enum):
+    """The kinds of columns: each kind has its place in the table."""
 
     MARK = "mark"  # in colour or bold, in front of everything else
     NUMBER = "number"  # in a column; only verdicts with an effect have numbers
@@ -37,7 +37,7 @@ class Column:
 
     name: str  # the key in report.json, and the heading on a phone
     text: Callable[[Verdict], str]  # what people read; an empty text is left out
-    place: Place
+    kind: ColumnKind
     heading: str = ""  # of the table of one run
     label: str = ""  # in front of the text, where it is a line of a run's cell
     value: Callable[[Verdict], object] | None = None  # for JSON; None: the verdict has it already
@@ -52,26 +52,26 @@ def _read_reason(verdict: Verdict) -> str:
 
 
 COLUMNS = [
-    Column("verdict", _read_verdict, Place.MARK, heading="verdict"),
-    Column("effect", format_effect, Place.NUMBER, heading="effect, interval"),
-    Column("n", format_sample_size, Place.NUMBER, heading="n", label="n = "),
-    Column("reason", _read_reason, Place.NOTE),
-    Column("metric", describe_measure, Place.CLAIM),
-    Column("verdict_holm", describe_holm, Place.NOTE),
+    Column("verdict", _read_verdict, ColumnKind.MARK, heading="verdict"),
+    Column("effect", format_effect, ColumnKind.NUMBER, heading="effect, interval"),
+    Column("n", format_sample_size, ColumnKind.NUMBER, heading="n", label="n = "),
+    Column("reason", _read_reason, ColumnKind.NOTE),
+    Column("metric", describe_measure, ColumnKind.CLAIM),
+    Column("verdict_holm", describe_holm, ColumnKind.NOTE),
 ]
 
 
-def list_columns(*places: Place) -> list[Column]:
-    """List the columns at these places, in the order of COLUMNS."""
-    return [column for column in COLUMNS if column.place in places]
+def list_columns(*kinds: ColumnKind) -> list[Column]:
+    """List the columns of these kinds, in the order of COLUMNS."""
+    return [column for column in COLUMNS if column.kind in kinds]
 
 
-def list_texts(verdict: Verdict, *places: Place) -> list[str]:
-    """List the texts, each with its label, that the columns at these places have for a verdict."""
+def list_texts(verdict: Verdict, *kinds: ColumnKind) -> list[str]:
+    """List the texts, each with its label, that the columns of these kinds have for a verdict."""
     texts = []
-    for column in list_columns(*places):
+    for column in list_columns(*kinds):
         text = column.text(verdict)
-        if text and (column.place is not Place.NUMBER or has_numbers(verdict)):
+        if text and (column.kind is not ColumnKind.NUMBER or has_numbers(verdict)):
             texts.append(column.label + text)
     return texts
 
@@ -96,7 +96,7 @@ def describe_claim(verdicts: Collection[Verdict | None]) -> str:
     Runs of an older version may not have recorded it.
     """
     for verdict in verdicts:
-        texts = list_texts(verdict, Place.CLAIM) if verdict else []
+        texts = list_texts(verdict, ColumnKind.CLAIM) if verdict else []
         if texts:
             return ". ".join(texts)
     return ""

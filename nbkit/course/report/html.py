@@ -5,7 +5,7 @@ from __future__ import annotations
 from html import escape
 
 from nbkit.course.report.assembly import ALPHA
-from nbkit.course.report.columns import Place, list_texts
+from nbkit.course.report.columns import ColumnKind, list_texts
 from nbkit.course.report.data import ClaimRow, CourseReport, RunSummary, SkipGroup
 from nbkit.course.report.lesson import render_lesson
 from nbkit.course.report.markup import (
@@ -134,7 +134,7 @@ def _render_disagreement(report: CourseReport, row: ClaimRow) -> str:
     verdicts = []
     for run, verdict in zip(report.runs, row.verdicts, strict=True):
         if verdict:
-            marks = [render_mark(text) for text in list_texts(verdict, Place.MARK)]
+            marks = [render_mark(text) for text in list_texts(verdict, ColumnKind.MARK)]
             verdicts.append(f"{''.join(marks)} on {escape(run.name)}")
     return f"{', '.join(verdicts)}: {escape(row.sentence)} {render_soft(escape(row.claim))}"
 

@@ -7,7 +7,7 @@ from html import escape
 from typing import Any
 
 from nbkit.course.report.columns import (
-    Place,
+    ColumnKind,
     describe_claim,
     has_numbers,
     list_columns,
@@ -84,14 +84,14 @@ def _render_links(side: LessonRun) -> str:
 def _render_claims_of_run(lesson: LessonSection) -> str:
     """Render the verdicts of a single run as a table; on a phone each row becomes a block."""
     flipped = _find_flipped(lesson.sides[0])
-    numbers = list_columns(Place.NUMBER)
+    numbers = list_columns(ColumnKind.NUMBER)
     rows = []
     for row in lesson.findings:
         verdict = row.verdicts[0]
         if verdict is None:
             continue
         cells = f"<td>{_render_verdict_marks(verdict, flipped)}</td><td>{escape(row.sentence)}<br>"
-        notes = ". ".join(list_texts(verdict, Place.NOTE, Place.CLAIM))
+        notes = ". ".join(list_texts(verdict, ColumnKind.NOTE, ColumnKind.CLAIM))
         cells += f"{render_soft(escape(f'{row.claim}: {notes}'))}</td>"
         for column in numbers:
             text = escape(column.text(verdict))
@@ -131,15 +131,15 @@ def _render_verdict(verdict: dict[str, Any] | None, flipped: Collection[str]) ->
     lines = []
     # A skipped claim has a reason and no numbers.
     if has_numbers(verdict):
-        lines.append(escape(", ".join(list_texts(verdict, Place.NUMBER))))
-    notes = ". ".join(list_texts(verdict, Place.NOTE))
+        lines.append(escape(", ".join(list_texts(verdict, ColumnKind.NUMBER))))
+    notes = ". ".join(list_texts(verdict, ColumnKind.NOTE))
     if notes:
         lines.append(render_soft(escape(notes)))
     return _render_verdict_marks(verdict, flipped) + "<br>".join(lines)
 
 
 def _render_verdict_marks(verdict: dict[str, Any], flipped: Collection[str]) -> str:
-    marks = [render_mark(text) for text in list_texts(verdict, Place.MARK)]
+    marks = [render_mark(text) for text in list_texts(verdict, ColumnKind.MARK)]
     if verdict["claim"] in flipped:
         marks.append(render_mark("FLIPPED"))
     return render_marks(marks)

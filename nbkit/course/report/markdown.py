@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from nbkit.course.report.assembly import ALPHA
-from nbkit.course.report.columns import Place, describe_claim, list_texts
+from nbkit.course.report.columns import ColumnKind, describe_claim, list_texts
 from nbkit.course.report.data import ClaimRow, CourseReport, LessonRun, LessonSection
 from nbkit.course.report.words import (
     describe_flip,
@@ -24,7 +24,7 @@ from nbkit.lab.evidence.register import NO_LESSON
 def format_markdown(report: CourseReport) -> str:
     """Format the whole report: the content of the page, without the pictures."""
     parts = [
-        f"# {escape_markdown(report.title)}",
+        f"# {escape_text(report.title)}",
         _format_runs(report),
         *_format_problems(report),
         _format_times(report),
@@ -36,7 +36,7 @@ def format_markdown(report: CourseReport) -> str:
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
-def escape_markdown(text: object) -> str:
+def escape_text(text: object) -> str:
     """Put text on one line and escape every character that is markup."""
     # A line break would end the row of a table.
     line = " ".join(str(text).split())
@@ -44,7 +44,7 @@ def escape_markdown(text: object) -> str:
 
 
 def _join_escaped(texts: Iterable[object], separator: str = ", ") -> str:
-    return separator.join(map(escape_markdown, texts))
+    return separator.join(map(escape_text, texts))
 
 
 def format_grid(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -61,9 +61,9 @@ def _format_runs(report: CourseReport) -> str:
         counts = [f"{number} {word}" for word, number in run.verdicts.items()]
         rows.append(
             [
-                f"**{escape_markdown(run.name)}**",
+                f"**{escape_text(run.name)}**",
                 _join_escaped(run.machines, "; "),
-                escape_markdown(format_date(run.started)),
+                escape_text(format_date(run.started)),
                 f"{run.ran} of {run.lessons} ran",
                 ", ".join(counts),
                 format_duration(run.seconds),
@@ -89,16 +89,16 @@ def _format_problems(report: CourseReport) -> list[str]:
                 continue
             on = f"{run.name}, " if report.has_several_runs else ""
             if side.state != "RAN":
-                where = escape_markdown(f"{on}{lesson.title}{_explain_end(side)}")
+                where = escape_text(f"{on}{lesson.title}{_explain_end(side)}")
                 failed.append(f"- **{side.state}** {where}")
             for flip in side.flips:
-                flips.append(f"- {escape_markdown(on + describe_flip(flip))}")
+                flips.append(f"- {escape_text(on + describe_flip(flip))}")
     differ = []
     for row in report.disagreements:
         differ.append(f"- {_format_disagreement(report, row)}")
     damaged = []
     for each in report.damaged:
-        damaged.append(f"- {escape_markdown(each.file)}: {escape_markdown(each.problem)}")
+        damaged.append(f"- {escape_text(each.file)}: {escape_text(each.problem)}")
 
     sections = {
         "Did not run to the end": failed,
@@ -124,9 +124,9 @@ def _format_disagreement(report: CourseReport, row: ClaimRow) -> str:
     verdicts = []
     for run, verdict in zip(report.runs, row.verdicts, strict=True):
         if verdict:
-            words = _join_escaped(list_texts(verdict, Place.MARK))
-            verdicts.append(f"**{words}** on {escape_markdown(run.name)}")
-    claim = f"{escape_markdown(row.sentence)} ({escape_markdown(row.claim)})"
+            words = _join_escaped(list_texts(verdict, ColumnKind.MARK))
+            verdicts.append(f"**{words}** on {escape_text(run.name)}")
+    claim = f"{escape_text(row.sentence)} ({escape_text(row.claim)})"
     return f"{', '.join(verdicts)}: {claim}"
 
 
@@ -141,8 +141,8 @@ def _format_times(report: CourseReport) -> str:
                 slowest.append(f"{cell['cell']}: {format_duration(cell['seconds'])}")
             rows.append(
                 [
-                    escape_markdown(lesson.title),
-                    escape_markdown(run.name),
+                    escape_text(lesson.title),
+                    escape_text(run.name),
                     format_duration(side.seconds),
                     _join_escaped(slowest),
                     format_memory(side.memory_mib),
@@ -162,19 +162,19 @@ def _format_skips(report: CourseReport) -> str:
             run = f" ({claim['run']})" if report.has_several_runs else ""
             # One run needs no name; of several, the name says where the claim was skipped.
             claims.append(claim["claim"] + run)
-        head = f"{format_count(len(group.claims), 'claim')}: {escape_markdown(group.reason)}"
+        head = f"{format_count(len(group.claims), 'claim')}: {escape_text(group.reason)}"
         lines.append(f"- **{head}**: {_join_escaped(claims)}")
     return "## Skipped, and why\n\n" + "\n".join(lines)
 
 
 def _format_lesson(report: CourseReport, lesson: LessonSection) -> str:
-    parts = [f"## {escape_markdown(lesson.title)}"]
+    parts = [f"## {escape_text(lesson.title)}"]
     for run, side in zip(report.runs, lesson.sides, strict=True):
         parts.append(_format_lesson_run(run.name, side))
     if lesson.differs:
         parts.append(f"Not the same in all runs: {', '.join(lesson.differs)}.")
     if lesson.findings:
-        names = [escape_markdown(run.name) for run in report.runs]
+        names = [escape_text(run.name) for run in report.runs]
         rows = []
         for row in lesson.findings:
             verdicts = [_format_verdict(verdict) for verdict in row.verdicts]
@@ -186,13 +186,13 @@ def _format_lesson(report: CourseReport, lesson: LessonSection) -> str:
 def _format_lesson_run(name: str, side: LessonRun | None) -> str:
     """Format how a lesson ended in one run, its parameters, its hardware and its files."""
     if side is None:
-        return f"**{escape_markdown(name)}**: not run."
-    line = f"**{escape_markdown(name)}**: {side.state}"
+        return f"**{escape_text(name)}**: not run."
+    line = f"**{escape_text(name)}**: {side.state}"
     if side.seconds:
         line += f" in {format_duration(side.seconds)}"
     if side.parameters:
-        line += f", with {escape_markdown(format_parameters(side.parameters))}"
-    line += f". {escape_markdown(describe_hardware(side.machine))}."
+        line += f", with {escape_text(format_parameters(side.parameters))}"
+    line += f". {escape_text(describe_hardware(side.machine))}."
     links = [f"[{text}]({target})" for text, target in side.links.items()]
     return f"{line} {', '.join(links)}" if links else line
 
@@ -200,18 +200,18 @@ def _format_lesson_run(name: str, side: LessonRun | None) -> str:
 def _format_claim(row: ClaimRow) -> str:
     """Format a claim: its sentence, its id, and what was measured."""
     mark = "**They disagree.** " if row.disagree else ""
-    details = f"{escape_markdown(row.claim)}. {escape_markdown(describe_claim(row.verdicts))}"
-    return f"{mark}{escape_markdown(row.sentence)} ({details})"
+    details = f"{escape_text(row.claim)}. {escape_text(describe_claim(row.verdicts))}"
+    return f"{mark}{escape_text(row.sentence)} ({details})"
 
 
 def _format_verdict(verdict: dict[str, Any] | None) -> str:
     """Format one verdict as a cell: the word in bold, then a line for each other column."""
     if verdict is None:
         return "–"
-    lines = [f"**{_join_escaped(list_texts(verdict, Place.MARK))}**"]
+    lines = [f"**{_join_escaped(list_texts(verdict, ColumnKind.MARK))}**"]
     # What describes the claim itself stands in the first cell of the row.
-    for text in list_texts(verdict, Place.NUMBER, Place.NOTE):
-        lines.append(escape_markdown(text))
+    for text in list_texts(verdict, ColumnKind.NUMBER, ColumnKind.NOTE):
+        lines.append(escape_text(text))
     return "<br>".join(lines)
 
 
@@ -219,6 +219,6 @@ def _format_unmeasured(report: CourseReport) -> str:
     """Format the claims that no lesson measures yet."""
     if not report.no_lesson:
         return ""
-    lines = [f"- {escape_markdown(sentence)}" for sentence in report.no_lesson.values()]
+    lines = [f"- {escape_text(sentence)}" for sentence in report.no_lesson.values()]
     count = format_count(len(report.no_lesson), "claim")
     return f"## {NO_LESSON}\n\n{count}:\n\n" + "\n".join(lines)

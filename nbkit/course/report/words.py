@@ -110,7 +110,7 @@ def name_machine(facts: Mapping[str, Any]) -> str:
     return str(facts.get("gpu") or facts.get("processor") or facts.get("hardware") or "unknown")
 
 
-def describe_machine(facts: Mapping[str, Any]) -> str:
+def describe_computer(facts: Mapping[str, Any]) -> str:
     """Describe a machine: `AMD EPYC, 2 cores, Linux x86_64, torch 2.13.0, Python 3.11.7`."""
     if not facts:
         return "no machine: it has not begun"

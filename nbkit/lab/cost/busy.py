@@ -107,7 +107,7 @@ def read_cores(
         busy, stolen, counted = _read_cores(proc / "stat", cores)
         own = _own_seconds(proc, pid)
     except (OSError, ValueError, IndexError):
-        return Reading(clock(), None, 0.0, 0.0, None, len(cores), _spin(clock))
+        return Reading(clock(), None, 0.0, 0.0, None, len(cores), _spin_briefly(clock))
     return Reading(clock(), busy, stolen, own, _read_stalled(proc / "pressure" / "cpu"), counted)
 
 
@@ -153,12 +153,13 @@ def watch_others(seconds: float = 0.5) -> Load:
 def _load_by_spin(before: Reading, after: Reading, wall: float) -> Load:
     """The share of a core that the worse of two spins did not get: a lower bound."""
     spins = [reading.spin for reading in (before, after) if reading.spin is not None]
-    share = min(spins) if spins else _spin(time.monotonic)
+    share = min(spins) if spins else _spin_briefly(time.monotonic)
     return Load(max(0.0, 1.0 - share), seconds=wall, source=SPUN)
 
 
-def _spin(clock: Callable[[], float]) -> float:
+def _spin_briefly(clock: Callable[[], float]) -> float:
     """Compute for SPIN seconds of CPU time, and return that over the wall-clock time it took."""
+    # On a quiet machine SPIN seconds of computing take SPIN seconds.
     start, end = clock(), time.thread_time() + SPIN
     while time.thread_time() < end:
         pass
@@ -167,6 +168,7 @@ def _spin(clock: Callable[[], float]) -> float:
 
 def _allowed_cores() -> set[int]:
     """The cores that this process may run on."""
+    # A container or taskset may allow fewer cores than there are.
     if hasattr(os, "sched_getaffinity"):
         return set(os.sched_getaffinity(0))
     return set(range(os.cpu_count() or 1))
@@ -175,7 +177,7 @@ def _allowed_cores() -> set[int]:
 def _read_cores(stat: Path, allowed: set[int]) -> tuple[float, float, int]:
     """CPU seconds and stolen seconds, summed over the allowed cores, and how many these are."""
     lines = stat.read_text().splitlines()
-    tick, busy, stolen, counted = _tick(), 0.0, 0.0, 0
+    tick, busy, stolen, counted = _read_tick_seconds(), 0.0, 0.0, 0
     for line in lines:
         name, *columns = line.split()
         if not name.startswith("cpu") or name == "cpu" or int(name[3:]) not in allowed:
@@ -213,7 +215,7 @@ def _own_seconds(proc: Path, pid: int) -> float:
         number = found.pop()
         total += ticks[number]
         found += children.get(number, [])
-    return total * _tick()
+    return total * _read_tick_seconds()
 
 
 def _read_stalled(pressure: Path) -> float | None:
@@ -225,5 +227,5 @@ def _read_stalled(pressure: Path) -> float | None:
         return None
 
 
-def _tick() -> float:
+def _read_tick_seconds() -> float:
     return 1.0 / os.sysconf("SC_CLK_TCK")

@@ -37,7 +37,7 @@ def flops(model: nn.Module, batch: Any, *, backward: bool = False) -> int:
     True
     """
     model = unwrap_model(model)
-    batch = map_tensors(_own, batch)
+    batch = map_tensors(_copy_leaf, batch)
     counter = FlopCounterMode(display=False)
     with preserve_state(model), _plain_kernels(), torch.set_grad_enabled(backward), counter:
         roots = [each for each in list_tensors(call_model(model, batch)) if each.requires_grad]
@@ -65,6 +65,6 @@ def _plain_kernels() -> Iterator[None]:
         yield
 
 
-def _own(item: Tensor) -> Tensor:
+def _copy_leaf(item: Tensor) -> Tensor:
     """A copy of a tensor, so that neither values nor gradients reach the caller's."""
     return item.detach().clone().requires_grad_(item.requires_grad)

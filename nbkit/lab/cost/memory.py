@@ -58,14 +58,14 @@ class MemoryReport(Report):
 
     def table(self) -> tuple[str, list[str], list[list[object]]]:
         """A line on the whole, and a row for each part."""
-        summary = f"one training step on {self.device}: {_size(self.total)} in all"
+        summary = f"one training step on {self.device}: {_format_bytes(self.total)} in all"
         if self.peak is not None:
-            summary += f", peak {_size(self.peak)}"
+            summary += f", peak {_format_bytes(self.peak)}"
         rows: list[list[object]] = []
         for part in PARTS:
             nbytes = getattr(self, part)
             share = f"{nbytes / self.total:.0%}"
-            rows.append([part.replace("_", " "), nbytes, _size(nbytes), share])
+            rows.append([part.replace("_", " "), nbytes, _format_bytes(nbytes), share])
         return summary, ["part", "bytes", "size", "share"], rows
 
     def to_dict(self) -> dict[str, object]:
@@ -77,15 +77,15 @@ class MemoryReport(Report):
         ax = ensure_axes(ax)
         sizes = {part.replace("_", " "): getattr(self, part) for part in PARTS}
         if self.peak is not None:
+            # Only a GPU has a measured peak.
             sizes["peak"] = self.peak
         colors = {"activations": plots.TECHNIQUE, "peak": plots.QUIET}
-        unit, name = _unit(max(sizes.values()))
+        unit, name = _choose_byte_unit(max(sizes.values()))
         for row, (part, nbytes) in enumerate(sizes.items()):
             ax.barh(row, nbytes / unit, color=colors.get(part, plots.BASELINE))
-            ax.annotate(
-                _size(nbytes), (nbytes / unit, row), xytext=(4, 0), textcoords="offset points",
-                va="center", fontsize=9,
-            )  # fmt: skip
+            place = (nbytes / unit, row)
+            text, beside = _format_bytes(nbytes), "offset points"
+            ax.annotate(text, place, (4, 0), textcoords=beside, va="center", fontsize=9)
         ax.set_yticks(range(len(sizes)), list(sizes))
         ax.set(xlabel=name, ylim=(len(sizes) - 0.4, -0.6))
         ax.set_xlim(0, 1.25 * max(sizes.values()) / unit)  # room for the text
@@ -98,7 +98,7 @@ def memory_report(
     loss_fn: Callable[..., Tensor],
     optimizer: torch.optim.Optimizer,
 ) -> MemoryReport:
-    """Where the memory of one training step goes.
+    """Measure where the memory of one training step goes.
 
     Two steps are taken, and the second is measured: the optimizer has its state then, as in all
     steps but the first. The model, the optimizer, the batch and the random state are put back.
@@ -124,50 +124,59 @@ def memory_report(
     >>> memory_report(model, batch, nn.functional.mse_loss, optimizer).activations
     576
     """
-    _check(model, optimizer)
+    _check_memory_arguments(model, optimizer)
     modules = [m for m in (model, loss_fn) if isinstance(m, nn.Module)]
-    parameters = [p for module in modules for p in module.parameters()]
+    parameters = _list_parameters(modules)
     device = parameters[0].device
-    batch = map_tensors(partial(_moved, device), batch)
+    # Copies on the model's device, so that the batch is counted where it is used.
+    batch = map_tensors(partial(_move_to_device, device), batch)
     given = list_tensors(batch)
     stale = [p.grad for p in parameters if p.grad is not None]
 
     # Copies in CPU memory do not count in a peak on the device; nor should the gradients of
     # before, which wait until they are put back.
     with preserve_state(*modules, optimizer, *given, offload=True), torch.enable_grad():
-        _loss(model, batch, loss_fn).backward()
-        optimizer.step()
-        optimizer.zero_grad()
+        _warm_up_optimizer(model, batch, loss_fn, optimizer)
         _start_peak(device)
-        with _saved_tensors() as saved:
-            loss = _loss(model, batch, loss_fn)
-        held = _storages(chain(parameters, _buffers(modules), given))
-        activations = _nbytes(saved(), held)
+        with _watch_saved_tensors() as saved:
+            loss = _compute_step_loss(model, batch, loss_fn)
+        held = _list_storages(chain(parameters, _list_buffers(modules), given))
+        activations = _count_bytes(saved(), held)
         loss.backward()
         gradients = [p.grad for p in parameters if p.grad is not None]
         optimizer.step()
 
-        weights = _storages(parameters)
-        held = weights | _storages(_buffers(modules))
-        state = list_tensors([optimizer.state[p] for p in optimizer.state])
+        # What several parts share (a tied weight, a gradient kept as state) counts once.
+        weights, buffers = _list_storages(parameters), _list_buffers(modules)
+        held = weights | _list_storages(buffers)
+        state = list_tensors(list(optimizer.state.values()))
         return MemoryReport(
             parameters=sum(weights.values()),
-            buffers=_nbytes(_buffers(modules), weights),
-            gradients=_nbytes(gradients, held),
-            optimizer_state=_nbytes(state, held | _storages(gradients)),
+            buffers=_count_bytes(buffers, weights),
+            gradients=_count_bytes(gradients, held),
+            optimizer_state=_count_bytes(state, held | _list_storages(gradients)),
             activations=activations,
-            batch=_nbytes(given, held),
-            peak=_peak(device, _nbytes(stale, _storages(gradients))),
+            batch=_count_bytes(given, held),
+            peak=_read_peak(device, _count_bytes(stale, _list_storages(gradients))),
             device=str(device),
         )
 
 
-def _check(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+def _list_parameters(modules: Iterable[nn.Module]) -> list[nn.Parameter]:
+    """List the parameters of the model, and of a loss function that is a module."""
+    found: list[nn.Parameter] = []
+    for module in modules:
+        found.extend(module.parameters())
+    return found
+
+
+def _check_memory_arguments(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise TypeError(
             f"optimizer must be a torch.optim.Optimizer, got a {type(optimizer).__name__}."
         )
     check_plain_step(optimizer, "memory_report")
+    # Tensors compare elementwise, so identity decides.
     updated = {id(p) for group in optimizer.param_groups for p in group["params"]}
     if not any(id(p) in updated for p in model.parameters()):
         raise ValueError(
@@ -175,12 +184,25 @@ def _check(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         )
 
 
-def _moved(device: torch.device, leaf: Tensor) -> Tensor:
-    """A tensor of the batch on the model's device, without the graph that it may come from."""
+def _move_to_device(device: torch.device, leaf: Tensor) -> Tensor:
+    """Move a tensor of the batch to the model's device, without the graph it may come from."""
     return leaf.detach().to(device).requires_grad_(leaf.requires_grad)
 
 
-def _loss(model: nn.Module, batch: Any, loss_fn: Callable[..., Tensor]) -> Tensor:
+def _warm_up_optimizer(
+    model: nn.Module,
+    batch: Any,
+    loss_fn: Callable[..., Tensor],
+    optimizer: torch.optim.Optimizer,
+) -> None:
+    """Take the first step, so that the optimizer has its state as in all later ones."""
+    _compute_step_loss(model, batch, loss_fn).backward()
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def _compute_step_loss(model: nn.Module, batch: Any, loss_fn: Callable[..., Tensor]) -> Tensor:
+    # A dict has no targets beside the inputs: the loss reads the output alone.
     targets = batch[1:] if isinstance(batch, (tuple, list)) else ()
     loss = loss_fn(call_model(model, batch), *targets)
     if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
@@ -192,20 +214,21 @@ def _loss(model: nn.Module, batch: Any, loss_fn: Callable[..., Tensor]) -> Tenso
     return loss
 
 
-class _Kept:
-    """A tensor that autograd holds: it lives as long as its place in the graph."""
+class _SavedTensor:
+    """A tensor that autograd holds; it lives as long as its place in the graph."""
 
     def __init__(self, tensor: Tensor) -> None:
         self.tensor = tensor.detach()  # itself, it would be held in a circle where it is an output
 
 
 @contextmanager
-def _saved_tensors() -> Iterator[Callable[[], list[Tensor]]]:
-    """Gives a function that lists what autograd holds at that moment, of all it saved inside."""
-    kept: WeakSet[_Kept] = WeakSet()
+def _watch_saved_tensors() -> Iterator[Callable[[], list[Tensor]]]:
+    """Yield a function that lists what autograd still holds of all that it saved inside."""
+    kept: WeakSet[_SavedTensor] = WeakSet()
 
-    def pack(tensor: Tensor) -> _Kept:
-        holder = _Kept(tensor)
+    def pack(tensor: Tensor) -> _SavedTensor:
+        # The graph owns the holder; the set only sees whether it still lives.
+        holder = _SavedTensor(tensor)
         kept.add(holder)
         return holder
 
@@ -213,26 +236,35 @@ def _saved_tensors() -> Iterator[Callable[[], list[Tensor]]]:
         yield lambda: [holder.tensor for holder in kept]
 
 
-def _storages(tensors: Iterable[Tensor]) -> dict[int, int]:
-    """The bytes of each memory that the tensors lie in: views and ties lie in the same."""
-    dense = chain.from_iterable(_dense(tensor) for tensor in tensors)
-    storages = (tensor.untyped_storage() for tensor in dense)
-    return {storage._cdata: storage.nbytes() for storage in storages}
+def _list_storages(tensors: Iterable[Tensor]) -> dict[int, int]:
+    """Map each storage that the tensors lie in to its bytes; views and ties share one."""
+    found: dict[int, int] = {}
+    for tensor in tensors:
+        for dense in _split_sparse(tensor):
+            storage = dense.untyped_storage()
+            found[storage._cdata] = storage.nbytes()  # its address: two views have one storage
+    return found
 
 
-def _nbytes(tensors: Iterable[Tensor], elsewhere: dict[int, int]) -> int:
-    """The bytes of the tensors, without what is counted elsewhere."""
-    storages = _storages(tensors)
-    return sum(nbytes for key, nbytes in storages.items() if key not in elsewhere)
+def _count_bytes(tensors: Iterable[Tensor], elsewhere: dict[int, int]) -> int:
+    """Count the bytes of the tensors, without storages that are counted elsewhere."""
+    total = 0
+    for key, nbytes in _list_storages(tensors).items():
+        if key not in elsewhere:
+            total += nbytes
+    return total
 
 
-def _dense(tensor: Tensor) -> list[Tensor]:
-    """A tensor that has a storage is that; a sparse one (of an embedding, say) has two inside."""
+def _split_sparse(tensor: Tensor) -> list[Tensor]:
+    """Return a dense tensor itself; of a sparse one its indices and values."""
     return [tensor._indices(), tensor._values()] if tensor.layout == torch.sparse_coo else [tensor]
 
 
-def _buffers(modules: Iterable[nn.Module]) -> list[Tensor]:
-    return [buffer for module in modules for buffer in module.buffers()]
+def _list_buffers(modules: Iterable[nn.Module]) -> list[Tensor]:
+    found: list[Tensor] = []
+    for module in modules:
+        found.extend(module.buffers())
+    return found
 
 
 def _start_peak(device: torch.device) -> None:
@@ -240,21 +272,22 @@ def _start_peak(device: torch.device) -> None:
         torch.cuda.reset_peak_memory_stats(device)
 
 
-def _peak(device: torch.device, not_ours: int) -> int | None:
+def _read_peak(device: torch.device, not_ours: int) -> int | None:
     if device.type != "cuda":
         return None
     return torch.cuda.max_memory_allocated(device) - not_ours
 
 
-def _unit(nbytes: int) -> tuple[int, str]:
+def _choose_byte_unit(nbytes: int) -> tuple[int, str]:
+    # 1024 is 2**10: ten bits a step, from bytes to TiB.
     power = min((max(nbytes, 1).bit_length() - 1) // 10, 4)
     return 1024**power, ("bytes", "KiB", "MiB", "GiB", "TiB")[power]
 
 
-def _size(nbytes: int) -> str:
+def _format_bytes(nbytes: int) -> str:
     """
-    >>> _size(576), _size(1536), _size(3 * 1024**3)
+    >>> _format_bytes(576), _format_bytes(1536), _format_bytes(3 * 1024**3)
     ('576 bytes', '1.5 KiB', '3 GiB')
     """
-    unit, name = _unit(nbytes)
+    unit, name = _choose_byte_unit(nbytes)
     return f"{nbytes / unit:.4g} {name}"

@@ -38,7 +38,7 @@ class ProcessTiming(Timing):
         A process gives one number, the median of its rounds' ratios; the interval is over the
         processes. It carries these numbers, and what else the machine did.
         """
-        self._of(arm), self._of(to)
+        self._seconds_of(arm), self._seconds_of(to)
         ratios = [
             math.exp(median(math.log(a / b) for a, b in zip(ours, theirs, strict=True)))
             for ours, theirs in zip(self.rounds[arm], self.rounds[to], strict=True)
@@ -51,18 +51,19 @@ class ProcessTiming(Timing):
 
     def median(self, arm: str) -> Interval:
         """The seconds of a call, with the 95 % interval of their mean over the processes."""
-        seconds = self._of(arm)
+        seconds = self._seconds_of(arm)
         if len(seconds) < 2:
             return Interval(seconds[0], 0.0, math.inf, 1, over="timings")
         return mean_interval(seconds, over="timings")
 
     def spread(self, arm: str) -> float:
         """How far the rounds of a process lie apart, in the middle one of the processes."""
-        self._of(arm)
+        self._seconds_of(arm)
         return median(spread_of(rounds) for rounds in self.rounds[arm])
 
-    def _made(self) -> str:
+    def _describe_rounds(self) -> str:
         processes = next(iter(self.rounds.values()))
+        # The budget may have cut some processes short.
         each = min(map(len, processes))
         return f"{len(processes)} fresh processes, {each} rounds in each"
 

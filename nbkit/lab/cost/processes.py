@@ -94,10 +94,12 @@ def run_in_fresh_processes(
                 )
                 break
             groups = range(first, min(n, first + _started_together(ranks)))
-            with _started(Path(folder), groups, ranks) as processes:
+            with _start_groups(Path(folder), groups, ranks) as processes:
                 before = read_cores()
                 for group in groups:
-                    run.values.append(_run(Path(folder), group, processes[group], name, timeout))
+                    run.values.append(
+                        _run_group(Path(folder), group, processes[group], name, timeout)
+                    )
                 loads.append(load_since(before))
     run.load = mean_load(loads)
     return run
@@ -141,28 +143,29 @@ def _write_call(
 
 
 @contextlib.contextmanager
-def _started(
+def _start_groups(
     folder: Path, groups: range, ranks: int
 ) -> Iterator[dict[int, list[subprocess.Popen[bytes]]]]:
     """Start the processes of these groups, wait until they are ready, end them on every way out."""
+    # Filled one by one, so that those started are ended even if the next start fails.
     processes: dict[int, list[subprocess.Popen[bytes]]] = {group: [] for group in groups}
     try:
         for group in groups:
             for rank in range(ranks):
-                processes[group].append(_start(folder, group, rank))
+                processes[group].append(_start_process(folder, group, rank))
         for group in groups:
             for rank, process in enumerate(processes[group]):
                 while not (folder / f"ready_{group}_{rank}").exists():
                     if process.poll() is not None:
-                        raise _failure(folder, group, rank, process, "a fresh process")
+                        raise _describe_failure(folder, group, rank, process, "a fresh process")
                     time.sleep(LOOK)
         yield processes
     finally:
         for process in [each for members in processes.values() for each in members]:
-            _end(process)
+            _end_process(process)
 
 
-def _start(folder: Path, group: int, rank: int) -> subprocess.Popen[bytes]:
+def _start_process(folder: Path, group: int, rank: int) -> subprocess.Popen[bytes]:
     env = dict(os.environ)
     env.pop("MPLBACKEND", None)  # a notebook's inline backend has no notebook to draw in
     env["GLOO_SOCKET_IFNAME"] = "lo" if sys.platform == "linux" else "lo0"
@@ -179,7 +182,7 @@ def _start(folder: Path, group: int, rank: int) -> subprocess.Popen[bytes]:
         )
 
 
-def _run(
+def _run_group(
     folder: Path,
     group: int,
     processes: Sequence[subprocess.Popen[bytes]],
@@ -192,12 +195,13 @@ def _run(
         with contextlib.suppress(BrokenPipeError):  # it has died: its exit code says so below
             process.stdin.write(b"\n")
             process.stdin.flush()
+    # All members run at once; each is polled in turn.
     end, waiting = time.monotonic() + timeout, dict(enumerate(processes))
     while waiting:
         for rank, process in list(waiting.items()):
             with contextlib.suppress(subprocess.TimeoutExpired):
                 if process.wait(LOOK):
-                    raise _failure(folder, group, rank, process, name)
+                    raise _describe_failure(folder, group, rank, process, name)
                 del waiting[rank]
         if waiting and time.monotonic() > end:
             raise ProcessError(
@@ -208,7 +212,7 @@ def _run(
     return [pickle.loads(path.read_bytes()) for path in paths]
 
 
-def _failure(
+def _describe_failure(
     folder: Path, group: int, rank: int, process: subprocess.Popen[bytes], name: str
 ) -> ProcessError:
     """What a process said before it ended."""
@@ -217,15 +221,17 @@ def _failure(
     if error.exists():
         kind, message, trace = pickle.loads(error.read_bytes())
         return ProcessError(f"{where}: {kind}: {message}\n{trace}")
+    # A negative code is the number of the signal.
     code = process.returncode
     how = f"it was ended by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
     said = (folder / f"said_{group}_{rank}").read_text(errors="replace").strip()
     return ProcessError(f"{where}: {how}. It said: {said[-2000:] or 'nothing'}")
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _end_process(process: subprocess.Popen[bytes]) -> None:
     """End a process and what it has started."""
     with contextlib.suppress(ProcessLookupError, PermissionError):  # it has ended already
+        # Its own session, so that what it has started ends with it.
         if hasattr(os, "killpg"):
             os.killpg(process.pid, signal.SIGKILL)
         else:

@@ -71,7 +71,7 @@ class Timing(Report):
         """
         from scipy.stats import quantile_test
 
-        seconds = self._of(arm)
+        seconds = self._seconds_of(arm)
         low, high = quantile_test(seconds, p=0.5).confidence_interval(0.95)
         return Interval(median(seconds), float(low), float(high), len(seconds), over="rounds")
 
@@ -81,12 +81,12 @@ class Timing(Report):
         The rounds of one process share its memory layout, which may change a ratio by a fifth and
         more. So this decides no claim over timings: `time_in_processes` measures for that.
         """
-        ratio = paired_ratio(self._of(arm), self._of(to), over="rounds")
+        ratio = paired_ratio(self._seconds_of(arm), self._seconds_of(to), over="rounds")
         return replace(ratio, load=self.load)
 
     def spread(self, arm: str) -> float:
         """From the first to the ninth decile of an arm's seconds, as a share of their median."""
-        return spread_of(self._of(arm))
+        return spread_of(self._seconds_of(arm))
 
     @property
     def noisy(self) -> list[str]:
@@ -100,10 +100,10 @@ class Timing(Report):
         rows: list[list[object]] = []
         for arm in self.seconds:
             middle, spread = self.median(arm), f"{self.spread(arm):.0%}"
-            between = f"{_text(middle.low)} to {_text(middle.high)}"
+            between = f"{_format_seconds(middle.low)} to {_format_seconds(middle.high)}"
             ratio = "1" if arm == first else str(self.ratio(arm, first))
-            rows.append([arm, _text(middle.estimate), between, spread, ratio])
-        return self._summary(), columns, rows
+            rows.append([arm, _format_seconds(middle.estimate), between, spread, ratio])
+        return self._describe_timing(), columns, rows
 
     def to_dict(self) -> dict[str, object]:
         """Every field, and what follows from them, as plain JSON."""
@@ -116,7 +116,7 @@ class Timing(Report):
     def plot(self, ax: Axes | None = None) -> Axes:
         """Every call a dot, an arm a row, its median's interval a bar; returns the axes."""
         ax = ensure_axes(ax)
-        unit, name = _unit(max(max(seconds) for seconds in self.seconds.values()))
+        unit, name = _choose_time_unit(max(max(seconds) for seconds in self.seconds.values()))
         palette = (plots.BASELINE, plots.TECHNIQUE, plots.BEST, plots.QUIET)
         for row, (arm, seconds) in enumerate(self.seconds.items()):
             color, middle = palette[row % len(palette)], self.median(arm)
@@ -129,28 +129,29 @@ class Timing(Report):
         ax.set_xlim(left=0)  # a length is a time: twice as long is twice as slow
         return ax
 
-    def _of(self, arm: str) -> list[float]:
+    def _seconds_of(self, arm: str) -> list[float]:
         if arm not in self.seconds:
             raise KeyError(f"no arm {arm!r} was timed; there are {', '.join(self.seconds)}.")
         return self.seconds[arm]
 
-    def _made(self) -> str:
+    def _describe_rounds(self) -> str:
+        # Every arm has as many rounds: they are interleaved.
         rounds = len(next(iter(self.seconds.values())))
         warm = len(next(iter(self.warmup.values()), []))
         return f"{rounds} rounds after {warm} of warm-up"
 
-    def _summary(self) -> str:
+    def _describe_timing(self) -> str:
         """How it was measured, where, and what speaks against the numbers."""
         facts = self.machine
         where = f"{facts.get('gpu') or facts.get('processor')}, threads: {facts.get('threads')}"
-        told = f"{self._made()}, on {where}, torch {facts.get('torch')}"
+        told = f"{self._describe_rounds()}, on {where}, torch {facts.get('torch')}"
         if self.unfinished:
             told += f"; UNFINISHED: {self.unfinished}"
         if self.load and self.load.reason:
             told += f"; BUSY: {self.load}"
         if not self.steady:
             told += "; NOT STEADY when the warm-up ended: the first rounds may be slow ones"
-        brief = [arm for arm in self.seconds if median(self._of(arm)) < BRIEF]
+        brief = [arm for arm in self.seconds if median(self._seconds_of(arm)) < BRIEF]
         if brief:
             told += f"; TOO BRIEF to time: let {', '.join(brief)} repeat the work"
         if self.noisy:
@@ -204,7 +205,7 @@ def time_it(
     >>> timing.ratio("half", to="sum").estimate < 1
     True
     """
-    _check(arms, repeats, max_warmup)
+    _check_timing_arguments(arms, repeats, max_warmup)
     if not budget_seconds > 0:
         raise ValueError(f"budget_seconds must be above 0, got {budget_seconds}.")
 
@@ -221,7 +222,9 @@ def time_it(
     return Timing(rounds.seconds, rounds.warmup, rounds.steady, machine, rounds.unfinished, load)
 
 
-def _check(arms: Mapping[str, Callable[[], object]], repeats: int, max_warmup: int) -> None:
+def _check_timing_arguments(
+    arms: Mapping[str, Callable[[], object]], repeats: int, max_warmup: int
+) -> None:
     if not isinstance(arms, Mapping) or not arms:
         raise ValueError(f'arms must map names to functions, {{"name": function}}, got {arms!r}.')
     for name, arm in arms.items():
@@ -241,10 +244,10 @@ def _check(arms: Mapping[str, Callable[[], object]], repeats: int, max_warmup: i
 def time_call(name: str, arm: Callable[[], object], clock: Callable[[], float]) -> float:
     """Seconds of one call, until the accelerator has done its work; garbage is collected before."""
     gc.collect(1)  # what the last call left; to look through all there is would empty the caches
-    _wait()
+    _wait_for_devices()
     start = clock()
     returned = arm()
-    _wait()
+    _wait_for_devices()
     seconds = clock() - start
     if inspect.isgenerator(returned) or inspect.iscoroutine(returned):
         returned.close()
@@ -260,7 +263,7 @@ def time_call(name: str, arm: Callable[[], object], clock: Callable[[], float]) 
     return seconds
 
 
-def _wait() -> None:
+def _wait_for_devices() -> None:
     """Let the accelerator finish what it was given; one that was never started has nothing."""
     if torch.cuda.is_initialized():
         torch.cuda.synchronize()
@@ -274,16 +277,16 @@ def spread_of(seconds: Sequence[float]) -> float:
     return (deciles[-1] - deciles[0]) / median(seconds)
 
 
-def _unit(seconds: float) -> tuple[float, str]:
+def _choose_time_unit(seconds: float) -> tuple[float, str]:
     units = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"))
     return next((unit for unit in units if seconds >= unit[0]), units[-1])
 
 
-def _text(seconds: float) -> str:
+def _format_seconds(seconds: float) -> str:
     """Three digits with the unit that suits them.
 
-    >>> _text(0.00123), _text(4.5e-7), _text(12.0)
+    >>> _format_seconds(0.00123), _format_seconds(4.5e-7), _format_seconds(12.0)
     ('1.23 ms', '0.45 µs', '12 s')
     """
-    size, name = _unit(seconds)
+    size, name = _choose_time_unit(seconds)
     return f"{seconds / size:.3g} {name}"

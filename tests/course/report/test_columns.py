@@ -6,7 +6,7 @@ import pytest
 from test_course_report import VERDICT, record
 
 from nbkit.course.report import columns
-from nbkit.course.report.columns import Column, Place, describe_claim, list_texts
+from nbkit.course.report.columns import Column, ColumnKind, describe_claim, list_texts
 from nbkit.course.report.write import write_report
 
 UNMEASURED = {**VERDICT, "verdict": "SKIPPED", "effect": None, "interval": None, "n": 0}
@@ -20,7 +20,7 @@ def describe_letters(verdict):
     return f"{count_letters(verdict)} letters"
 
 
-@pytest.fixture(params=[Place.NUMBER, Place.NOTE, Place.CLAIM, Place.MARK])
+@pytest.fixture(params=[ColumnKind.NUMBER, ColumnKind.NOTE, ColumnKind.CLAIM, ColumnKind.MARK])
 def entry(request, monkeypatch):
     """A throw-away entry, once at each place."""
     column = Column(
@@ -28,7 +28,7 @@ def entry(request, monkeypatch):
         heading="length of the id",
         text=describe_letters,
         value=count_letters,
-        place=request.param,
+        kind=request.param,
         label="id: ",
     )
     monkeypatch.setattr(columns, "COLUMNS", [*columns.COLUMNS, column])
@@ -48,7 +48,7 @@ def test_a_further_entry_is_in_every_file(entry, folders, tmp_path, runs):
     write_report(folders[:runs], tmp_path / "out")
     page, text = ((tmp_path / "out" / name).read_text() for name in ("index.html", "report.md"))
     # In Markdown, what is the same in all runs stands once, with the claim.
-    once = entry.place is Place.CLAIM
+    once = entry.kind is ColumnKind.CLAIM
     assert page.count("9 letters") == text.count("9 letters") == (1 if once else runs)
     data = json.loads((tmp_path / "out" / "report.json").read_text())
     verdicts = data["lessons"][0]["findings"][0]["verdicts"]
@@ -58,7 +58,7 @@ def test_a_further_entry_is_in_every_file(entry, folders, tmp_path, runs):
 def test_only_the_table_of_one_run_has_headings_for_numbers(entry, folders, tmp_path):
     write_report(folders[:1], tmp_path / "out")
     page = (tmp_path / "out" / "index.html").read_text()
-    is_number = entry.place is Place.NUMBER
+    is_number = entry.kind is ColumnKind.NUMBER
     assert (">length of the id</th>" in page) == is_number
     assert ('data-name="letters">9 letters</td>' in page) == is_number
     assert ("id: 9 letters" in page) != is_number  # the heading takes the place of the label
@@ -71,10 +71,10 @@ def test_without_it_no_file_has_it(folders, tmp_path):
 
 
 def test_a_verdict_without_an_effect_has_no_numbers():
-    assert list_texts(UNMEASURED, Place.NUMBER) == []
-    assert list_texts(VERDICT, Place.NUMBER) == ["1.04 [0.98, 1.12]", "n = 8 seeds"]
-    assert list_texts({**VERDICT, "n": None, "over": None}, Place.NUMBER)[1] == "n = –"
-    assert list_texts({**VERDICT, "over": None}, Place.NUMBER)[1] == "n = 8"
+    assert list_texts(UNMEASURED, ColumnKind.NUMBER) == []
+    assert list_texts(VERDICT, ColumnKind.NUMBER) == ["1.04 [0.98, 1.12]", "n = 8 seeds"]
+    assert list_texts({**VERDICT, "n": None, "over": None}, ColumnKind.NUMBER)[1] == "n = –"
+    assert list_texts({**VERDICT, "over": None}, ColumnKind.NUMBER)[1] == "n = 8"
 
 
 def test_a_claim_is_described_by_the_first_run_that_does():

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from test_course_report import MACHINE, VERDICT, Tags, record
 
-from nbkit.course.report.markdown import escape_markdown
+from nbkit.course.report.markdown import escape_text
 from nbkit.course.report.pictures import choose_pictures, collect_pictures, make_thumbnail
 from nbkit.course.report.read import StoredRecord, read_record
 from nbkit.course.report.write import format_table, write_report, write_reports
@@ -350,6 +350,6 @@ def test_a_damaged_notebook_is_named(tmp_path, text, problem):
 
 
 def test_markdown_has_no_markup_of_others():
-    assert escape_markdown("a|b\n<i> *c* [d](e) `f` _g_ \\") == (
+    assert escape_text("a|b\n<i> *c* [d](e) `f` _g_ \\") == (
         "a\\|b \\<i\\> \\*c\\* \\[d\\](e) \\`f\\` \\_g\\_ \\\\"
     )

@@ -115,7 +115,7 @@ def test_a_measurement_too_short_for_the_counters_tells_nothing(proc):
 
 @pytest.mark.parametrize("share", [0.3, 1.0])
 def test_without_counters_a_spin_tells_and_that_is_said(tmp_path, monkeypatch, share):
-    monkeypatch.setattr(busy, "_spin", lambda clock: share)
+    monkeypatch.setattr(busy, "_spin_briefly", lambda clock: share)
     monkeypatch.delattr(os, "sysconf")  # as on Windows
     before, after = (read_cores(tmp_path / "none", 100, lambda now=now: now) for now in (0.0, 9.0))
     load = load_since(before, after)
@@ -124,7 +124,7 @@ def test_without_counters_a_spin_tells_and_that_is_said(tmp_path, monkeypatch, s
 
 
 def test_counters_that_stand_still_are_not_believed(proc, monkeypatch):
-    monkeypatch.setattr(busy, "_spin", lambda clock: 0.5)
+    monkeypatch.setattr(busy, "_spin_briefly", lambda clock: 0.5)
     proc.process(100, 1, 0.0)
     before = proc.read(0.0)
     proc.process(100, 1, 9.0)  # and /proc/stat says that nobody computed
@@ -147,7 +147,7 @@ def test_a_spin_that_has_the_core_to_itself_half_the_time_gets_half(monkeypatch)
 
     half = Half()
     monkeypatch.setattr(busy.time, "thread_time", half.thread)
-    assert busy._spin(half.wall) == pytest.approx(0.5, rel=0.2)
+    assert busy._spin_briefly(half.wall) == pytest.approx(0.5, rel=0.2)
 
 
 def test_this_machine_can_be_read():

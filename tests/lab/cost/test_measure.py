@@ -192,7 +192,7 @@ def test_a_ratio_carries_what_else_the_machine_did(monkeypatch, clock):
 
 def test_the_accelerator_is_waited_for_before_the_clock_is_read(monkeypatch, clock):
     log = []
-    monkeypatch.setattr(measure, "_wait", lambda: log.append("wait"))
+    monkeypatch.setattr(measure, "_wait_for_devices", lambda: log.append("wait"))
 
     def read():
         log.append("clock")
