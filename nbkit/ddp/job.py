@@ -60,7 +60,7 @@ def run_job(job: Path, call: Call, options: JobOptions) -> list[Any]:
     _write_job(job, name, call, options)
     agent: Agent | None = None
     try:
-        # An interrupt in here would leave processes that nobody knows and ends.
+        # An interrupt in here would leave processes that nothing else ends.
         with delay_interrupts():
             agent = _start_agent(job, options)
         try:

@@ -1,4 +1,4 @@
-"""How one run's part of a stacked parameter looks in the run's own model."""
+"""Describe how one run's part of a stacked parameter looks in the run's own model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from nbkit.lab.runs.stacked_layers import StackedLinear, Vmapped, Wide
 
 @dataclass(frozen=True)
 class Layout:
-    """Shape and units of a parameter in one run's own model.
+    """Describe the shape and the units of a parameter in one run's own model.
 
     Attributes:
         shape: the shape of the parameter in that model.

@@ -1,4 +1,4 @@
-"""What an option of an arm declares: its names, its check, and its part in the training.
+"""Define what an option of an arm declares: its names, its check, and its part in the training.
 
 Each file in `nbkit.lab.runs.options` holds one option. Its base class says where it acts: on the
 start of a run, on the loss, on the gradients or on the update. An option acts twice, once in a
@@ -28,7 +28,7 @@ Gradients = Mapping[int, Tensor]
 
 @dataclass(frozen=True)
 class Rule:
-    """How one run is trained: a value for every name of every option.
+    """Hold how one run is trained: a value for every name of every option.
 
     The values mean what `train_runs` documents. Read one with `rule["lr"]`.
     """
@@ -45,7 +45,7 @@ class Rule:
 
 
 class Option:
-    """Something that an arm may set.
+    """Declare something that an arm may set.
 
     Attributes:
         defaults: each name that an arm may set, with its value in arms that leave it out.
@@ -66,7 +66,7 @@ class Option:
 
 
 class StartOption(Option):
-    """An option that changes where a run starts: its model or its initial weights.
+    """Change where a run starts: its model or its initial weights.
 
     Runs with the same seed and the same values of all these options share one built model.
     """
@@ -80,7 +80,7 @@ class StartOption(Option):
 
 
 class LossOption(Option):
-    """An option that replaces the cross-entropy; an arm may use only one of them."""
+    """Replace the cross-entropy; an arm may use only one option of this kind."""
 
     def make_loss(self, rule: Rule) -> Loss | None:
         """Return the loss of a separate run, or None for the plain cross-entropy."""
@@ -95,7 +95,7 @@ class LossOption(Option):
 
 
 class GradientOption(Option):
-    """An option that changes the gradients before the optimizer uses them."""
+    """Change the gradients before the optimizer uses them."""
 
     def change_gradients(self, rule: Rule, model: nn.Module) -> Callable[[], None] | None:
         """Return a function that changes each `p.grad` of a separate run, or None for no change."""
@@ -115,14 +115,14 @@ class GradientOption(Option):
 
 
 class StackedUpdate(Protocol):
-    """The update of an optimizer for the weights of stacked runs."""
+    """Update the weights of stacked runs as an optimizer does."""
 
     def take_step(self, step: int, index: int, gradient: Tensor) -> None:
         """Update the parameter with this index in place; step counts from 0."""
 
 
 class OptimizerOption(Option):
-    """An optimizer. Its names are for arms that train with it, and torch's class takes them.
+    """Add an optimizer; its names are for arms that train with it, and torch's class takes them.
 
     Attributes:
         optimizers: what an arm may write as `optimizer`, with the class of torch.optim.

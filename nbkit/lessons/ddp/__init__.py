@@ -1,1 +1,1 @@
-"""The parts of the lesson `ddp`: claims, exercise, task, pictures."""
+"""Hold the parts of the lesson `ddp`: claims, exercise, task, timings, pictures."""

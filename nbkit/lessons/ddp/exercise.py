@@ -1,4 +1,4 @@
-"""The exercise of ddp: average the gradients of all processes yourself."""
+"""Set and check the exercise of ddp: average the gradients of all processes yourself."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class PretendRanks:
         if len(first) != len(second):
             return (
                 f"rank 0 called all_mean {len(first)} times and rank 1 {len(second)} times: with "
-                f"real processes the one that calls once more waits for ever."
+                f"real processes the one that calls once more waits forever."
             )
         for call, (a, b) in enumerate(zip(first, second, strict=True), start=1):
             if a != b:

@@ -217,7 +217,7 @@ def run_side_by_side(commands: Sequence[Sequence[str]], timeout: float = 120.0) 
 
 
 def _start_command(command: Sequence[str]) -> Command:
-    """Start a command in a session of its own, with the import path of this process."""
+    """Start a command in a new session, with the import path of this process."""
     env = os.environ | {
         "PYTHONPATH": os.pathsep.join([path or os.getcwd() for path in sys.path]),
         # Without it restarted ranks may get the addresses of the previous attempt (torch 2.13).

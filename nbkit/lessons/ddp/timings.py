@@ -83,6 +83,7 @@ def _time_on_ranks(
     nets: Nets = {}
     torch.manual_seed(0)
     gc.collect()  # now, and not while a window is timed
+    # Two ranks with several threads each would compete for the cores.
     with one_thread():
         timed = time_rounds(
             {case: partial(_time_case, nets, case) for case in cases},
@@ -136,6 +137,7 @@ def _time_pairs(
     index: int, pairs: dict[Name, dict[str, Case]], rounds: int, warmup: int, budget_seconds: float
 ) -> dict[Name, Timing]:
     """Time every pair on these two ranks; the first pair and arm change with `index`."""
+    # Each start begins with another pair, so that none always has the freshest processes.
     names, timings = list(pairs), {}
     start = index % len(names)
     for name in names[start:] + names[:start]:
@@ -164,6 +166,7 @@ def _time_case(nets: Nets, case: Case) -> float:
     """Return the seconds of one window on this rank."""
     model, optimizer = _choose_net(nets, case)
     rows = case.rows * (2 if case.way == "alone" else 1)
+    # The size of the digits; a step takes the same time on noise.
     x, y = torch.randn(rows, 64), torch.randint(10, (rows,))
     if case.way == "update":
         cross_entropy(model(x), y).backward()

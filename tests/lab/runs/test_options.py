@@ -185,6 +185,19 @@ def test_a_new_loss_works_in_both_kinds_of_runs(register):
 
 
 @pytest.mark.parametrize("vectorize", [True, False])
+def test_arms_with_different_losses_train_in_different_programs(register, vectorize):
+    """In one program, each of the two losses would replace the other."""
+    register(Temperature())
+    arms = {
+        "smoothed": {"lr": 0.1, "label_smoothing": 0.1},
+        "cold": {"lr": 0.1, "temperature": 0.5},
+    }
+    losses = losses_of(arms, vectorize)
+    for row, (name, arm) in enumerate(arms.items()):
+        same(losses[row], losses_of({name: arm}, vectorize)[0])
+
+
+@pytest.mark.parametrize("vectorize", [True, False])
 def test_two_options_that_replace_the_loss_are_refused(register, vectorize):
     register(Temperature())
     both = {"lr": 0.1, "temperature": 2.0, "label_smoothing": 0.1}

@@ -1,4 +1,4 @@
-"""The optimizers "adam" and "adamw", with betas and eps."""
+"""Add the optimizers "adam" and "adamw", with betas and eps."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from nbkit.lab.runs.run_values import make_zeros, stack_option, stack_steps, sta
 
 
 class Adam(OptimizerOption):
-    """torch.optim.Adam and AdamW; arms of both kinds train in one program."""
+    """Train with torch.optim.Adam or AdamW; arms of both kinds train in one program."""
 
     defaults: ClassVar = {"betas": (0.9, 0.999), "eps": 1e-8}
     numbers = ("eps",)
@@ -52,7 +52,7 @@ def are_betas(betas: Any) -> bool:
 
 
 class StackedAdam:
-    """torch.optim.Adam and AdamW: they differ in whether decay joins the gradient or the weight.
+    """Update as torch.optim.Adam or AdamW does; decay joins the gradient in Adam only.
 
     weight -= lr / (1 - beta1^t) * mean / (sqrt(square / (1 - beta2^t)) + eps)
     """

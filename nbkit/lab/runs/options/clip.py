@@ -1,4 +1,4 @@
-"""max_norm, max_value and agc: clip each run's gradients by its own threshold."""
+"""Add max_norm, max_value and agc: clip each run's gradients by its own threshold."""
 
 from __future__ import annotations
 

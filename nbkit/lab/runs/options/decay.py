@@ -1,4 +1,4 @@
-"""weight_decay: shrink the weights a little in each step."""
+"""Add weight_decay: shrink the weights a little in each step."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from nbkit.lab.runs.option import Option, Rule
 
 
 class WeightDecay(Option):
-    """Weight decay as the optimizer of the arm applies it; each optimizer's file does the work."""
+    """Decay the weights as the arm's optimizer does; each optimizer's file does the work."""
 
     defaults: ClassVar = {"weight_decay": 0.0}
     numbers = ("weight_decay",)

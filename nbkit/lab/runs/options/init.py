@@ -1,4 +1,4 @@
-"""init and gain: the weights that a run starts from."""
+"""Add init and gain: the weights that a run starts from."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""lr and schedule: the learning rate of each step."""
+"""Add lr and schedule: the learning rate of each step."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from nbkit.lab.runs.option import REQUIRED, Option, Rule
 
 
 class LearningRate(Option):
-    """`lr * schedule(step)` is the learning rate of a step; without a schedule it is lr."""
+    """Train with the lr `lr * schedule(step)` in each step; without a schedule it is lr."""
 
     defaults: ClassVar = {"lr": REQUIRED, "schedule": None}
     numbers = ("lr",)

@@ -1,4 +1,4 @@
-"""model: a function that builds this arm's model in place of make_model."""
+"""Add model: a function that builds this arm's model in place of make_model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The optimizer "sgd", with momentum and nesterov."""
+"""Add the optimizer "sgd", with momentum and nesterov."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from nbkit.lab.runs.run_values import make_zeros, stack_lrs, stack_option, stack
 
 
 class Sgd(OptimizerOption):
-    """torch.optim.SGD."""
+    """Train with torch.optim.SGD."""
 
     defaults: ClassVar = {"momentum": 0.0, "nesterov": False}
     numbers = ("momentum",)
@@ -37,7 +37,10 @@ class Sgd(OptimizerOption):
 
 
 class StackedSgd:
-    """velocity = momentum * velocity + gradient; weight -= lr * velocity, as in torch.optim.SGD."""
+    """Update as torch.optim.SGD does.
+
+    velocity = momentum * velocity + gradient; weight -= lr * velocity
+    """
 
     def __init__(self, rules: Sequence[Rule], weights: Sequence[Tensor], steps: int) -> None:
         like = weights[0]

@@ -1,4 +1,4 @@
-"""label_smoothing: train on labels that give some probability to the wrong classes."""
+"""Add label_smoothing: train on labels that give some probability to the wrong classes."""
 
 from __future__ import annotations
 
