@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from numbers import Integral
 from typing import Any
 
 import torch
@@ -28,7 +27,7 @@ from nbkit.amp.saved_state import check_saved_state
 from nbkit.amp.skips import SkipCounts, Skipped, StepReport
 from nbkit.base.dtypes import backward_context, check_supported, forward_context
 from nbkit.base.gradients import named_parameters
-from nbkit.base.numbers import read_real
+from nbkit.base.numbers import read_integer, read_real
 from nbkit.base.optimizers import check_plain_scheduler, check_plain_step
 from nbkit.base.shards import refuse_shards
 
@@ -86,7 +85,7 @@ class Amp:
         self.scaler: GradScaler | None = None
         if precision == "fp16":
             self.scaler = GradScaler(
-                self.device.type, init_scale=init_scale, growth_interval=int(growth_interval)
+                self.device.type, init_scale=float(init_scale), growth_interval=int(growth_interval)
             )
         self._counts = SkipCounts()
         # Kept only for the error message of a long row of skips.
@@ -248,5 +247,6 @@ def _check_scaling_options(init_scale: Any, growth_interval: Any, max_skips: Any
             f"init_scale must be a finite number > 0, such as 2.0**16, got {init_scale!r}."
         )
     for name, steps in {"growth_interval": growth_interval, "max_skips": max_skips}.items():
-        if not isinstance(steps, Integral) or steps < 1:
+        count = read_integer(steps)
+        if count is None or count < 1:
             raise ValueError(f"{name} must be a whole number of steps, at least 1, got {steps!r}.")

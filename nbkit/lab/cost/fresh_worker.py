@@ -25,7 +25,7 @@ from nbkit.base.pickling import pickle_value
 from nbkit.base.whole_file import write_whole
 
 
-def main(folder: str, group: str, rank: str) -> None:
+def run_worker(folder: str, group: str, rank: str) -> None:
     """Wait for the signal, run the function and leave its value or its error in the folder."""
     job, name = Path(folder), f"{group}_{rank}"
     write_whole(job / f"ready_{name}", b"", durable=False)
@@ -62,4 +62,4 @@ def _end_with_parent() -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    main(*sys.argv[1:])
+    run_worker(*sys.argv[1:])

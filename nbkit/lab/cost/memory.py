@@ -126,7 +126,7 @@ def memory_report(
     """
     _check_memory_arguments(model, optimizer)
     modules = [m for m in (model, loss_fn) if isinstance(m, nn.Module)]
-    parameters = _list_parameters(modules)
+    parameters = _gather_parameters(modules)
     device = parameters[0].device
     # Copies on the model's device, so that the batch is counted where it is used.
     batch = map_tensors(partial(_move_to_device, device), batch)
@@ -138,10 +138,8 @@ def memory_report(
     with preserve_state(*modules, optimizer, *given, offload=True), torch.enable_grad():
         _warm_up_optimizer(model, batch, loss_fn, optimizer)
         _start_peak(device)
-        with _watch_saved_tensors() as saved:
-            loss = _compute_step_loss(model, batch, loss_fn)
         held = _list_storages(chain(parameters, _list_buffers(modules), given))
-        activations = _count_bytes(saved(), held)
+        loss, activations = _measure_activations(model, batch, loss_fn, held)
         loss.backward()
         gradients = [p.grad for p in parameters if p.grad is not None]
         optimizer.step()
@@ -162,7 +160,16 @@ def memory_report(
         )
 
 
-def _list_parameters(modules: Iterable[nn.Module]) -> list[nn.Parameter]:
+def _measure_activations(
+    model: nn.Module, batch: Any, loss_fn: Callable[..., Tensor], counted: dict[int, int]
+) -> tuple[Tensor, int]:
+    """Run the forward pass; return the loss, and the bytes that autograd keeps for backward."""
+    with _watch_saved_tensors() as saved:
+        loss = _compute_step_loss(model, batch, loss_fn)
+    return loss, _count_bytes(saved(), counted)
+
+
+def _gather_parameters(modules: Iterable[nn.Module]) -> list[nn.Parameter]:
     """List the parameters of the model, and of a loss function that is a module."""
     found: list[nn.Parameter] = []
     for module in modules:

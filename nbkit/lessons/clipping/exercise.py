@@ -40,7 +40,7 @@ def make_parameters(*gradients: Sequence[float] | None) -> list[nn.Parameter]:
     return parameters
 
 
-def read_gradients(parameters: Iterable[nn.Parameter]) -> list[list[float]]:
+def read_rounded_gradients(parameters: Iterable[nn.Parameter]) -> list[list[float]]:
     """Read the gradients as they are now, rounded."""
     grads = [p.grad for p in parameters if p.grad is not None]
     return [[round(value, 3) for value in grad.tolist()] for grad in grads]
@@ -61,10 +61,10 @@ def a_short_one_stays(attempt: Callable[..., Any]) -> str | None:
     """Below the threshold nothing is changed."""
     parameters = make_parameters([3.0], [4.0])
     attempt(parameters, 10.0)
-    if read_gradients(parameters) != [[3.0], [4.0]]:
+    if read_rounded_gradients(parameters) != [[3.0], [4.0]]:
         return (
             f"the gradients [3.0] and [4.0] are shorter than max_norm=10.0, expected them "
-            f"unchanged, got {read_gradients(parameters)}."
+            f"unchanged, got {read_rounded_gradients(parameters)}."
         )
     return None
 
@@ -73,10 +73,10 @@ def all_by_one_factor(attempt: Callable[..., Any]) -> str | None:
     """Above it all are multiplied by the same factor: the direction stays."""
     parameters = make_parameters([3.0, 0.0], [4.0])
     came = attempt(parameters, 1.0)
-    if read_gradients(parameters) != [[0.6, 0.0], [0.8]]:
+    if read_rounded_gradients(parameters) != [[0.6, 0.0], [0.8]]:
         return (
             f"for the gradients [3.0, 0.0] and [4.0] and max_norm=1.0 expected "
-            f"[[0.6, 0.0], [0.8]], all by one factor, got {read_gradients(parameters)}."
+            f"[[0.6, 0.0], [0.8]], all by one factor, got {read_rounded_gradients(parameters)}."
         )
     if not math.isclose(float(came), 5.0):
         return (
@@ -90,8 +90,8 @@ def one_without_a_gradient(attempt: Callable[..., Any]) -> str | None:
     """A frozen parameter, whose `grad` is None, is passed over."""
     parameters = make_parameters([3.0], None, [4.0])
     attempt(parameters, 1.0)
-    if read_gradients(parameters) != [[0.6], [0.8]]:
-        left = read_gradients(parameters)
+    if read_rounded_gradients(parameters) != [[0.6], [0.8]]:
+        left = read_rounded_gradients(parameters)
         return f"with one parameter whose grad is None expected [[0.6], [0.8]], got {left}."
     return None
 
@@ -100,10 +100,10 @@ def a_generator_too(attempt: Callable[..., Any]) -> str | None:
     """The same for a generator: `model.parameters()` can be read only once."""
     parameters = make_parameters([3.0], [4.0])
     attempt((parameter for parameter in parameters), 1.0)
-    if read_gradients(parameters) != [[0.6], [0.8]]:
+    if read_rounded_gradients(parameters) != [[0.6], [0.8]]:
         return (
             f"given a generator, as model.parameters() is, expected [[0.6], [0.8]], got "
-            f"{read_gradients(parameters)}: a generator can be read only once."
+            f"{read_rounded_gradients(parameters)}: a generator can be read only once."
         )
     return None
 
