@@ -234,7 +234,7 @@ class _LayerScaler:
             row.std_after, row.verdict = spread, LSUVVerdict.OK
             self.factors.append((module, factor))
             return output
-        row.verdict, row.advice = _explain_failure(row, spread)
+        row.verdict, row.advice = _explain_failed_scaling(row, spread)
         _set_weight(module, original)
         return None
 
@@ -242,7 +242,7 @@ class _LayerScaler:
         return abs(spread / self.std - 1) <= self.tolerance
 
 
-def _explain_failure(row: LSUVLayer, spread: float) -> tuple[LSUVVerdict, str]:
+def _explain_failed_scaling(row: LSUVLayer, spread: float) -> tuple[LSUVVerdict, str]:
     kept = "The weight is unchanged."
     if not math.isfinite(spread):
         return LSUVVerdict.NOT_FINITE, (
