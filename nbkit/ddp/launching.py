@@ -101,8 +101,8 @@ def _check_launch(fn: Any, nproc: Any, backend: Any, timeout: Any, max_restarts:
     """Refuse arguments, systems and places from which nothing can be launched."""
     if not callable(fn):
         raise TypeError(f"launch runs a function on each rank, got a {type(fn).__name__}.")
-    processes = read_integer(nproc)
-    if processes is None or processes < 1:
+    # read_integer refuses bools, which Python counts as integers.
+    if (read_integer(nproc) or 0) < 1:
         raise ValueError(f"nproc must be a whole number of processes, at least 1, got {nproc}.")
     if backend not in (None, "gloo", "nccl"):
         raise ValueError(f'backend must be "gloo", "nccl" or None, got {backend!r}.')
