@@ -9,13 +9,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
+from nbkit.base.numbers import read_integer
 from nbkit.base.state import preserve_state
 from nbkit.ddp.group import rank, world_size
 from nbkit.ddp.job import run_job
@@ -101,13 +101,15 @@ def _check_launch(fn: Any, nproc: Any, backend: Any, timeout: Any, max_restarts:
     """Refuse arguments, systems and places from which nothing can be launched."""
     if not callable(fn):
         raise TypeError(f"launch runs a function on each rank, got a {type(fn).__name__}.")
-    if not isinstance(nproc, Integral) or nproc < 1:
+    # read_integer refuses bools, which Python counts as integers.
+    if (read_integer(nproc) or 0) < 1:
         raise ValueError(f"nproc must be a whole number of processes, at least 1, got {nproc}.")
     if backend not in (None, "gloo", "nccl"):
         raise ValueError(f'backend must be "gloo", "nccl" or None, got {backend!r}.')
     if timeout is not None and not timeout > 0:
         raise ValueError(f"timeout must be positive seconds, or None for no limit, got {timeout}.")
-    if not isinstance(max_restarts, Integral) or max_restarts < 0:
+    restarts = read_integer(max_restarts)
+    if restarts is None or restarts < 0:
         raise ValueError(f"max_restarts must be a whole number, at least 0, got {max_restarts}.")
     if sys.platform == "win32":
         raise OSError("launch needs Linux or macOS; on Windows use WSL.")

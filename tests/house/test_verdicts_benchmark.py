@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-FILE = Path(__file__).parents[1] / "benchmarks" / "verdicts.py"
+FILE = Path(__file__).parents[2] / "benchmarks" / "verdicts.py"
 
 
 @pytest.fixture(scope="module")

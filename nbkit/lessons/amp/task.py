@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -95,6 +95,13 @@ def measure_step_bytes(precision: str, width: int, size: int, device: str, seed:
     report = memory_report(mixed, batch, nn.functional.cross_entropy, adam)
     # Only a GPU reports a peak; elsewhere the parts are added up.
     return report.peak or report.total
+
+
+def measure_seed_bytes(
+    precision: str, size: tuple[int, int], device: str, seeds: Sequence[int]
+) -> list[int]:
+    """Measure the bytes of one training step for each seed; size is (width, batch)."""
+    return [measure_step_bytes(precision, *size, device, seed) for seed in seeds]
 
 
 def collect_gradients(model: nn.Module) -> Tensor:
