@@ -61,7 +61,7 @@ def check_stage(scaler: GradScaler, optimizer: Optimizer) -> OptState:
 
 def check_gradient_dtypes(optimizer: Optimizer) -> None:
     """Refuse gradients in float16, as the scaler does, but before any of them is changed."""
-    for parameter in _list_parameters(optimizer):
+    for parameter in _list_optimizer_parameters(optimizer):
         if parameter.grad is not None and parameter.grad.dtype == torch.float16:
             raise ValueError(
                 "expected gradients in float32, got FP16 gradients. Keep the parameters in "
@@ -137,10 +137,10 @@ def load_scaler(scaler: GradScaler, state: dict[str, Any]) -> None:
 
 def has_gradients(optimizer: Optimizer) -> bool:
     """Check whether any parameter of the optimizer has a gradient."""
-    return any(parameter.grad is not None for parameter in _list_parameters(optimizer))
+    return any(parameter.grad is not None for parameter in _list_optimizer_parameters(optimizer))
 
 
-def _list_parameters(optimizer: Optimizer) -> list[Tensor]:
+def _list_optimizer_parameters(optimizer: Optimizer) -> list[Tensor]:
     parameters: list[Tensor] = []
     for group in optimizer.param_groups:
         parameters += group["params"]
