@@ -1,7 +1,6 @@
 """A check passes the reference, fails the stub, and fails every plausible wrong version."""
 
 import importlib
-import math
 from dataclasses import replace
 from pathlib import Path
 
