@@ -27,13 +27,20 @@ def wheel(tmp_path_factory):
 
 
 def test_lessons_claims_data_and_ledger_are_inside(wheel):
-    there = [ROOT / "data/claims.toml", ROOT / "data/digits.npz"]
+    there = [ROOT / "data/digits.npz"]
     there += [*ROOT.glob("notebooks/*.ipynb"), *ROOT.glob("data/ledger/*/*.json")]
     assert len(there) > 10
     for path in there:
         assert wheel.read(f"nbkit/share/{path.relative_to(ROOT)}") == path.read_bytes(), path
     digits = wheel.read("nbkit/share/data/digits.npz")
     assert hashlib.sha256(digits).hexdigest() == DIGITS_SHA256
+
+
+def test_what_lies_beside_the_modules_is_inside(wheel):
+    beside = [*ROOT.glob("nbkit/lessons/**/*.toml"), *ROOT.glob("nbkit/course/template/*.txt")]
+    assert len(beside) > 20
+    for path in beside:
+        assert wheel.read(str(path.relative_to(ROOT))) == path.read_bytes(), path
 
 
 def test_every_module_is_inside_and_nothing_of_the_tests(wheel):
