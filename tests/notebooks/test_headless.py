@@ -19,7 +19,7 @@ def test_a_smoke_run_of_every_lesson_succeeds(tmp_path, path):
     assert (record.status, record.reason) == ("ok", None)
     assert record.verdicts
     assert {verdict["verdict"] for verdict in record.verdicts} == {"SKIPPED"}
-    saved = Record.load(tmp_path / f"{record.lesson}.json")
+    saved = Record.load(tmp_path / f"{record.name}.json")
     assert saved.parameters["profile"] == "smoke"
 
 

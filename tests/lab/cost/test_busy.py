@@ -203,11 +203,11 @@ def test_the_rounds_of_one_process_decide_no_claim_over_timings():
 
 def test_the_check_up_tells_whether_the_machine_is_quiet_enough_now(monkeypatch):
     monkeypatch.setattr(doctor, "watch_others", lambda: Load(0.71))
-    assert doctor._others() == doctor.Finding(
+    assert doctor._check_other_programs() == doctor.MachineCheck(
         "other programs", "used 71 % of the cores", "too busy now: claims over timings are skipped"
     )
     monkeypatch.setattr(doctor, "watch_others", lambda: Load(0.02))
-    assert doctor._others().advice == ""
+    assert doctor._check_other_programs().advice == ""
 
 
 def test_readings_compare_as_numbers():
