@@ -19,6 +19,7 @@ from nbkit.lab.exercise import Exercise, Function, has_exercises, load_exercise
 from nbkit.lab.knobs import RANGES, Knob, KnobError, Value, check_names, read_type
 from nbkit.lab.lesson_predictions import LessonPredictions
 from nbkit.lab.markdown import escape_markdown
+from nbkit.lab.missing_names import explain_missing_names
 from nbkit.lab.notebook import (
     display_claims,
     display_markdown,
@@ -47,8 +48,9 @@ class Lesson:
         ValueError: if the file has no claim of that lesson, or a wrong entry.
         FileNotFoundError: if there is no such file.
 
-    Opening a lesson prints one line, and lets torch compute on one thread unless `OMP_NUM_THREADS`
-    or `torch.set_num_threads` asked for another number; nothing else changes.
+    Opening a lesson prints one line, lets torch compute on one thread unless `OMP_NUM_THREADS` or
+    `torch.set_num_threads` asked for another number, and lets the notebook answer a name that does
+    not exist yet with a sentence; nothing else changes.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class Lesson:
         # papermill injects its cell after the opening: what is bound from here on may be injected.
         self._before = self._find_parameter_values()
         use_one_thread()
+        explain_missing_names()
         print(f"nbkit {nbkit.__version__}, lesson {name}")
 
     def knobs(self, **ranges: Knob) -> dict[str, Any]:
