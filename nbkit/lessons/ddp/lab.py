@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from nbkit.lab.cost.busy import Load, load_since, read_cores
@@ -13,6 +14,7 @@ from nbkit.lessons.ddp.ranks import Ranks
 from nbkit.lessons.ddp.timings import Case, Seconds, compare_rounds, time_cases
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 ROUNDS = 6
@@ -34,6 +36,8 @@ class SpeedLab:
         self.ranks = ranks
         # For each move: ms of computing between two averages, and the seconds two / one.
         self.visited: Visited = []
+        # The times of the last move, and the examples of an update: shown until new times are there.
+        self._last: tuple[dict[str, Seconds], int] | None = None
 
     def draw(
         self,
@@ -54,21 +58,35 @@ class SpeedLab:
         for name, each in ways.items():
             cases[name] = Case(rows, each, micro_batches, bucket_kb, units, most=MOST_UPDATES)
 
+        left, right = fig.subplots(1, 2)
+        if self._last is not None:
+            self._draw_times(left, right, *self._last)
         before = read_cores()
         timed = yield from self.ranks.iterate(time_cases, list(cases.values()), ROUNDS, 1, BUDGET)
         load = load_since(before)
         seconds = {name: timed[0][case] for name, case in cases.items()}
 
-        left, right = fig.subplots(1, 2)
-        draw_costs(left, seconds, examples=2 * rows * micro_batches)
-        bare = seconds.pop(QUIET_TWO)
-        rival, ratio = compare_rounds(seconds)
+        bare = seconds[QUIET_TWO]
+        rival, ratio = compare_rounds(drop_arm(seconds, QUIET_TWO))
         # What is computed between two averages: everything, or one micro-batch.
-        averages = 1 if no_sync else micro_batches
-        work = 1000 * sum(bare) / len(bare) / averages
-        draw_visited(right, self.visited, (work, ratio))
+        work = 1000 * fmean(bare) / (1 if no_sync else micro_batches)
         self.visited.append((work, ratio))
+        self._last = seconds, 2 * rows * micro_batches
+        left.clear()
+        right.clear()
+        self._draw_times(left, right, *self._last)
         return describe_times(seconds, rival, ratio, load)
+
+    def _draw_times(
+        self, left: Axes, right: Axes, seconds: dict[str, Seconds], examples: int
+    ) -> None:
+        draw_costs(left, seconds, examples)
+        draw_visited(right, self.visited)
+
+
+def drop_arm(seconds: dict[str, Seconds], name: str) -> dict[str, Seconds]:
+    """Return the seconds of the other arms."""
+    return {arm: spent for arm, spent in seconds.items() if arm != name}
 
 
 def describe_times(

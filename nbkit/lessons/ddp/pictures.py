@@ -66,23 +66,21 @@ def _label_ticks(axis: object, values: Sequence[float]) -> None:
     axis.set_ticks([], minor=True)  # type: ignore[attr-defined]
 
 
-def draw_visited(
-    ax: Axes, visited: Sequence[tuple[float, Interval]], here: tuple[float, Interval]
-) -> Axes:
+def draw_visited(ax: Axes, visited: Sequence[tuple[float, Interval]]) -> Axes:
     """Draw the time of two processes / one over the computing between two averages.
 
     Args:
         ax: the axes.
-        visited: of the settings before: ms between two averages, and the ratio; hollow dots.
-        here: the same of the present settings.
+        visited: of each setting: ms between two averages, and the ratio. The last is the present
+            one; those before it are hollow dots.
     """
+    *before, (work, ratio) = visited
     ax.axhline(1, color=plots.QUIET, linewidth=1)
     ax.axhline(0.75, color=plots.QUIET, linewidth=1, linestyle=":")
     ax.text(WORK[1], 1.03, "as fast as one ", ha="right", va="bottom", fontsize=7)
     ax.text(WORK[1], 0.73, "a quarter saved ", ha="right", va="top", fontsize=7)
-    for work, ratio in visited:
-        ax.plot(work, _clip(ratio.estimate), "o", color=plots.QUIET, fillstyle="none", markersize=5)
-    work, ratio = here
+    for x, seen in before:
+        ax.plot(x, _clip(seen.estimate), "o", color=plots.QUIET, fillstyle="none", markersize=5)
     ends = [_clip(ratio.low), _clip(ratio.high)]
     ax.plot([work, work], ends, color=plots.TECHNIQUE, linewidth=2)
     ax.plot(work, _clip(ratio.estimate), "o", color=plots.TECHNIQUE, markersize=7)

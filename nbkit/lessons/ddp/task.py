@@ -25,6 +25,7 @@ from nbkit.lessons.ddp.timings import Case, compare_arms, speed_arms, time_pairs
 __all__ = [
     "Case",
     "NETWORKS",
+    "SPLITS",
     "Ranks",
     "SpeedLab",
     "check_networks",
@@ -106,6 +107,26 @@ def weighted_report(
     return compare_gradients(reference, copy_gradients(model.module))
 
 
+def split_by_turns(rank: int, epoch: int, n: int) -> Tensor:
+    """Bug hunt, a: one order for all, each rank takes every second row."""
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(epoch))
+    return order[rank::2]
+
+
+def split_by_halves(rank: int, epoch: int, n: int) -> Tensor:
+    """Bug hunt, b: each rank shuffles the same half in every epoch."""
+    own = torch.arange(n)[rank * n // 2 : (rank + 1) * n // 2]
+    return own[torch.randperm(len(own), generator=torch.Generator().manual_seed(2 * epoch + rank))]
+
+
+def split_by_seed(rank: int, epoch: int, n: int) -> Tensor:
+    """Bug hunt, c: each rank shuffles all rows by a seed of its own, and takes half."""
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(2 * epoch + rank))
+    return order[: n // 2]
+
+
+SPLITS = {"a": split_by_turns, "b": split_by_halves, "c": split_by_seed}
+# Which of them keep the equality? For each: the network, its loss, and the rows of the batch.
 NETWORKS: dict[str, Any] = {
     "nothing special": (make_network, cross_entropy, 64),
     "BatchNorm": (partial(make_network, partial(nn.BatchNorm1d, 64)), cross_entropy, 64),

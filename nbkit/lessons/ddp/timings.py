@@ -148,8 +148,9 @@ def time_pairs(
     plain = {name: dict(cases) for name, cases in pairs.items()}
     # An equal share of the budget for each pair in each start.
     share = budget_seconds / (max(1, n) * max(1, len(plain)))
-    # A step of the progress is a start that has ended.
+    # A step of the progress is a start that has ended; the first shows its line.
     starts = iter(show(range(n)))
+    next(starts, None)
     run = run_in_fresh_processes(
         _time_pairs,
         n,
