@@ -36,7 +36,7 @@ class SpeedLab:
         self.ranks = ranks
         # For each move: ms of computing between two averages, and the seconds two / one.
         self.visited: Visited = []
-        # The times of the last move, and the examples of an update: shown until new times are there.
+        # The times of the last move, and the examples of an update: shown until there are new ones.
         self._last: tuple[dict[str, Seconds], int] | None = None
 
     def draw(
@@ -89,9 +89,7 @@ def drop_arm(seconds: dict[str, Seconds], name: str) -> dict[str, Seconds]:
     return {arm: spent for arm, spent in seconds.items() if arm != name}
 
 
-def describe_times(
-    seconds: dict[str, Seconds], rival: str, ratio: Interval, load: Load
-) -> str:
+def describe_times(seconds: dict[str, Seconds], rival: str, ratio: Interval, load: Load) -> str:
     """Say which was faster, if these rounds can tell, and which goals are reached."""
     told = f"two processes / one process ({rival}): {ratio} of the time"
     # What other programs take makes two processes look slower than they are.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 from typing import TYPE_CHECKING
 
@@ -38,7 +38,9 @@ def draw_costs(ax: Axes, seconds: Mapping[str, Seconds], examples: int) -> Axes:
         medians.append(median(costs))
         ax.plot(costs, [row] * len(costs), "o", color=color, alpha=0.35, markersize=4)
         ax.plot(medians[-1], row, "|", color=color, markersize=20, markeredgewidth=3)
-        ax.text(1.02 * COSTS[1], row, f"{_word_cost(medians[-1])}", va="center", fontsize=8, color=color)
+        ax.text(
+            1.02 * COSTS[1], row, f"{_word_cost(medians[-1])}", va="center", fontsize=8, color=color
+        )
     # The explorer keeps this line of the previous run as a ghost.
     ax.plot(medians, range(len(medians)), linestyle="none", gid="ghost")
     ax.set_yticks(range(len(seconds)), list(seconds))
@@ -112,6 +114,36 @@ def draw_drift(ax: Axes, weights: Mapping[int, Sequence[Tensor]]) -> Axes:
     return ax
 
 
+def show_drift(
+    ranks: Callable[..., Sequence[Tensor]] | None,
+    train: Callable[[int], Tensor],
+    counts: Sequence[int],
+) -> None:
+    """Show how far two ranks have drifted apart, in a picture and in a number.
+
+    Args:
+        ranks: runs a function on both; None where there are no two processes.
+        train: returns a rank's weights after so many steps.
+        counts: these numbers of steps.
+    Raises:
+        RuntimeError: if they have the same weights, which two ranks that share nothing cannot have.
+    """
+    import matplotlib.pyplot as plt
+
+    if ranks is None:
+        return
+    weights = {}
+    for steps in counts:
+        weights[steps] = ranks(train, steps)
+    drift = measure_drift(*weights[max(counts)])
+    if drift == 0:
+        raise RuntimeError(f"expected two networks that drift apart, got equal ones: {counts}.")
+    _, ax = plt.subplots(figsize=(5, 2.6), layout="constrained")
+    draw_drift(ax, weights)
+    plt.show()
+    print(f"after {max(counts)} steps they are {drift:.0%} of their weights' length apart")
+
+
 def measure_drift(zero: Tensor, one: Tensor) -> float:
     """Return the distance between the weights of two ranks, as a share of their length."""
     return float((zero - one).norm() / zero.norm())
@@ -170,7 +202,8 @@ def show_timelines(lines: Mapping[int, Sequence[Timeline]]) -> None:
     from matplotlib.patches import Patch
 
     size = (10, 0.5 + 1.6 * len(lines))
-    _, axes = plt.subplots(len(lines), figsize=size, sharex=True, layout="constrained")
+    options = {"sharex": True, "squeeze": False, "layout": "constrained"}
+    axes = plt.subplots(len(lines), figsize=size, **options)[1][:, 0]
     end = max(line.step[1] for each in lines.values() for line in each)
     for ax, (bucket_kb, each) in zip(axes, lines.items(), strict=True):
         sent = len(each[0].buckets)

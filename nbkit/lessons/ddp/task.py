@@ -23,11 +23,12 @@ from nbkit.lessons.ddp.timeline import record_update
 from nbkit.lessons.ddp.timings import Case, compare_arms, speed_arms, time_pairs
 
 __all__ = [
-    "Case",
     "NETWORKS",
     "SPLITS",
+    "Case",
     "Ranks",
     "SpeedLab",
+    "agree",
     "check_networks",
     "compare_arms",
     "make_network",
@@ -69,6 +70,11 @@ def train_weights(
             average(model, 1.0, all_mean)
         optimizer.step()
     return nn.utils.parameters_to_vector(model.parameters()).detach()
+
+
+def agree(one: Tensor, other: Tensor) -> bool:
+    """Return whether two trainings in float64 gave the same weights, to rounding."""
+    return torch.allclose(one, other, rtol=0, atol=1e-12)
 
 
 def make_network(*layers: Callable[[], nn.Module]) -> nn.Module:
