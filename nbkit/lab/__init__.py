@@ -10,6 +10,7 @@ from typing import Any
 # For each public name, the module under `nbkit.lab` that defines it.
 _HOMES = {
     "Lesson": "lesson",
+    "Answer": "answers",
     "Exercise": "exercise",
     "load_exercise": "exercise",
     "KnobError": "knobs",
