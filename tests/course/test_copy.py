@@ -135,12 +135,15 @@ def test_a_learner_s_version_has_run_nothing_and_answers_nothing(lesson):
 def test_the_solution_of_a_learner_s_copy_is_accepted_and_in_use_below(entry):
     nb = read_notebook(lessons_dir() / f"{entry.stem}.ipynb")
     text = "\n".join(cell.source for cell in make_learner_version(nb).cells)
-    (name,) = set(re.findall(r'@lesson\.exercise\("(\w+)"\)', text))
-    solution = re.findall(rf'```python\n(@lesson\.exercise\("{name}"\)\n.*?)```', text, re.DOTALL)
-    variables = {"lesson": Lesson(entry.word, {})}
-    exec("import math, torch\n" + solution[-1], variables)
-    assert variables["lesson"].whose(name) == f"your {name}"
-    assert variables[name].__module__ != f"nbkit.lessons.{entry.word}.exercise"
+    names = set(re.findall(r'@lesson\.exercise\("(\w+)"\)', text))
+    assert names
+    for name in names:
+        decorator = rf'@lesson\.exercise\("{name}"\)'
+        solution = re.findall(rf"```python\n({decorator}\n.*?)```", text, re.DOTALL)[-1]
+        variables = {"lesson": Lesson(entry.word, {})}
+        exec("import math, torch\n" + solution, variables)
+        assert variables["lesson"].whose(name) == f"your {name}"
+        assert variables[name].__module__ != f"nbkit.lessons.{entry.word}.exercise"
 
 
 def test_what_has_run_and_was_answered_is_gone_and_the_picture_stays():
