@@ -11,6 +11,7 @@ import matplotlib
 import nbformat
 import pytest
 import torch
+from matplotlib.figure import Figure
 from ranks import PATIENCE
 from torch import nn
 
@@ -386,7 +387,7 @@ def quiet(monkeypatch):
 
 @pytest.fixture
 def figure():
-    return matplotlib.figure.Figure()
+    return Figure()
 
 
 def test_a_move_times_the_same_update_in_each_way(quiet, figure):

@@ -31,6 +31,8 @@ def draw_costs(ax: Axes, seconds: Mapping[str, Seconds], examples: int) -> Axes:
         seconds: of each arm, an entry a round.
         examples: in an update.
     """
+    # The limits come first: a scale would look for some of its own.
+    ax.set(xlim=COSTS, ylim=(len(seconds) - 0.4, -0.6), xscale="log")
     scale, medians = 1e6 / examples, []
     for row, (name, spent) in enumerate(seconds.items()):
         color = _choose_color(name)
@@ -44,7 +46,6 @@ def draw_costs(ax: Axes, seconds: Mapping[str, Seconds], examples: int) -> Axes:
     # The explorer keeps this line of the previous run as a ghost.
     ax.plot(medians, range(len(medians)), linestyle="none", gid="ghost")
     ax.set_yticks(range(len(seconds)), list(seconds))
-    ax.set(xscale="log", xlim=COSTS, ylim=(len(seconds) - 0.4, -0.6))
     _label_ticks(ax.xaxis, (1, 10, 100, 1000))
     ax.set_xlabel("microseconds an example")
     return ax
@@ -77,6 +78,7 @@ def draw_visited(ax: Axes, visited: Sequence[tuple[float, Interval]]) -> Axes:
             one; those before it are hollow dots.
     """
     *before, (work, ratio) = visited
+    ax.set(xlim=WORK, ylim=RATIOS, xscale="log", yscale="log")
     ax.axhline(1, color=plots.QUIET, linewidth=1)
     ax.axhline(0.75, color=plots.QUIET, linewidth=1, linestyle=":")
     ax.text(WORK[1], 1.03, "as fast as one ", ha="right", va="bottom", fontsize=7)
@@ -86,7 +88,6 @@ def draw_visited(ax: Axes, visited: Sequence[tuple[float, Interval]]) -> Axes:
     ends = [_clip(ratio.low), _clip(ratio.high)]
     ax.plot([work, work], ends, color=plots.TECHNIQUE, linewidth=2)
     ax.plot(work, _clip(ratio.estimate), "o", color=plots.TECHNIQUE, markersize=7)
-    ax.set(xscale="log", yscale="log", xlim=WORK, ylim=RATIOS)
     _label_ticks(ax.xaxis, (0.1, 1, 10, 100))
     _label_ticks(ax.yaxis, (0.5, 1, 2, 5, 10))
     ax.set(xlabel="ms of computing between two averages", ylabel="time, two / one")

@@ -92,6 +92,7 @@ class Ranks:
         if self._thread.is_alive():
             write_whole(Path(self._folder.name, "end"), b"", durable=False)
             self._thread.join()
+        self._folder.cleanup()
         self._is_over = True
 
     def _send_call(
