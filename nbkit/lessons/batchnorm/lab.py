@@ -19,7 +19,7 @@ from nbkit.lessons.batchnorm.task import brighten_images
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-LOOKS = (20, 40, 60)  # steps after which the accuracy is measured
+LOOKS = (15, 30, 45, 60)  # steps after which the accuracy is measured
 GRID = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)  # momenta to choose the best of
 CLEAR = 0.05  # a difference of accuracy that the status line calls one
 Statistics = list[tuple[Tensor, Tensor]]  # for each layer its mean and its variance
@@ -139,7 +139,7 @@ def draw_lab(
     recording.restore(LOOKS[-1], bn_momentum)
     report = recording.nets.reestimate_statistics(data.x_train[:500])
     pictures.draw_accuracies(left, LOOKS, looks)
-    pictures.draw_layer_gaps(right, {"as trained": report}, widest=4.0)
+    pictures.draw_layer_gaps(right, {"as trained": report}, widest=3.0)
     ends = [looks[name][-1].tolist() for name in ("as trained", "re-estimated")]
     return describe_lab(*ends, bn_momentum=bn_momentum, batch_size=batch_size, shift=shift)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from nbkit.batchnorm import BNReport
+from nbkit.batchnorm import BNLayer, BNReport
 from nbkit.lab import plots
 
 if TYPE_CHECKING:
@@ -26,7 +26,9 @@ COLORS = {
 def draw_layer_gaps(
     ax: Axes, reports: Mapping[str, BNReport], *, widest: float | None = None
 ) -> Axes:
-    """Draw the mean gap of each layer as a bar; a gap counts from the dotted line on.
+    """Draw the gap of each layer as a bar, the larger of the mean's and the variance's.
+
+    A gap counts from the dotted line on.
 
     Args:
         reports: one, or one before and one after re-estimation: a bar for each.
@@ -38,8 +40,7 @@ def draw_layer_gaps(
     for row, (name, report) in enumerate(reports.items()):
         color = (plots.BASELINE, plots.TECHNIQUE)[row]
         for k, layer in enumerate(report.layers):
-            # A layer without a gap was not measured and gets no bar.
-            gap = layer.mean_gap or 0.0
+            gap = _read_gap(layer)
             # Layer k takes the places from k to k + 0.8, shared by the reports.
             place = k + row * height
             label = name if k == 0 else None
@@ -52,15 +53,20 @@ def draw_layer_gaps(
     count = len(next(iter(reports.values())).layers)
     ax.set_yticks([k + 0.4 for k in range(count)], [f"layer {k + 1}" for k in range(count)])
     # Upside down, so that the first layer is on top.
-    ax.set(xlim=(0, end), ylim=(count, -0.2), xlabel="gap, in standard deviations")
+    ax.set(xlim=(0, end), ylim=(count, -0.2), xlabel="gap of the running statistics")
     if len(reports) > 1:
         ax.legend(frameon=False)
     return ax
 
 
+def _read_gap(layer: BNLayer) -> float:
+    """Return the larger of a layer's two gaps; 0 if it was not measured."""
+    return max(layer.mean_gap or 0.0, layer.var_gap or 0.0)
+
+
 def _find_widest(report: BNReport) -> float:
-    """Return the largest mean gap of a report."""
-    return max(layer.mean_gap or 0.0 for layer in report.layers)
+    """Return the largest gap of a report."""
+    return max(map(_read_gap, report.layers))
 
 
 def draw_accuracies(ax: Axes, steps: Sequence[int], looks: Mapping[str, Sequence[Tensor]]) -> Axes:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from nbkit.base.state import preserve_state
+from nbkit.batchnorm import freeze_bn_
 from nbkit.lab.data import Data
 from nbkit.lab.runs.training import train
 
@@ -138,3 +139,28 @@ def measure_spreads(model: nn.Sequential, x: Tensor) -> list[float]:
             if isinstance(layer, nn.BatchNorm1d):
                 spreads.append(float(x.var(0).mean().sqrt()))
     return spreads
+
+
+# ---- the bug hunt ----
+
+
+def freeze_by_gradient(model: nn.Module) -> None:
+    """Switch off the training of BatchNorm's weight and bias: snippet a."""
+    for layer in model.modules():
+        if isinstance(layer, nn.BatchNorm1d):
+            layer.requires_grad_(False)
+
+
+def freeze_by_mode(model: nn.Module) -> None:
+    """Put BatchNorm into eval mode: snippet b."""
+    for layer in model.modules():
+        if isinstance(layer, nn.BatchNorm1d):
+            layer.eval()
+
+
+def freeze_by_library(model: nn.Module) -> None:
+    """Freeze BatchNorm as the library does: snippet c."""
+    freeze_bn_(model)
+
+
+FREEZES = {"a": freeze_by_gradient, "b": freeze_by_mode, "c": freeze_by_library}

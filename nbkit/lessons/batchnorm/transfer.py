@@ -15,7 +15,7 @@ from nbkit.lab.runs.stacking import stack
 from nbkit.lessons.batchnorm.side_by_side import SideBySide
 from nbkit.lessons.batchnorm.task import take_classes
 
-LRS = [10 ** (k / 2) for k in range(-7, -2)]  # 0.0003 to 0.03, two lrs to the decade
+LRS = [10 ** (k / 3) for k in range(-11, -4)]  # 0.0002 to 0.02, three lrs to the decade
 TUNING = range(100, 104)  # seeds that choose an lr; no claim is decided on them
 SAMPLES = 100  # of the second task, to fine-tune on
 HELD_OUT = 300  # further samples of its training set, to choose an lr by
