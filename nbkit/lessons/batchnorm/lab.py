@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor, nn
 
-from nbkit.lab.data import Data, digits
+from nbkit.lab.data import digits
 from nbkit.lab.evidence.stats import paired_difference
 from nbkit.lessons.batchnorm import pictures
 from nbkit.lessons.batchnorm.side_by_side import SideBySide
@@ -104,9 +103,8 @@ def find_best_momentum(batch_size: int, seeds: tuple[int, ...]) -> float:
     scores = []
     for momentum in GRID:
         recording.restore(LOOKS[-1], momentum)
-        scores.append(
-            float(recording.nets.measure_accuracies(data.x_train[-500:], data.y_train[-500:]).mean())
-        )
+        accuracies = recording.nets.measure_accuracies(data.x_train[-500:], data.y_train[-500:])
+        scores.append(float(accuracies.mean()))
     return GRID[scores.index(max(scores))]
 
 
@@ -118,7 +116,7 @@ def draw_lab(
     shift: float,
     best_momentum: bool,
     seeds: Sequence[int],
-) -> Iterator[None]:
+) -> Generator[None, None, str]:
     """Draw eval accuracy as training left it and re-estimated, and the gap of each layer."""
     left, right = fig.subplots(1, 2, width_ratios=[3, 2])
     data, runs = brighten_images(digits(), shift), tuple(seeds)

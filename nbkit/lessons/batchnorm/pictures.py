@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from typing import TYPE_CHECKING
 
 import torch
@@ -36,7 +37,9 @@ def draw_layer_gaps(
             the axis to the bars.
     """
     height = 0.8 / len(reports)
-    end = 1.1 * max(COUNTING_GAP, *map(_find_widest, reports.values())) if widest is None else widest
+    end = (
+        1.1 * max(COUNTING_GAP, *map(_find_widest, reports.values())) if widest is None else widest
+    )
     for row, (name, report) in enumerate(reports.items()):
         color = (plots.BASELINE, plots.TECHNIQUE)[row]
         for k, layer in enumerate(report.layers):
@@ -117,39 +120,23 @@ def draw_failure(shares: Mapping[str, float], spreads: Mapping[str, Sequence[flo
     return fig
 
 
-def draw_seed_dots(
-    ax: Axes,
-    x: Sequence[float],
-    values: Sequence[Sequence[float]],
-    color: str,
-    label: str,
-    *,
-    at: float,
+def draw_batch_sizes(
+    ax: Axes, sizes: Sequence[int], at_hand: Sequence[Tensor], running: Tensor
 ) -> Axes:
-    """Draw a dot for each seed at each x on a logarithmic axis; join and name their medians.
+    """Draw test accuracy over how many images are evaluated together, on a logarithmic axis.
 
     Args:
-        values: for each x the values of all seeds.
-        at: position of the name along the line, from 0 to 1.
+        at_hand: for each size the accuracies (runs,), normalised by the batch at hand.
+        running: the accuracies (runs,) with running statistics, which know no batch.
     """
-    rows = torch.tensor(values)  # (x, seeds)
-    for place, row in zip(x, rows, strict=True):
-        ax.plot([place] * len(row), row, "o", color=color, alpha=0.3, markersize=4)
-    medians = rows.median(dim=1).values
-    ax.plot(x, medians, color=color, linewidth=2.2)
-    point = round(at * (len(x) - 1))
-    name = ax.annotate(
-        label,
-        (x[point], float(medians[point])),
-        xytext=(6, -12),
-        textcoords="offset points",
-        color=color,
-        fontsize=9,
-    )
-    # A white ground, since the name stands between dots.
-    name.set_bbox({"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1})
-    ax.set_xscale("log")
-    ax.set_xticks(x, [f"{place:g}" for place in x])
+    plots.seeds(ax, torch.stack(list(at_hand), 1), label="", color=plots.BASELINE, x=sizes)
+    levels = running[:, None].expand(-1, len(sizes))
+    plots.seeds(ax, levels, label="", color=plots.TECHNIQUE, x=sizes)
+    names = {"running statistics": plots.TECHNIQUE, "the batch at hand": plots.BASELINE}
+    for height, (name, color) in zip((0.16, 0.07), names.items(), strict=True):
+        ax.text(0.97, height, name, color=color, transform=ax.transAxes, ha="right", fontsize=9)
+    ax.set(xscale="log", xlabel="images evaluated together", ylabel="test accuracy", ylim=(0, 1.02))
+    ax.set_xticks(sizes, [str(size) for size in sizes])
     ax.minorticks_off()
     return ax
 
@@ -170,7 +157,8 @@ def draw_moving_averages(
     # The averages start at x = 0, one value before the first batch.
     steps = range(1, len(batch) + 1)
     ax.plot(steps, batch, ".", color=plots.QUIET, alpha=0.5, markersize=4, label="each batch")
-    for (momentum, values), style in zip(running.items(), ("--", "-", ":"), strict=True):
+    # As many styles as there are momenta, from the start again if there are more than three.
+    for (momentum, values), style in zip(running.items(), cycle(("--", "-", ":")), strict=False):
         ax.plot(values, style, color=plots.BASELINE, label=f"momentum {momentum:g}")
     ax.plot(steps, truth, color="black", linewidth=1.8, label="all the data")
     ax.set(xlabel="step", ylabel="mean of one channel")

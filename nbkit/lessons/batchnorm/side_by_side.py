@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from nbkit.base.state import preserve_state
@@ -94,3 +94,17 @@ class SideBySide:
         # The last part may be smaller; `reestimate_bn_` weighs each part by its samples.
         parts = [self.repeat_samples(part) for part in torch.split(x, 100)]
         return reestimate_bn_(self.model, parts)
+
+
+def train_networks(
+    data: Data, seeds: Sequence[int], *, momentum: float, depth: int, **training: Any
+) -> SideBySide:
+    """Train a network with BatchNorm of this momentum for each seed; return them in train mode.
+
+    Args:
+        training: lr, steps and batch_size.
+    """
+    nets = SideBySide(seeds, depth=depth, momentum=momentum, inputs=data.x_train.shape[1])
+    for _ in nets.train_networks(data, **training):
+        pass
+    return nets

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -105,6 +105,19 @@ def measure_accuracy(
     return right / len(x)
 
 
+def measure_modes(
+    model: nn.Sequential, data: Data
+) -> tuple[dict[str, float], dict[str, list[float]]]:
+    """Measure the share of right answers, and the spread of each layer's output, in both modes."""
+    shares: dict[str, float] = {}
+    spreads: dict[str, list[float]] = {}
+    for mode in ("train", "eval"):
+        model.train(mode == "train")
+        shares[mode] = measure_accuracy(model, data.x_test, data.y_test)
+        spreads[mode] = measure_spreads(model, data.x_test)
+    return shares, spreads
+
+
 def split_evenly(x: Tensor, y: Tensor, batch_size: int | None) -> Iterator[tuple[Tensor, Tensor]]:
     """Split samples into parts whose sizes differ by at most one, none above `batch_size`.
 
@@ -139,6 +152,32 @@ def measure_spreads(model: nn.Sequential, x: Tensor) -> list[float]:
             if isinstance(layer, nn.BatchNorm1d):
                 spreads.append(float(x.var(0).mean().sqrt()))
     return spreads
+
+
+def follow_channel(
+    data: Data, momenta: Sequence[float], *, lr: float
+) -> tuple[list[float], list[float], dict[float, list[float]]]:
+    """Follow the mean of one channel of the second BatchNorm layer over 80 steps of batches of 8.
+
+    Returns:
+        the mean of each batch; the mean over all training samples with the weights of each step;
+        and for each momentum the moving average before the first step and after each step.
+    """
+    torch.manual_seed(0)
+    # Momentum 1: the running statistics are those of the last batch alone.
+    model = build_bn_net(depth=5, momentum=1.0)
+    layer = model[4]
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9)
+    batch_means: list[float] = []
+    truth: list[float] = []
+    running = {momentum: [0.0] for momentum in momenta}
+    for _ in train(model, data.batches(8, seed=0, steps=80), optimizer, cross_entropy):
+        assert isinstance(layer, nn.BatchNorm1d) and layer.running_mean is not None
+        batch_means.append(float(layer.running_mean[0]))
+        truth.append(measure_input_mean(model, 4, data.x_train, channel=0))
+        for momentum, values in running.items():
+            values.append((1 - momentum) * values[-1] + momentum * batch_means[-1])
+    return batch_means, truth, running
 
 
 # ---- the bug hunt ----

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from nbkit.base.state import preserve_state
 from nbkit.batchnorm import freeze_bn_
 from nbkit.lab.data import Data
 from nbkit.lab.runs.stacking import stack
@@ -64,7 +65,8 @@ def fine_tune(
         steps: optimizer steps.
     """
     nets = copy.deepcopy(pretrained)
-    nets.model[-1] = _make_heads(nets)
+    layers = cast(nn.Sequential, nets.model)
+    layers[-1] = _make_heads(layers[-1], nets.seeds)
     if frozen:
         freeze_bn_(nets.model)
     for _ in nets.train_networks(target, lr=lr, steps=steps, batch_size=size):
@@ -74,13 +76,15 @@ def fine_tune(
     return nets.measure_accuracies(target.x_test, target.y_test)
 
 
-def _make_heads(nets: SideBySide) -> nn.Module:
+def _make_heads(old: nn.Module, seeds: Sequence[int]) -> nn.Module:
     """Make a new last layer for each network: the new task has other classes."""
-    width = nets.model[-1].weight.shape[1]  # (runs, inputs, outputs)
+    weight = old.weight
+    assert isinstance(weight, Tensor)
     heads = []
-    for seed in nets.seeds:
-        torch.manual_seed(seed)
-        heads.append(nn.Linear(width, 5))
+    with preserve_state():
+        for seed in seeds:
+            torch.manual_seed(seed)
+            heads.append(nn.Linear(weight.shape[1], 5))  # (runs, inputs, outputs)
     return stack(heads)
 
 
