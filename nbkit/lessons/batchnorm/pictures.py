@@ -120,27 +120,6 @@ def draw_failure(shares: Mapping[str, float], spreads: Mapping[str, Sequence[flo
     return fig
 
 
-def draw_batch_sizes(
-    ax: Axes, sizes: Sequence[int], at_hand: Sequence[Tensor], running: Tensor
-) -> Axes:
-    """Draw test accuracy over how many images are evaluated together, on a logarithmic axis.
-
-    Args:
-        at_hand: for each size the accuracies (runs,), normalised by the batch at hand.
-        running: the accuracies (runs,) with running statistics, which know no batch.
-    """
-    plots.seeds(ax, torch.stack(list(at_hand), 1), label="", color=plots.BASELINE, x=sizes)
-    levels = running[:, None].expand(-1, len(sizes))
-    plots.seeds(ax, levels, label="", color=plots.TECHNIQUE, x=sizes)
-    names = {"running statistics": plots.TECHNIQUE, "the batch at hand": plots.BASELINE}
-    for height, (name, color) in zip((0.16, 0.07), names.items(), strict=True):
-        ax.text(0.97, height, name, color=color, transform=ax.transAxes, ha="right", fontsize=9)
-    ax.set(xscale="log", xlabel="images evaluated together", ylabel="test accuracy", ylim=(0, 1.02))
-    ax.set_xticks(sizes, [str(size) for size in sizes])
-    ax.minorticks_off()
-    return ax
-
-
 def draw_moving_averages(
     ax: Axes,
     batch: Sequence[float],

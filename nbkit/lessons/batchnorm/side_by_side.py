@@ -23,7 +23,7 @@ class SideBySide:
     `bn_gap` and `reestimate_bn_` see them as one wide network.
 
     Args:
-        seeds: one network each.
+        seeds: one network each; the same seed twice gives two networks with the same start.
         options: arguments of `build_bn_net`.
     """
 
@@ -51,19 +51,30 @@ class SideBySide:
             xs, ys = zip(*batches, strict=True)
             yield torch.stack(xs), torch.stack(ys)
 
-    def sum_losses(self, x: Tensor, y: Tensor) -> Tensor:
-        """Sum the networks' cross-entropies, so that each gets the gradient of its own loss."""
+    def sum_losses(self, x: Tensor, y: Tensor, weights: Tensor) -> Tensor:
+        """Sum the networks' cross-entropies, so that each gets the gradient of its own loss.
+
+        Args:
+            weights: (runs,), the factor of each network's loss.
+        """
         # .mT puts the classes where cross_entropy wants them: (runs, classes, samples).
-        return cross_entropy(self.model(x).mT, y, reduction="none").mean(1).sum()
+        losses = cross_entropy(self.model(x).mT, y, reduction="none").mean(1)
+        return (weights * losses).sum()
 
     def train_networks(
-        self, data: Data, *, lr: float, steps: int, batch_size: int
+        self, data: Data, *, lr: float | Sequence[float], steps: int, batch_size: int
     ) -> Iterator[int]:
-        """Train all networks by SGD with momentum 0.9; yield the number of steps so far."""
-        optimizer = torch.optim.SGD(self.model.parameters(), lr=lr, momentum=0.9)
+        """Train all networks by SGD with momentum 0.9; yield the number of steps so far.
+
+        Args:
+            lr: one learning rate for all networks, or one for each.
+        """
+        lrs = torch.tensor([lr] * len(self.seeds) if isinstance(lr, float) else lr)
+        optimizer = torch.optim.SGD(self.model.parameters(), lr=1.0, momentum=0.9)
         batches = self.stack_batches(data, steps=steps, batch_size=batch_size)
         for count, (x, y) in enumerate(batches, start=1):
-            loss = self.sum_losses(x, y)
+            # A loss times its lr has a gradient times its lr: a step of lr 1 is the one wanted.
+            loss = self.sum_losses(x, y, lrs)
             optimizer.zero_grad()
             torch.autograd.backward(loss)
             optimizer.step()

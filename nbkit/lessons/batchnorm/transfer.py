@@ -51,14 +51,20 @@ def take_target(data: Data, *, held_out: bool) -> Data:
 
 
 def fine_tune(
-    pretrained: SideBySide, target: Data, *, lr: float, frozen: bool, size: int = 2, steps: int = 80
+    pretrained: SideBySide,
+    target: Data,
+    *,
+    lr: float | Sequence[float],
+    frozen: bool,
+    size: int = 2,
+    steps: int = 80,
 ) -> Tensor:
     """Fine-tune a copy of each network, and measure its test accuracy (runs,) in eval mode.
 
     Args:
         pretrained: networks with BatchNorm; they are not changed.
         target: the new task; its labels are 0 to 4.
-        lr: of SGD with momentum 0.9.
+        lr: of SGD with momentum 0.9; one for all networks, or one for each.
         frozen: whether BatchNorm keeps the statistics of the pre-training. If not, it normalises by
             the batch, and its statistics are re-estimated on the target's samples at the end.
         size: samples in a batch.
@@ -91,19 +97,23 @@ def _make_heads(old: nn.Module, seeds: Sequence[int]) -> nn.Module:
 def tune_both(data: Data, training: Mapping[str, Any], size: int = 2) -> dict[bool, float]:
     """Find the best lr of LRS for frozen and for free BatchNorm, by accuracy on held-out samples.
 
-    Both get the same budget: as many lrs, seeds and steps.
+    Both get the same budget: as many lrs, seeds and steps. The lab's `tuned()` does the same for
+    trainings that start from nothing.
 
     Returns:
         the best lr by whether BatchNorm is frozen; of two equal ones the lower.
     """
-    nets, target = pretrain(data, TUNING, training), take_target(data, held_out=True)
+    # Each lr with each seed, all side by side.
+    lrs, seeds = [], []
+    for lr in LRS:
+        lrs += [lr] * len(TUNING)
+        seeds += list(TUNING)
+    nets, target = pretrain(data, seeds, training), take_target(data, held_out=True)
     best = {}
     for frozen in (True, False):
-        scores = []
-        for lr in LRS:
-            accuracies = fine_tune(nets, target, lr=lr, frozen=frozen, size=size)
-            scores.append(float(accuracies.mean()))
-        best[frozen] = LRS[scores.index(max(scores))]
+        accuracies = fine_tune(nets, target, lr=lrs, frozen=frozen, size=size)
+        scores = accuracies.view(len(LRS), -1).mean(1)
+        best[frozen] = LRS[int(scores.argmax())]
     return best
 
 
