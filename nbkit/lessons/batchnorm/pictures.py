@@ -87,7 +87,7 @@ def draw_accuracies(ax: Axes, steps: Sequence[int], looks: Mapping[str, Sequence
     ax.text(steps[0], 0.05, "guessing", color=plots.QUIET, fontsize=8, va="center")
     # Room to the right of the last step for the names.
     ax.set(xlabel="training step", ylabel="test accuracy, eval mode")
-    ax.set(xlim=(steps[0] - 5, 1.5 * steps[-1]), ylim=(0, 1.02), xticks=list(steps))
+    ax.set(xlim=(steps[0] - 5, 1.75 * steps[-1]), ylim=(0, 1.02), xticks=list(steps))
     return plots.spread_names(ax)
 
 
