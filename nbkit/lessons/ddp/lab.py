@@ -91,10 +91,11 @@ def drop_arm(seconds: dict[str, Seconds], name: str) -> dict[str, Seconds]:
 
 def describe_times(seconds: dict[str, Seconds], rival: str, ratio: Interval, load: Load) -> str:
     """Say which was faster, if these rounds can tell, and which goals are reached."""
-    told = f"two processes / one process ({rival}): {ratio} of the time"
+    interval = f"{ratio.estimate:.2g} [{ratio.low:.2g}, {ratio.high:.2g}]"
+    told = f"time of two processes / {rival}: {interval}"
     # What other programs take makes two processes look slower than they are.
     if load.is_busy:
-        return f"{told}. No advice, the machine is busy: {load}"
+        return f"{told}. No advice: {100 * (load.others or 0):.0f} % of the cores were busy"
     if ratio.low > CLEARLY:
         told += ", slower"
     elif ratio.high < 1 / CLEARLY:

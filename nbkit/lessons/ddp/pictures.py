@@ -90,7 +90,7 @@ def draw_visited(ax: Axes, visited: Sequence[tuple[float, Interval]]) -> Axes:
     ax.plot(work, _clip(ratio.estimate), "o", color=plots.TECHNIQUE, markersize=7)
     _label_ticks(ax.xaxis, (0.1, 1, 10, 100))
     _label_ticks(ax.yaxis, (0.5, 1, 2, 5, 10))
-    ax.set(xlabel="ms of computing between two averages", ylabel="time, two / one")
+    ax.set(xlabel="ms computed per average", ylabel="time, two / one")
     return ax
 
 
@@ -203,8 +203,10 @@ def show_timelines(lines: Mapping[int, Sequence[Timeline]]) -> None:
     from matplotlib.patches import Patch
 
     size = (10, 0.5 + 1.6 * len(lines))
-    options = {"sharex": True, "squeeze": False, "layout": "constrained"}
-    axes = plt.subplots(len(lines), figsize=size, **options)[1][:, 0]
+    _, axes = plt.subplots(
+        len(lines), figsize=size, sharex=True, squeeze=False, layout="constrained"
+    )
+    axes = axes[:, 0]
     end = max(line.step[1] for each in lines.values() for line in each)
     for ax, (bucket_kb, each) in zip(axes, lines.items(), strict=True):
         sent = len(each[0].buckets)

@@ -44,7 +44,8 @@ class Timeline:
         """Return the same with all times later by `seconds`."""
         spans = (self.forward, self.backward, self.waiting, self.step, *self.buckets)
         moved = [(start + seconds, end + seconds) for start, end in spans]
-        return Timeline(*moved[:4], buckets=moved[4:])
+        forward, backward, waiting, step, *buckets = moved
+        return Timeline(forward, backward, waiting, step, buckets)
 
 
 @dataclass
@@ -54,7 +55,7 @@ class BucketLog:
     starts: list[float] = field(default_factory=list)
     ends: dict[int, float] = field(default_factory=dict)
 
-    def send_bucket(self, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+    def send_bucket(self, bucket: Any) -> torch.futures.Future[Tensor]:
         """Average a bucket as DDP does by itself, with a look at the clock before and after."""
         number = len(self.starts)
         self.starts.append(time.perf_counter())
@@ -67,7 +68,8 @@ class BucketLog:
             mean: Tensor = future.value()[0]
             return mean
 
-        return sent.then(note_end)
+        averaged: torch.futures.Future[Tensor] = sent.then(note_end)
+        return averaged
 
     def read_spans(self) -> list[Span]:
         """Return each bucket's start and end, in the order in which they were sent."""
@@ -79,7 +81,10 @@ class BucketLog:
         self.ends.clear()
 
 
-def _send_bucket(log: BucketLog, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+def _send_bucket(
+    log: BucketLog,
+    bucket: dist.GradBucket,  # type: ignore[name-defined]  # torch's stubs do not export it
+) -> torch.futures.Future[Tensor]:
     return log.send_bucket(bucket)
 
 
