@@ -1,14 +1,80 @@
-"""The picture of the lesson lr_finder: it takes axes and returns them."""
+"""The pictures of the lesson lr_finder: each takes axes and returns them."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import torch
+
 from nbkit.lab import plots
+from nbkit.lab.runs.seeds import Runs
+from nbkit.lr_finder.curve import LRCurve
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+CHANCE = math.log(10)  # the loss of guessing among ten digits
+LAB_STEPS = 60
+COLORS = {
+    "yours": plots.BASELINE,
+    "suggested": plots.TECHNIQUE,
+    "best of a grid": plots.BEST,
+}
+
+
+def draw_range_test(ax: Axes, curve: LRCurve, *, yours: float) -> Axes:
+    """Draw a range test on axes that stay where they are, with the reader's lr as a line."""
+    ax.plot(curve.lrs, curve.losses, color="0.7", linewidth=0.8)
+    ax.plot(curve.lrs, curve.smoothed, color="black", linewidth=2, gid="ghost")
+    ax.axhline(CHANCE, color=plots.QUIET, linestyle=":", linewidth=1)
+    ax.axvline(yours, color=COLORS["yours"], linestyle="--")
+    ax.text(yours, 4.05, " yours", color=COLORS["yours"], fontsize=9)
+    lr = curve.suggest()
+    if lr is not None:
+        ax.axvline(lr, color=COLORS["suggested"])
+        ax.text(lr, 3.75, f" suggested {lr:.2g}", color=COLORS["suggested"], fontsize=9)
+    # Fixed, so that a move of a slider shows in the curve and not in the axes.
+    ax.set(xscale="log", xlim=(1e-5, 10), ylim=(0, 4.3))
+    ax.set(xlabel="learning rate of the rung", ylabel="training loss", title="range test")
+    return ax
+
+
+def draw_arms(ax: Axes, runs: Runs) -> Axes:
+    """Draw the trainings of the live lab so far, on fixed axes."""
+    plots.arms(ax, runs, COLORS, steps=LAB_STEPS, ylim=(0.03, 10), chance=CHANCE)
+    ax.set_title("training")
+    return ax
+
+
+def draw_trials(ax: Axes, lrs: Sequence[float], losses: Sequence[Sequence[float]]) -> Axes:
+    """Draw one curve of training losses for each lr, up to where it leaves the picture."""
+    for lr, curve in zip(lrs, losses, strict=True):
+        ax.plot(range(1, len(curve) + 1), curve, label=f"lr {lr:g}")
+    ax.axhline(CHANCE, color=plots.QUIET, linestyle=":", linewidth=1)
+    ax.set(xlabel="step", ylabel="training loss", ylim=(0, 6))
+    ax.legend(frameon=False)
+    return ax
+
+
+def draw_accuracies(
+    ax: Axes, accuracy: torch.Tensor, names: Sequence[str], *, every: int, target: float
+) -> Axes:
+    """Draw the test accuracy of each arm over the steps: a thin line a seed, the median thick.
+
+    Args:
+        accuracy: (arms, seeds, looks), one look every `every` steps.
+        target: the accuracy at which an arm has arrived, drawn as a dotted line.
+    """
+    palette = [plots.TECHNIQUE, plots.BASELINE, plots.BEST]
+    when = range(every, every * accuracy.shape[-1] + 1, every)
+    for k, (arm, name) in enumerate(zip(accuracy, names, strict=True)):
+        # The names stand along the curves, where these are apart.
+        plots.seeds(ax, arm, label=name, color=palette[k], x=when, at=(0.15, 0.3, 0.05)[k])
+    ax.axhline(target, color=plots.QUIET, linestyle=":")
+    ax.set(xlabel="step", ylabel="test accuracy (300 digits)", ylim=(0, 1))
+    return ax
 
 
 def draw_delivery(ax: Axes, lrs: Sequence[float], shares: Mapping[int, Sequence[float]]) -> Axes:
