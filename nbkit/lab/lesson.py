@@ -12,18 +12,16 @@ from typing import Any, TypeVar
 import nbkit
 from nbkit.base.state import preserve_state
 from nbkit.lab.evidence.claims import Claim
-from nbkit.lab.evidence.diary import Diary, measure_calibration
 from nbkit.lab.evidence.intervals import Interval
-from nbkit.lab.evidence.predictions import Prediction
 from nbkit.lab.evidence.register import load_claims
 from nbkit.lab.evidence.verdicts import Verdict, judge
 from nbkit.lab.exercise import Exercise, Function, has_exercises, load_exercise
 from nbkit.lab.knobs import RANGES, Knob, KnobError, Value, check_names, read_type
+from nbkit.lab.lesson_predictions import LessonPredictions
 from nbkit.lab.markdown import escape_markdown
 from nbkit.lab.notebook import (
     display_claims,
     display_markdown,
-    display_object,
     display_with_numbers,
     is_watched,
     read_namespace,
@@ -63,7 +61,7 @@ class Lesson:
         self.name = name
         self.claims: dict[str, Claim] = load_claims(name, Path(claims) if claims else None)
         self.verdicts: dict[str, Verdict] = {}
-        self.predictions: dict[str, Prediction] = {}
+        self.predictions = LessonPredictions(self.verdicts)
         # Filled by the guard; the live lab makes its sliders from them.
         self.declared: dict[str, Knob] = {}
         # For each exercise by name, the exercise and the function that was handed in last.
@@ -71,8 +69,6 @@ class Lesson:
         self._namespace = read_namespace() if namespace is None else namespace
         # papermill injects its cell after the opening: what is bound from here on may be injected.
         self._before = self._find_parameter_values()
-        # The diary reads and writes its file only when a person watches.
-        self._diary = Diary()
         use_one_thread()
         print(f"nbkit {nbkit.__version__}, lesson {name}")
 
@@ -150,16 +146,7 @@ class Lesson:
         If a person watches the notebook, the prediction is kept in `my_predictions.jsonl` beside
         it, a file that they may read and delete. A headless run leaves that file alone.
         """
-        # The claim is looked up first, so that an unknown id is reported before a wrong number.
-        stated = self._find_claim(claim)
-        if claim in self.verdicts:
-            raise ValueError(
-                f"{claim} has been measured: a prediction comes first. Restart to try."
-            )
-        self.predictions[claim] = Prediction(stated, guess, confidence)
-        print(f"committed: {stated.metric}: {guess:g}, {confidence} % sure of the side")
-        if is_watched():
-            self._keep_prediction(self.predictions[claim])
+        self.predictions.commit(self._find_claim(claim), guess, confidence)
 
     def exercise(self, exercise: str | Exercise) -> Callable[[Function], Function]:
         """Return a decorator that checks the function below it, in the cell where it is written.
@@ -245,25 +232,11 @@ class Lesson:
 
     def reveal(self) -> None:
         """Show each prediction beside its result, with its score."""
-        # The numbers are in the metadata of the same output, for the report.
-        for claim, prediction in self.predictions.items():
-            if claim not in self.verdicts:
-                raise ValueError(f"{claim} was predicted, but has not been measured yet.")
-            score = prediction.score_against(self.verdicts[claim])
-            display_with_numbers(str(score), {"kind": "prediction", **score.to_dict()})
-            if is_watched():
-                self._diary.keep_score(score)
+        self.predictions.reveal()
 
     def calibration(self) -> None:
         """Show how often the learner was right in all lessons so far, beside how sure they were."""
-        if not is_watched():
-            print("Your own predictions appear here, once you have made some in JupyterLab.")
-            return
-        kept = list(self._diary.read_predictions().values())
-        if all(prediction.right is None for prediction in kept):
-            print(f"No prediction has been scored yet: {self._diary.path} has {len(kept)}.")
-            return
-        display_object(measure_calibration(kept))
+        self.predictions.show_calibration()
 
     def takeaways(self) -> None:
         """Show what to take home, in the words that belong to each verdict."""
@@ -273,14 +246,6 @@ class Lesson:
             raise ValueError(f"not measured yet: {', '.join(missing)}. Run the cells above first.")
         sentences = [escape_markdown(verdict.takeaway()) for verdict in self.verdicts.values()]
         display_markdown("\n".join(f"- {sentence}" for sentence in sentences))
-
-    def _keep_prediction(self, prediction: Prediction) -> None:
-        try:
-            if not self._diary.keep_prediction(prediction):
-                print(f"{self._diary.path} has an earlier prediction of it; that one counts.")
-        except OSError as error:
-            # A lesson runs in a read-only folder, too: only the diary is missing then.
-            print(f"{self._diary.path}: it is not kept ({error.strerror}).")
 
     def _find_claim(self, claim: str) -> Claim:
         if claim not in self.claims:

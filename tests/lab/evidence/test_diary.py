@@ -124,7 +124,7 @@ def test_a_lesson_keeps_and_scores_what_a_learner_predicts(opened, monkeypatch, 
 
 def test_a_folder_that_cannot_be_written_does_not_stop_the_lesson(opened, monkeypatch, capsys):
     monkeypatch.setenv("NBKIT_LIVE", "1")
-    opened._diary = Diary(opened._diary.path / "nowhere" / "mine.jsonl")
+    opened.predictions.diary = Diary(opened.predictions.diary.path / "nowhere" / "mine.jsonl")
     opened.predict(CYCLE.id, guess=0.5, confidence=80)
     assert "mine.jsonl: it is not kept" in capsys.readouterr().out
 
