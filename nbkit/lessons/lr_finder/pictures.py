@@ -6,17 +6,17 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-import torch
-
 from nbkit.lab import plots
 from nbkit.lab.runs.seeds import Runs
+from nbkit.lessons.lr_finder.race import EVERY, Race
 from nbkit.lr_finder.curve import LRCurve
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 CHANCE = math.log(10)  # the loss of guessing among ten digits
-LAB_STEPS = 60
+LAB_STEPS = 60  # training steps of the live lab
 COLORS = {
     "yours": plots.BASELINE,
     "suggested": plots.TECHNIQUE,
@@ -48,33 +48,31 @@ def draw_arms(ax: Axes, runs: Runs) -> Axes:
     return ax
 
 
-def draw_trials(ax: Axes, lrs: Sequence[float], losses: Sequence[Sequence[float]]) -> Axes:
-    """Draw one curve of training losses for each lr, up to where it leaves the picture."""
-    for lr, curve in zip(lrs, losses, strict=True):
-        ax.plot(range(1, len(curve) + 1), curve, label=f"lr {lr:g}")
-    ax.axhline(CHANCE, color=plots.QUIET, linestyle=":", linewidth=1)
-    ax.set(xlabel="step", ylabel="training loss", ylim=(0, 6))
-    ax.legend(frameon=False)
-    return ax
+def draw_trials(losses: Mapping[float, Sequence[float]]) -> Figure:
+    """Draw the training losses at each lr in a panel, on one scale; what leaves it is clipped."""
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(
+        1, len(losses), figsize=(3 * len(losses), 2.2), sharey=True, layout="constrained"
+    )
+    for ax, (lr, curve) in zip(axes, losses.items(), strict=True):
+        ax.plot(range(1, len(curve) + 1), curve, color="black", linewidth=1)
+        ax.axhline(CHANCE, color=plots.QUIET, linestyle=":", linewidth=1)
+        ax.set(title=f"lr {lr:g}", xlabel="step", ylim=(0, 6))
+    axes[0].set_ylabel("training loss")
+    return figure
 
 
-def draw_accuracies(
-    ax: Axes, accuracy: torch.Tensor, names: Sequence[str], *, every: int, target: float
-) -> Axes:
-    """Draw the test accuracy of each arm over the steps: a thin line a seed, the median thick.
-
-    Args:
-        accuracy: (arms, seeds, looks), one look every `every` steps.
-        target: the accuracy at which an arm has arrived, drawn as a dotted line.
-    """
-    palette = [plots.TECHNIQUE, plots.BASELINE, plots.BEST]
-    when = range(every, every * accuracy.shape[-1] + 1, every)
-    for k, (arm, name) in enumerate(zip(accuracy, names, strict=True)):
-        # The names stand along the curves, where these are apart.
-        plots.seeds(ax, arm, label=name, color=palette[k], x=when, at=(0.15, 0.3, 0.05)[k])
-    ax.axhline(target, color=plots.QUIET, linestyle=":")
-    ax.set(xlabel="step", ylabel="test accuracy (300 digits)", ylim=(0, 1))
-    return ax
+def draw_race(ax: Axes, race: Race) -> Axes:
+    """Draw the test accuracy of each arm over the steps: a thin line a seed, the median thick."""
+    palette = {"OneCycle": plots.TECHNIQUE, "constant": plots.BASELINE, "suggested": "black"}
+    when = range(EVERY, EVERY * race.accuracy.shape[-1] + 1, EVERY)
+    for name, accuracy in zip(race.names, race.accuracy, strict=True):
+        label = name if name == "suggested" else f"{name}, lr {race.lrs[name]:.2g}"
+        plots.seeds(ax, accuracy, label=label, color=palette[name], x=when)
+    ax.axhline(race.target, color=plots.QUIET, linestyle=":")
+    ax.set(xlabel="step", ylabel="test accuracy", xlim=(0, 1.45 * when[-1]), ylim=(0, 1))
+    return plots.spread_names(ax)
 
 
 def draw_delivery(ax: Axes, lrs: Sequence[float], shares: Mapping[int, Sequence[float]]) -> Axes:

@@ -1,12 +1,10 @@
-"""The experiments of the lesson lr_finder: what the live lab trains, and what the cells measure."""
+"""The experiments of the lesson lr_finder: its network, its range tests, what a step delivers."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cache, partial
-from statistics import geometric_mean
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -14,23 +12,16 @@ from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
 from nbkit import lr_range_test
-from nbkit.lab import plots
 from nbkit.lab.data import Data, digits
-from nbkit.lab.evidence.comparisons import compare_losses, first_step
 from nbkit.lab.models import mlp
 from nbkit.lab.runs.seeds import train_runs
 from nbkit.lab.runs.training import train
 from nbkit.lab.runs.tuned import tuned
-from nbkit.lessons.lr_finder import pictures
 from nbkit.lr_finder.curve import LRCurve
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 GRID = [10 ** (k / 4) for k in range(-9, 2)]  # 0.0056 to 1.8, four lrs to the decade
 TUNING = range(100, 104)  # seeds that choose an lr; no claim is decided on them
-LAB_STEPS = 60
-EVERY = 5  # training steps between two looks at the accuracy
+MIN_LR, MAX_LR = 1e-5, 10.0  # the ends of the range test's ladder
 
 
 def make_net(data: Data, depth: int) -> Callable[[], nn.Module]:
@@ -60,136 +51,76 @@ def find_lr(
     model, optimizer = make_start(seed, depth=depth, momentum=momentum, data=data)
     batches = data.batches(batch_size, seed=seed)
     return lr_range_test(
-        model, optimizer, batches, cross_entropy, min_lr=1e-5, max_lr=10, num_steps=num_steps
+        model, optimizer, batches, cross_entropy, min_lr=MIN_LR, max_lr=MAX_LR, num_steps=num_steps
     )
 
 
-# ---- the live lab ----
+def train_plainly(
+    model: nn.Module, optimizer: torch.optim.Optimizer, data: Data, *, steps: int = 100
+) -> list[float]:
+    """Train on batches of 64 and return the loss of each step: ten lines of plain PyTorch."""
+    losses = []
+    for x, y in data.batches(64, seed=0, steps=steps):
+        loss = cross_entropy(model(x), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
 
 
-@cache
-def find_best_of_grid(depth: int, momentum: float, batch_size: int) -> float:
-    """Find the best constant lr for the live lab's trainings, on every other lr of the grid."""
-    data = digits()
+def describe_end(losses: Sequence[float]) -> str:
+    """Say how a training ended, by its last losses beside that of guessing."""
+    last = sum(losses[-10:]) / 10
+    if not last < math.log(10) * 1.1:  # NaN counts as worse
+        return "worse than guessing"
+    if last > math.log(10) * 0.9:
+        return "as good as guessing"
+    return "learned"
+
+
+def make_step(
+    model: nn.Module, optimizer: torch.optim.Optimizer, data: Data
+) -> Callable[[], float]:
+    """Return a function that does one step of training and returns its loss."""
+    steps = train(model, data.batches(64, seed=0), optimizer, cross_entropy, steps=10_000)
+    return lambda: next(steps).loss.item()
+
+
+def suggest_lrs(
+    data: Data, seeds: Sequence[int], *, depth: int, momentum: float, batch_size: int
+) -> list[float]:
+    """Find the suggestion of each seed's range test; where there is none, the ladder's first lr."""
+    found = []
+    for seed in seeds:
+        curve = find_lr(data, seed, depth=depth, momentum=momentum, batch_size=batch_size)
+        found.append(curve.suggest() or MIN_LR)
+    return found
+
+
+def tune_constant(data: Data, *, depth: int, momentum: float, batch_size: int, steps: int) -> float:
+    """Find the lr of GRID with the lowest final training loss, on the seeds TUNING."""
     arms = {"constant": {"momentum": momentum}}
-    options = {"steps": LAB_STEPS, "batch_size": batch_size}
-    found = tuned(make_net(data, depth), data, arms, GRID[::2], TUNING[:3], **options)
-    return found.lrs["constant"]
+    options = {"steps": steps, "batch_size": batch_size}
+    return tuned(make_net(data, depth), data, arms, GRID, TUNING, **options).lrs["constant"]
 
 
-def draw_lab(
-    fig: Figure,
+def train_at(
+    rates: Sequence[float | Sequence[float]],
+    data: Data,
+    seeds: Sequence[int],
     *,
-    lr: float,
+    depth: int,
     momentum: float,
     batch_size: int,
-    depth: int,
-    best_of_grid: bool,
-    seeds: Sequence[int],
-) -> Iterator[None]:
-    """Draw a range test, and train at your lr, at the suggestion, and at the best lr of a grid."""
-    left, right = fig.subplots(1, 2)
-    data = digits()
-    curve = find_lr(data, 0, depth=depth, momentum=momentum, batch_size=batch_size)
-    pictures.draw_range_test(left, curve, yours=lr)
-
-    rates = {"yours": lr, "suggested": curve.suggest()}
-    if best_of_grid:
-        rates["best of a grid"] = find_best_of_grid(depth, momentum, batch_size)
-    arms: dict[str, dict[str, Any]] = {}
-    for name, rate in rates.items():
-        # A range test may suggest nothing; then there is no such arm.
-        if rate is not None:
-            arms[name] = {"lr": rate, "momentum": momentum}
-    options = {"steps": LAB_STEPS, "batch_size": batch_size}
-    for runs in train_runs(make_net(data, depth), data, arms, seeds, **options):
-        if runs.step % 15 == 0:
-            pictures.draw_arms(right, runs)
-            yield
-    return describe_lab(dict(zip(runs.arms, runs.final().tolist(), strict=True)), curve)
-
-
-def describe_lab(final: Mapping[str, Sequence[float]], curve: LRCurve) -> str:
-    """Say in a sentence how your lr did, and which goal it has reached."""
-    if "suggested" not in final:
-        return curve.explain()
-    yours, suggested = final["yours"], final["suggested"]
-    sentence = compare_losses("yours", yours, "suggested", suggested)
-    # log(10) is the loss of guessing among ten digits.
-    if sum(loss > math.log(10) for loss in yours) > len(yours) / 2:
-        return f"goal 1 reached, worse than guessing: {sentence}"
-    if sentence.startswith("yours ends lower"):
-        return f"goal 2 reached: {sentence}"
-    return sentence
-
-
-# ---- the second claim: steps to an accuracy ----
-
-
-def count_arrivals(
-    make_model: Callable[[], nn.Module],
-    data: Data,
-    arms: Mapping[str, Mapping[str, Any]],
-    seeds: Sequence[int],
-    *,
     steps: int,
-    target: float,
-    held_out: bool = False,
-) -> tuple[Tensor, list[list[float]]]:
-    """Train, and count the steps until each run's accuracy is at least `target`.
-
-    Args:
-        held_out: look at a quarter of the training images that is kept out, in place of the test
-            set, so that an lr can be chosen without it.
-    Returns:
-        the accuracies (arms, seeds, looks), one look every EVERY steps; and for each arm and seed
-        the first step that reached the target, `inf` if none did.
-    """
-    if held_out:
-        quarter = len(data.x_train) // 4
-        x, y = data.x_train[:quarter], data.y_train[:quarter]
-        data = Data(data.x_train[quarter:], data.y_train[quarter:], x, y)
-    looks = []
-    for runs in train_runs(make_model, data, arms, seeds, steps=steps, batch_size=64):
-        if runs.step % EVERY == 0:
-            looks.append(runs.evaluate(data.x_test, data.y_test)[1])
-    accuracy = torch.stack(looks, dim=-1)
-    when = list(range(EVERY, steps + 1, EVERY))
-    arrivals = []
-    for arm in accuracy.tolist():
-        arrivals.append([first_step(seed, when, at_least=target) for seed in arm])
-    return accuracy, arrivals
-
-
-def tune_arrivals(
-    make_model: Callable[[], nn.Module],
-    data: Data,
-    arms: Mapping[str, Mapping[str, Any]],
-    *,
-    steps: int,
-    target: float,
-) -> dict[str, dict[str, Any]]:
-    """Give each arm the lr of GRID with which it reaches the target soonest, on the seeds TUNING.
-
-    Every arm has the same budget: as many lrs, seeds and steps. A run that never arrives counts as
-    twice the steps.
-    """
-    candidates = {}
-    for name, options in arms.items():
-        for lr in GRID:
-            candidates[name, lr] = {"lr": lr, **options}
-    named = {f"{name} {lr:.2g}": arm for (name, lr), arm in candidates.items()}
-    _, arrivals = count_arrivals(
-        make_model, data, named, TUNING, steps=steps, target=target, held_out=True
-    )
-    best: dict[str, tuple[float, float]] = {}
-    for (name, lr), steps_needed in zip(candidates, arrivals, strict=True):
-        mean = geometric_mean([min(needed, 2.0 * steps) for needed in steps_needed])
-        best[name] = min(best.get(name, (math.inf, 0.0)), (mean, lr))
-    return {name: {"lr": best[name][1], **options} for name, options in arms.items()}
-
-
-# ---- why: what a step delivers ----
+) -> list[list[float]]:
+    """Train an arm at each of these lrs, one or one a seed; return final losses (arms, seeds)."""
+    arms = {f"arm {k}": {"lr": lr, "momentum": momentum} for k, lr in enumerate(rates)}
+    options = {"steps": steps, "batch_size": batch_size}
+    *_, runs = train_runs(make_net(data, depth), data, arms, seeds, **options)
+    final: list[list[float]] = runs.final().tolist()
+    return final
 
 
 def follow_delivery(
@@ -255,3 +186,30 @@ def measure_delivery(
             # The gradient promises lr * |g|² for a step of -lr * g.
             shares.append(float(loss - after) / (lr * squared))
     return shares
+
+
+def smooth_debiased(losses: Sequence[float], beta: float = 0.9) -> Iterator[float]:
+    """Average with weights that sum to one after each loss."""
+    mean = 0.0
+    for k, loss in enumerate(losses, start=1):
+        mean = beta * mean + (1 - beta) * loss
+        yield mean / (1 - beta**k)
+
+
+def smooth_from_first(losses: Sequence[float], beta: float = 0.9) -> Iterator[float]:
+    """Start the average at the first loss, which then weighs more than the others."""
+    mean = None
+    for loss in losses:
+        mean = loss if mean is None else beta * mean + (1 - beta) * loss
+        yield mean
+
+
+def smooth_off_by_one(losses: Sequence[float], beta: float = 0.9) -> Iterator[float]:
+    """Divide by the weights of one loss too many: the mistake of the bug hunt."""
+    mean = 0.0
+    for k, loss in enumerate(losses, start=1):
+        mean = beta * mean + (1 - beta) * loss
+        yield mean / (1 - beta ** (k + 1))
+
+
+SMOOTHERS = {"a": smooth_debiased, "b": smooth_from_first, "c": smooth_off_by_one}
