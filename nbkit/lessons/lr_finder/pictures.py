@@ -68,11 +68,15 @@ def draw_race(ax: Axes, race: Race) -> Axes:
     palette = {"OneCycle": plots.TECHNIQUE, "constant": plots.BASELINE, "suggested": "black"}
     when = range(EVERY, EVERY * race.accuracy.shape[-1] + 1, EVERY)
     for name, accuracy in zip(race.names, race.accuracy, strict=True):
-        label = name if name == "suggested" else f"{name}, lr {race.lrs[name]:.2g}"
+        label = f"{name} lr, constant" if name == "suggested" else f"{name}, lr {race.lrs[name]:.2g}"
         plots.seeds(ax, accuracy, label=label, color=palette[name], x=when)
+    # The curves end on one another, so a legend names them.
+    for text in list(ax.texts):
+        text.remove()
+    ax.legend(frameon=False, loc="lower right")
     ax.axhline(race.target, color=plots.QUIET, linestyle=":")
-    ax.set(xlabel="step", ylabel="test accuracy", xlim=(0, 1.45 * when[-1]), ylim=(0, 1))
-    return plots.spread_names(ax)
+    ax.set(xlabel="step", ylabel="test accuracy", xlim=(0, when[-1]), ylim=(0, 1))
+    return ax
 
 
 def draw_delivery(ax: Axes, lrs: Sequence[float], shares: Mapping[int, Sequence[float]]) -> Axes:
