@@ -68,7 +68,9 @@ def draw_race(ax: Axes, race: Race) -> Axes:
     palette = {"OneCycle": plots.TECHNIQUE, "constant": plots.BASELINE, "suggested": "black"}
     when = range(EVERY, EVERY * race.accuracy.shape[-1] + 1, EVERY)
     for name, accuracy in zip(race.names, race.accuracy, strict=True):
-        label = f"{name} lr, constant" if name == "suggested" else f"{name}, lr {race.lrs[name]:.2g}"
+        label = (
+            f"{name} lr, constant" if name == "suggested" else f"{name}, lr {race.lrs[name]:.2g}"
+        )
         plots.seeds(ax, accuracy, label=label, color=palette[name], x=when)
     # The curves end on one another, so a legend names them.
     for text in list(ax.texts):
