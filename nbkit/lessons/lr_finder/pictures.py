@@ -30,7 +30,9 @@ def draw_range_test(ax: Axes, curve: LRCurve, *, yours: float) -> Axes:
     ax.plot(curve.lrs, curve.smoothed, color="black", linewidth=2, gid="ghost")
     ax.axhline(CHANCE, color=plots.QUIET, linestyle=":", linewidth=1)
     ax.axvline(yours, color=COLORS["yours"], linestyle="--")
-    ax.text(yours, 4.05, " yours", color=COLORS["yours"], fontsize=9)
+    # Beside the line, and on its left where the frame ends on its right.
+    side = "right" if yours > 1 else "left"
+    ax.text(yours, 4.05, " yours ", color=COLORS["yours"], fontsize=9, ha=side)
     lr = curve.suggest()
     if lr is not None:
         ax.axvline(lr, color=COLORS["suggested"])
