@@ -125,7 +125,9 @@ def test_each_arm_gets_the_lr_that_arrives_soonest_and_the_test_set_is_not_looke
 
 
 def test_a_race_holds_both_tuned_arms_and_the_suggestion(short_race):
-    held = race.race_to_target(digits(), [0, 1, 2], 1, 0.9, target=0.3)
+    held = race.race_to_target(
+        digits(), [0, 1, 2], [0.1, 0.2, 0.1], depth=1, momentum=0.9, target=0.3
+    )
     assert held.names == ("OneCycle", "constant", "suggested")
     assert {held.lrs["OneCycle"], held.lrs["constant"]} <= {1e-4, 0.1}
     assert held.accuracy.shape == (3, 3, 4) and held.ratio.n == 3
