@@ -124,15 +124,21 @@ def train_at(
 
 
 def follow_delivery(
-    data: Data, lr: float, *, depth: int, momentum: float, lrs: Sequence[float]
+    data: Data,
+    lr: float,
+    *,
+    depth: int,
+    momentum: float,
+    lrs: Sequence[float],
+    moments: Sequence[int] = (1, 21, 100),
 ) -> dict[int, list[float]]:
-    """Measure what a step delivers at the steps 1, 21 and 100 of one training at this lr."""
+    """Measure what a step delivers at these moments, counted from 1, of one training at this lr."""
     model, optimizer = make_start(0, depth=depth, momentum=momentum, data=data)
     optimizer.param_groups[0]["lr"] = lr
     shares = {}
-    batches = data.batches(64, seed=0, steps=100)
+    batches = data.batches(64, seed=0, steps=max(moments))
     for step in train(model, batches, optimizer, cross_entropy):
-        if step.index in (0, 20, 99):
+        if step.index + 1 in moments:
             shares[step.index + 1] = measure_delivery(
                 model, cross_entropy, data.x_train, data.y_train, lrs
             )
