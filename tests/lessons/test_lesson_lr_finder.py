@@ -125,9 +125,7 @@ def test_each_arm_gets_the_lr_that_arrives_soonest_and_the_test_set_is_not_looke
 
 
 def test_a_race_holds_both_tuned_arms_and_the_suggestion(short_race):
-    held = race.race_to_target(
-        digits(), [0, 1, 2], [0.1, 0.2, 0.1], depth=1, momentum=0.9, target=0.3
-    )
+    held = race.race_to_target(digits(), [0, 1, 2], 0.2, depth=1, momentum=0.9, target=0.3)
     assert held.names == ("OneCycle", "constant", "suggested")
     assert {held.lrs["OneCycle"], held.lrs["constant"]} <= {1e-4, 0.1}
     assert held.accuracy.shape == (3, 3, 4) and held.ratio.n == 3
@@ -138,12 +136,12 @@ def test_the_race_is_drawn_to_its_last_look(ax):
         ("OneCycle", "constant", "suggested"),
         torch.rand(3, 2, 4),
         Interval(1.0, 0.5, 2.0, 2),
-        {"OneCycle": 0.1, "constant": 0.2, "suggested": [0.1, 0.2]},
+        {"OneCycle": 0.1, "constant": 0.2, "suggested": 0.3},
         0.9,
     )
     assert pictures.draw_race(ax, held) is ax and ax.get_xlim() == (0, 20)
     names = [text.get_text() for text in ax.get_legend().get_texts()]
-    assert names == ["OneCycle, lr 0.1", "constant, lr 0.2", "suggested lr, constant"]
+    assert names == ["OneCycle, lr 0.1", "constant, lr 0.2", "suggested, lr 0.3"]
 
 
 def run_lab(**changed):
@@ -164,7 +162,11 @@ def test_the_axes_stay_where_they_are():
 
 
 def test_an_lr_that_does_harm_reaches_the_first_goal():
-    assert run_lab(lr=10)[1].startswith("goal 1 reached, worse than guessing")
+    assert run_lab(lr=10)[1] == "goal 1 reached: worse than guessing"
+
+
+def test_an_lr_that_does_nothing_does_no_harm():
+    assert not run_lab(lr=1e-4)[1].startswith("goal 1")
 
 
 def test_the_best_of_a_grid_is_a_third_arm():

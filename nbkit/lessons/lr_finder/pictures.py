@@ -70,9 +70,7 @@ def draw_race(ax: Axes, race: Race) -> Axes:
     palette = {"OneCycle": plots.TECHNIQUE, "constant": plots.BASELINE, "suggested": "black"}
     when = range(EVERY, EVERY * race.accuracy.shape[-1] + 1, EVERY)
     for name, accuracy in zip(race.names, race.accuracy, strict=True):
-        label = (
-            f"{name} lr, constant" if name == "suggested" else f"{name}, lr {race.lrs[name]:.2g}"
-        )
+        label = f"{name}, lr {race.lrs[name]:.2g}"
         plots.seeds(ax, accuracy, label=label, color=palette[name], x=when)
     # The curves end on one another, so a legend names them.
     for text in list(ax.texts):
@@ -90,8 +88,10 @@ def draw_delivery(ax: Axes, lrs: Sequence[float], shares: Mapping[int, Sequence[
         lrs: the learning rates of all curves.
         shares: training step, counted from 1 -> one share for each lr.
     """
-    for step, values in shares.items():
-        ax.plot(lrs, values, label=f"step {step}")
+    # From grey to black: colours belong to the arms of a comparison.
+    for k, (step, values) in enumerate(shares.items(), start=1):
+        shade = str(0.75 * (1 - k / len(shares)))
+        ax.plot(lrs, values, color=shade, linewidth=2, label=f"step {step}")
     # Below this line a step has overshot: the loss is higher than before.
     ax.axhline(0, color=plots.QUIET, linewidth=0.8)
     ax.set(xscale="log", ylim=(-1, 1.4), xlabel="learning rate", ylabel="delivered / promised")

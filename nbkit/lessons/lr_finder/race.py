@@ -30,21 +30,21 @@ class Race:
         names: the arms.
         accuracy: (arms, seeds, looks), one look every EVERY steps.
         ratio: steps of OneCycle / steps of the tuned constant lr.
-        lrs: the lr of each arm; of the suggested arm the one of each seed.
+        lrs: the lr of each arm.
         target: the accuracy to reach.
     """
 
     names: tuple[str, ...]
     accuracy: Tensor
     ratio: Interval
-    lrs: Mapping[str, Any]
+    lrs: Mapping[str, float]
     target: float
 
 
 def race_to_target(
     data: Data,
     seeds: Sequence[int],
-    suggested: Sequence[float],
+    suggested: float,
     *,
     depth: int,
     momentum: float,
@@ -52,7 +52,7 @@ def race_to_target(
 ) -> Race:
     """Count the steps to a test accuracy: OneCycle and a constant lr, each at its best lr of GRID.
 
-    Beside them, and not judged, runs each seed's suggested lr, held constant.
+    Beside them, and not judged, runs a suggested lr, held constant.
     """
     net = make_net(data, depth)
     arms: dict[str, dict[str, Any]] = {
@@ -62,7 +62,7 @@ def race_to_target(
     # Both arms have the same budget: eleven lrs, four seeds, images that are not in the test set.
     for name, lr in tune_arrivals(net, data, arms, target=target).items():
         arms[name]["lr"] = lr
-    arms["suggested"] = {"momentum": momentum, "lr": list(suggested)}
+    arms["suggested"] = {"momentum": momentum, "lr": suggested}
 
     accuracy, arrivals = count_arrivals(net, data, arms, seeds, target=target)
     # A constant run that never arrives counts as all steps: in its favour, against the claim.

@@ -29,9 +29,12 @@ def draw_single_seeds(ax: Axes, ratios: Sequence[float]) -> Axes:
         color = plots.TECHNIQUE if helps else plots.BASELINE
         ax.plot(person, ratio, "o" if helps else "s", color=color, markersize=7)
     ax.axhline(1, color="black", linewidth=1)
-    ax.text(0.4, 1.08, "momentum harms", fontsize=8, color=plots.QUIET)
-    ax.text(0.4, 0.86, "momentum helps", fontsize=8, color=plots.QUIET)
-    ax.set(yscale="log", ylim=(0.2, 5), xlim=(0.2, len(ratios) + 0.8))
+    # To the right of the last dot, where no dot can be.
+    end = len(ratios) + 0.8
+    ax.text(end, 1.15, "momentum harms", fontsize=8, color=plots.QUIET)
+    ax.text(end, 0.75, "momentum helps", fontsize=8, color=plots.QUIET)
+    ax.set(yscale="log", ylim=(0.2, 5), xlim=(0.2, 1.25 * end))
+    ax.set_xticks(range(1, len(ratios) + 1))
     ax.set_yticks([0.25, 0.5, 1, 2, 4], ["0.25", "0.5", "1", "2", "4"])
     ax.minorticks_off()
     ax.set(xlabel="person, each with one seed", ylabel="loss with / without")
