@@ -133,7 +133,7 @@ def compare_starts(
 def compare_first_gradients(
     data: Data, seeds: Sequence[int], *, depth: int, factor: float
 ) -> Interval:
-    """Measure the first layer's gradient norm, with weights `factor` times Kaiming's / Kaiming's."""
+    """Measure the first gradient's norm, with weights `factor` times Kaiming's / Kaiming's."""
     look = data.x_train[:256], data.y_train[:256]
     norms: dict[float, list[float]] = {factor: [], 1.0: []}
     for seed in seeds:
@@ -186,7 +186,7 @@ def compare_spreads(mine: nn.Sequential, theirs: nn.Sequential) -> float:
     """Find the largest factor between the weights' standard deviations, over the Linear layers."""
     largest = 1.0
     for a, b in zip(mine[::2], theirs[::2], strict=True):
-        ratio = float(a.weight.std() / b.weight.std())
+        ratio = float(a.weight.detach().std() / b.weight.detach().std())
         largest = max(largest, ratio, 1 / ratio)
     return largest
 
