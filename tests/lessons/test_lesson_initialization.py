@@ -61,62 +61,7 @@ def test_signal_and_gradient_are_drawn_layer_by_layer_and_stay_in_the_frame(axes
     assert max(odd) == pictures.CEILING and min(odd) >= pictures.FLOOR
 
 
-<<<<<<< HEAD
 def test_the_factor_is_drawn_beside_the_formula(axes):
-=======
-def test_names_of_arms_that_end_at_the_same_place_do_not_lie_on_each_other(axes):
-    arms = {"one": {"lr": 0.1}, "two": {"lr": 0.1}}
-    *_, runs = train_runs(
-        lambda: task.build_deep_net(1), DATA, arms, range(2), steps=5, batch_size=16
-    )
-    pictures.draw_loss_race(
-        axes[0], runs, {"one": plots.TECHNIQUE, "two": plots.BASELINE}, room=2.0
-    )
-    axes[0].figure.canvas.draw()
-    first, second = [text.get_window_extent() for text in axes[0].texts]
-    assert not first.overlaps(second)
-    assert axes[0].get_xlim() == (1, 11)
-
-
-def test_a_short_log_scale_has_plain_numbers_and_a_long_one_has_powers(axes):
-    for ax, top in zip(axes, (3.0, 1e9), strict=True):
-        ax.set(yscale="log", ylim=(0.3, top))
-        pictures._write_plain_numbers(ax)
-        ax.figure.canvas.draw()
-    shown = [label.get_text() for label in axes[0].get_yticklabels(which="both")]
-    assert {"1", "0.4"} <= set(shown)
-    assert any("10^" in label.get_text() for label in axes[1].get_yticklabels())
-
-
-def test_each_depth_has_its_interval_in_the_colour_of_its_verdict(axes):
-    claim = Claim("id", "l", "s.", "w", "m", "ratio", "below", 8, margin=0.8)
-    bounds = {2: (1.1, 1.0, 1.2), 8: (0.8, 0.7, 0.9), 20: (0.5, 0.4, 0.6)}
-    verdicts = {depth: judge(claim, Interval(*b, 8)) for depth, b in bounds.items()}
-    pictures.draw_effect_by_knob(axes[0], verdicts, x="hidden layers", y="ratio")
-    drawn = [line for line in axes[0].lines if list(line.get_xdata()) == [20, 20]]
-    assert list(drawn[0].get_ydata()) == [0.4, 0.6]
-    assert same_color(drawn[0].get_color(), plots.VERDICTS["SUPPORTED"])
-    told = [text.get_text() for text in axes[0].get_legend().get_texts()]
-    assert told == ["refuted", "inconclusive", "supported"]
-
-
-def test_one_depth_that_was_not_measured_leaves_the_others(axes):
-    claim = Claim("id", "l", "s.", "w", "m", "ratio", "below", 8, margin=0.8)
-    few = judge(claim, Interval(0.5, 0.4, 0.6, 3))
-    pictures.draw_effect_by_knob(axes[0], {2: few}, x="x", y="y")
-    assert [text.get_text() for text in axes[0].get_legend().get_texts()] == ["skipped"]
-
-
-def test_every_run_is_a_dot_over_its_scale(axes):
-    accuracies = torch.tensor([[0.1, 0.9], [0.2, 0.8]])
-    colors = {"plain": plots.BASELINE, "norm": plots.TECHNIQUE}
-    pictures.draw_accuracy_by_scale(axes[0], [0.5, 1.0], accuracies, colors)
-    assert list(axes[0].lines[1].get_xdata()) == [0.5, 1.0]
-    assert list(axes[0].lines[1].get_ydata()) == pytest.approx([0.2, 0.8])
-
-
-def test_the_factor_lies_on_the_formula_and_the_shares_are_percent(axes):
->>>>>>> a-live
     pictures.draw_signal_factors(axes[0], [1.0, 2.0], {"relu": [0.7, 1.4], "tanh": [0.9, 1.0]})
     assert list(axes[0].lines[0].get_ydata()) == pytest.approx([0.7071, 1.4142], abs=1e-3)
     assert list(axes[0].lines[1].get_ydata()) == [0.7, 1.4]

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 LAB_STEPS, LAB_LR = 40, 0.003
-RIVAL = "PyTorch at its best lr"
+RIVAL = "PyTorch, best lr"
 
 
 def keep_start(model: nn.Module) -> None:
