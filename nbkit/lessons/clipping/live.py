@@ -1,0 +1,104 @@
+"""The live labs of lesson `clipping`: two arms that train, and a walk along one gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from nbkit.lab.evidence.comparisons import compare_losses
+from nbkit.lab.runs.seeds import train_runs
+from nbkit.lab.runs.tuned import tuned
+from nbkit.lessons.clipping import pictures, task
+from nbkit.lessons.clipping.networks import build_adder, count_firing_units, make_adding_problem
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+STEPS = 60
+SIZE: dict[str, Any] = {"steps": STEPS, "batch_size": 64}
+OPTIONS = {"sgd": task.SGD, "adamw": task.ADAMW}
+# The lab's baseline chooses among fewer lrs than the measurement's: it has to be quick.
+FEW_LRS = [0.005, 0.01, 0.02, 0.03, 0.05]
+# Where the walk looks: 24 distances a decade, from 0.001 to 18.
+DISTANCES = [10 ** (k / 24) for k in range(-72, 31)]
+
+
+@cache
+def find_best_lr(optimizer: str, length: int) -> float:
+    """Find the best lr without clipping for the live lab's trainings."""
+    data, arms = make_adding_problem(length), {"plain": OPTIONS[optimizer]}
+    return tuned(build_adder, data, arms, FEW_LRS, task.TUNING, **SIZE).lrs["plain"]
+
+
+def draw_lab(
+    fig: Figure,
+    *,
+    lr: float,
+    max_norm: float,
+    optimizer: str,
+    length: int,
+    tuned_baseline: bool,
+    seeds: Sequence[int],
+) -> Iterator[None]:
+    """Draw one clipped network's gradients, and train networks with clipping and without."""
+    left, right = fig.subplots(1, 2)
+    data = make_adding_problem(length)
+    settings: Any = {"lr": lr, "max_norm": max_norm, "optimizer": optimizer}
+    one = task.train_recorded(data, **settings, steps=STEPS)
+    firing = count_firing_units(one.model, data.x_test)
+    pictures.draw_norms(left, one.history.norms, max_norm=max_norm, firing=firing)
+    yield
+
+    plain = {"lr": lr, **OPTIONS[optimizer]}
+    arms = {"no clipping": plain, "clipped": {**plain, "max_norm": max_norm}}
+    if tuned_baseline:
+        arms["no clipping, best lr"] = {**plain, "lr": find_best_lr(optimizer, length)}
+    for runs in train_runs(build_adder, data, arms, seeds, **SIZE):
+        if runs.step % 20 == 0:
+            pictures.draw_losses(right, runs, steps=STEPS)
+            yield
+    return describe_lab(dict(zip(runs.arms, runs.final(), strict=True)))
+
+
+def describe_lab(ends: Mapping[str, torch.Tensor]) -> str:
+    """Say in a sentence how clipping did, and which goal that reaches."""
+    clipped, plain = ends["clipped"], ends["no clipping"]
+    sentence = compare_losses("clipped", clipped.tolist(), "unclipped", plain.tolist())
+    lost, kept = (int(task.find_lost_runs(arm, 2).sum()) for arm in (plain, clipped))
+    told = f"{sentence}; lost without clipping {lost} of {len(plain)}, with it {kept}"
+    rival = ends.get("no clipping, best lr")
+    if rival is not None:
+        # With the baseline at its best, only beating that one counts.
+        told = compare_losses("clipped", clipped.tolist(), "the tuned baseline", rival.tolist())
+        return f"goal 3 reached: {told}" if "ends lower" in told else told
+    if lost > len(plain) / 2 and kept < len(plain) / 4:
+        return f"goal 1 reached: {told}"
+    return f"goal 2 reached: {told}" if "clipped ends higher" in told else told
+
+
+@cache
+def prepare_walk() -> tuple[Any, ...]:
+    """Find the longest gradient of a clipped training, and measure the loss along it."""
+    data = make_adding_problem(10)
+    *moment, norm = task.find_steepest_step(data, lr=0.1, max_norm=0.5)
+    return (*moment, norm, *task.walk_along_gradient(*moment, DISTANCES))
+
+
+def draw_walk(fig: Figure, *, lr: float, max_norm: float) -> Iterator[None]:
+    """Draw the loss along the longest gradient, and where a whole and a clipped step end."""
+    *moment, norm, losses, firing = prepare_walk()
+    lengths = {"whole step": lr * norm, "clipped step": lr * min(norm, max_norm)}
+    steps = {}
+    for name, length in lengths.items():
+        # A step may be longer or shorter than the frame: it is drawn at the edge.
+        inside = min(max(length, DISTANCES[0]), DISTANCES[-1])
+        (loss,), (units,) = task.walk_along_gradient(*moment, [inside])
+        steps[name] = (inside, loss, units)
+    axes = fig.subplots(1, 2)
+    pictures.draw_walk(axes, DISTANCES, losses, firing, steps=steps)
+    yield
+    whole, clipped = steps["whole step"], steps["clipped step"]
+    return f"the whole step leaves {whole[2]} units, the clipped one {clipped[2]}"
