@@ -125,9 +125,8 @@ def draw_walk(
             ax.plot(distance, height, "o", color=colors[name], markersize=9, clip_on=False)
         # The names keep their place, so that they never meet.
         place = {"transform": upper.transAxes, "va": "top", "color": colors[name]}
-        upper.text(
-            0.03, 0.96 - 0.11 * row, f"{name}: {distance:.2g} long, loss {loss:.2g}", **place
-        )
+        told = f"{name}: {shorten_number(distance)} long, loss {shorten_number(loss)}"
+        upper.text(0.03, 0.96 - 0.11 * row, told, **place)
     shared: Any = {"xscale": "log", "xlim": (distances[0], distances[-1])}
     upper.set(yscale="log", ylim=(0.3, 1000), ylabel="loss", **shared)
     upper.set_yticks([1, 10, 100, 1000], ["1", "10", "100", "1000"])
