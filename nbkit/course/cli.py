@@ -200,7 +200,7 @@ def doctor_command() -> int:
     """Print what this machine can do."""
     from nbkit.lab.doctor import examine
 
-    print_line(str(examine()))
+    print_line(str(examine(everything=True)))
     return OK
 
 
