@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from nbkit.clipping import ClipHistory
 from nbkit.lab import plots
+from nbkit.lab.evidence.verdicts import Verdict
 from nbkit.lab.runs.seeds import Runs
 from nbkit.lessons.clipping.networks import UNITS
 from nbkit.lessons.clipping.task import Comparison
@@ -155,6 +157,27 @@ def show_tunings(compared: Mapping[str, Comparison]) -> None:
         ax.set(xscale="log", xlabel="learning rate", ylim=(0, 1.4 * chance), title=name)
     axes[0].set_ylabel("final loss, four tuning seeds")
     axes[0].legend(frameon=False, fontsize=8, loc="lower left")
+    plt.show()
+
+
+def show_map(cells: Mapping[tuple[float, float], Verdict]) -> None:
+    """Show a verdict for each pair of lr and threshold."""
+    import matplotlib.pyplot as plt
+
+    _, ax = plt.subplots(figsize=(7, 3), layout="constrained")
+    plots.grid(ax, cells, x="lr", y="max_norm")
+    seeds = next(iter(cells.values())).effect
+    count = "" if seeds is None else f", {seeds.n} seeds a cell"
+    plots.caption(ax, f"final loss, clipped / without clipping at its best lr{count}")
+    plt.show()
+
+
+def show_history(history: ClipHistory) -> None:
+    """Show the norms of one training, and the threshold that they suggest."""
+    import matplotlib.pyplot as plt
+
+    _, ax = plt.subplots(figsize=(7, 2.8), layout="constrained")
+    history.plot(ax=ax)
     plt.show()
 
 

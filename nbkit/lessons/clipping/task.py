@@ -114,6 +114,7 @@ def train_both(
     seeds: Sequence[int],
     *,
     max_norm: float,
+    too_high: bool = True,
     **size: Any,
 ) -> Comparison:
     """Tune both arms on the same lrs, then train them on fresh seeds; also at five times that lr.
@@ -124,6 +125,7 @@ def train_both(
         lrs: the grid of both arms, tried with the seeds TUNING.
         seeds: the fresh ones.
         max_norm: threshold of the clipped arm.
+        too_high: whether to train at five times the lr, too.
         size: steps and batch_size.
     """
     arms = {"no clipping": {**options}, "clipped": {**options, "max_norm": max_norm}}
@@ -131,7 +133,8 @@ def train_both(
     high = TOO_HIGH * found.lrs["no clipping"]
     fresh = dict(found.arms)
     for name, arm in arms.items():
-        fresh[f"{name}, too high"] = {**arm, "lr": high}
+        if too_high:
+            fresh[f"{name}, too high"] = {**arm, "lr": high}
     *_, runs = train_runs(make_model, data, fresh, seeds, **size)
     ends = dict(zip(runs.arms, runs.final(), strict=True))
     return Comparison(found, ends, classes=1 + int(data.y_train.max()))
