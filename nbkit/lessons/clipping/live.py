@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +42,7 @@ def draw_lab(
     length: int,
     tuned_baseline: bool,
     seeds: Sequence[int],
-) -> Iterator[None]:
+) -> Generator[None, None, str]:
     """Draw one clipped network's gradients, and train networks with clipping and without."""
     left, right = fig.subplots(1, 2)
     data = make_adding_problem(length)
@@ -83,22 +83,22 @@ def describe_lab(ends: Mapping[str, torch.Tensor]) -> str:
 def prepare_walk() -> tuple[Any, ...]:
     """Find the longest gradient of a clipped training, and measure the loss along it."""
     data = make_adding_problem(10)
-    *moment, norm = task.find_steepest_step(data, lr=0.1, max_norm=0.5)
-    return (*moment, norm, *task.walk_along_gradient(*moment, DISTANCES))
+    model, x, y, norm = task.find_steepest_step(data, lr=0.1, max_norm=0.5)
+    return (model, x, y, norm, *task.walk_along_gradient(model, x, y, DISTANCES))
 
 
-def draw_walk(fig: Figure, *, lr: float, max_norm: float) -> Iterator[None]:
+def draw_walk(fig: Figure, *, lr: float, max_norm: float) -> Generator[None, None, str]:
     """Draw the loss along the longest gradient, and where a whole and a clipped step end."""
-    *moment, norm, losses, firing = prepare_walk()
+    model, x, y, norm, losses, firing = prepare_walk()
     lengths = {"whole step": lr * norm, "clipped step": lr * min(norm, max_norm)}
     steps = {}
     for name, length in lengths.items():
         # A step may be longer or shorter than the frame: it is drawn at the edge.
         inside = min(max(length, DISTANCES[0]), DISTANCES[-1])
-        (loss,), (units,) = task.walk_along_gradient(*moment, [inside])
+        (loss,), (units,) = task.walk_along_gradient(model, x, y, [inside])
         steps[name] = (inside, loss, units)
     axes = fig.subplots(1, 2)
-    pictures.draw_walk(axes, DISTANCES, losses, firing, steps=steps)
+    pictures.draw_steps(axes, DISTANCES, losses, firing, steps=steps)
     yield
     whole, clipped = steps["whole step"], steps["clipped step"]
     return f"the whole step leaves {whole[2]} units, the clipped one {clipped[2]}"

@@ -103,7 +103,7 @@ def show_collapse(losses: Sequence[Tensor], firing: Sequence[int]) -> None:
     plt.show()
 
 
-def draw_walk(
+def draw_steps(
     axes: Sequence[Axes],
     distances: Sequence[float],
     losses: Sequence[float],
@@ -142,7 +142,8 @@ def show_tunings(compared: Mapping[str, Comparison]) -> None:
     """Show for each task how the lrs were chosen: mean final loss of both arms over the lr."""
     import matplotlib.pyplot as plt
 
-    _, axes = plt.subplots(1, len(compared), figsize=(11, 3), layout="constrained")
+    _, grid = plt.subplots(1, len(compared), figsize=(11, 3), layout="constrained", squeeze=False)
+    axes = grid[0]
     for ax, (name, comparison) in zip(axes, compared.items(), strict=True):
         found = comparison.found
         for row, arm in enumerate(found.arms):
@@ -155,6 +156,11 @@ def show_tunings(compared: Mapping[str, Comparison]) -> None:
         chance = math.log(comparison.classes)
         ax.axhline(chance, color=plots.QUIET, linestyle=":", linewidth=0.8)
         ax.set(xscale="log", xlabel="learning rate", ylim=(0, 1.4 * chance), title=name)
+        # Every third lr of the grid, as plain numbers: between them matplotlib would crowd powers.
+        ticks = found.grids["clipped"][::3]
+        ax.set_xticks(ticks, [shorten_number(lr) for lr in ticks])
+        ax.set_xticks([], minor=True)
+        ax.text(ticks[0], chance, "guessing", va="bottom", color=plots.QUIET, fontsize=8)
     axes[0].set_ylabel("final loss, four tuning seeds")
     axes[0].legend(frameon=False, fontsize=8, loc="lower left")
     plt.show()
