@@ -126,7 +126,7 @@ def draw_steps(
         for ax, height in ((upper, loss), (lower, units)):
             ax.plot(distance, height, "o", color=colors[name], markersize=9, clip_on=False)
         # The names keep their place, so that they never meet.
-        place = {"transform": upper.transAxes, "va": "top", "color": colors[name]}
+        place: Any = {"transform": upper.transAxes, "va": "top", "color": colors[name]}
         told = f"{name}: {shorten_number(distance)} long, loss {shorten_number(loss)}"
         upper.text(0.03, 0.96 - 0.11 * row, told, **place)
     shared: Any = {"xscale": "log", "xlim": (distances[0], distances[-1])}
