@@ -275,7 +275,7 @@ def run_lab(fit, **settings):
         return end.value, figure.axes
 
 
-LAB = {"lr": 0.1, "max_norm": 0.5, "optimizer": "sgd", "length": 5, "tuned_baseline": False}
+LAB = {"lr": 0.1, "max_norm": 0.5, "optimizer": "sgd", "tuned_baseline": False}
 
 
 def test_the_lab_draws_the_threshold_and_both_arms(monkeypatch):
