@@ -285,7 +285,7 @@ def test_the_lab_draws_the_threshold_and_both_arms(monkeypatch):
     (threshold,) = [line for line in left.lines if line.get_linestyle() == "--"]
     assert list(threshold.get_ydata()) == [0.5, 0.5]
     assert {"clipped", "no clipping"} <= {text.get_text() for text in right.texts}
-    assert "lost without clipping" in told
+    assert right.get_title().startswith("lost of 3: ") and "ratio of losses" in told
 
 
 def test_adamw_trains_other_networks_than_sgd(monkeypatch):
@@ -305,12 +305,12 @@ def make_ends(**arms):
 def test_the_status_line_says_which_goal_is_reached():
     low, high, lost = [0.30, 0.31, 0.32, 0.33], [0.50, 0.51, 0.53, 0.52], [0.7, 0.69, 0.72, 0.71]
     told = live.describe_lab(make_ends(no_clipping=lost, clipped=low))
-    assert told.startswith("goal 1 reached") and "lost without clipping 4 of 4, with it 0" in told
+    assert told == "goal 1 reached: lost without clipping 4 of 4, with it 0"
     told = live.describe_lab(make_ends(no_clipping=low, clipped=high))
     assert told.startswith("goal 2 reached")
     ends = make_ends(no_clipping=lost, clipped=low)
     assert live.describe_lab({**ends, "no clipping, best lr": torch.tensor(high)}).startswith(
-        "goal 3 reached: clipped ends lower than the tuned baseline"
+        "goal 3 reached: clipped ends lower than best lr by more than 2 %"
     )
     assert "goal" not in live.describe_lab({**ends, "no clipping, best lr": torch.tensor(low)})
     assert "goal" not in live.describe_lab(make_ends(no_clipping=low, clipped=low))

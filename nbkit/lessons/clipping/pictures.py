@@ -27,7 +27,7 @@ COLORS = {
 CHANCE = math.log(2)  # the loss of guessing one of two answers
 NORMS = (0.005, 200)  # the frame of the norms: it holds every threshold of the slider
 WINDOW = 5  # steps in each mean of the losses
-ROOM = 1.75  # of the axis of steps: the names stand to the right of the curves
+ROOM = 1.6  # of the axis of steps: the names stand to the right of the curves
 
 
 def draw_norms(ax: Axes, norms: Sequence[float], *, max_norm: float, firing: int) -> Axes:
@@ -49,10 +49,10 @@ def draw_norms(ax: Axes, norms: Sequence[float], *, max_norm: float, firing: int
     label = f"max_norm {shorten_number(max_norm)}"
     ax.text(0.98, max_norm * (1.15 if low else 0.85), label, **_name(ax, low))
     # To the right of the last step there is only the threshold's name.
-    ax.set(yscale="log", ylim=NORMS, xlim=(0, 1.45 * len(shown)), xlabel="step")
+    ax.set(yscale="log", ylim=NORMS, xlim=(0, ROOM * len(shown)), xlabel="step")
     ax.set_xticks(range(0, len(shown) + 1, max(1, len(shown) // 3)))
     ax.set_yticks([0.01, 0.1, 1, 10, 100], ["0.01", "0.1", "1", "10", "100"])
-    ax.set_ylabel("gradient norm, seed 0, before clipping")
+    ax.set_ylabel("gradient norm")
     share = len(cut) / len(shown)
     ax.set_title(f"clipped in {share:.0%} of steps; {firing} of {UNITS} units fire", fontsize=9)
     return ax
@@ -66,7 +66,7 @@ def _dots() -> dict[str, Any]:
 def _name(ax: Axes, low: bool) -> dict[str, Any]:
     """Return the style of the threshold's name: x in fractions of the frame, y in norms."""
     side = "bottom" if low else "top"
-    return {"transform": ax.get_yaxis_transform(), "ha": "right", "va": side, "fontsize": 9}
+    return {"transform": ax.get_yaxis_transform(), "ha": "right", "va": side, "fontsize": 8}
 
 
 def draw_losses(ax: Axes, runs: Runs, *, steps: int) -> Axes:
@@ -79,7 +79,8 @@ def draw_losses(ax: Axes, runs: Runs, *, steps: int) -> Axes:
     for name, values in zip(runs.arms, means, strict=True):
         # A loss above the frame is drawn at its upper edge.
         shown = values.clamp(max=0.99)
-        plots.seeds(ax, shown, label=name, color=COLORS[name], x=range(WINDOW, whole + 1, WINDOW))
+        label = name.removeprefix("no clipping, ")
+        plots.seeds(ax, shown, label=label, color=COLORS[name], x=range(WINDOW, whole + 1, WINDOW))
     ax.axhline(CHANCE, color=plots.QUIET, linestyle=":", linewidth=0.8)
     ax.text(ROOM * steps, CHANCE, "guessing ", ha="right", va="bottom", color=plots.QUIET)
     # To the right of the last step there are names only: no tick belongs there.
@@ -95,8 +96,9 @@ def show_collapse(losses: Sequence[Tensor], firing: Sequence[int]) -> None:
     steps = range(1, len(losses) + 1)
     left.plot(steps, torch.stack(list(losses)).detach(), color=plots.BASELINE, linewidth=1)
     left.axhline(CHANCE, color=plots.QUIET, linestyle=":")
-    left.text(len(losses), CHANCE, "guessing", ha="right", va="bottom", color=plots.QUIET)
-    left.set(xlabel="step", ylabel="training loss", ylim=(0.2, 1.0))
+    # To the right of the last step there is only this name.
+    left.text(len(losses) + 2, CHANCE, "guessing", va="bottom", color=plots.QUIET)
+    left.set(xlabel="step", ylabel="training loss", ylim=(0.2, 1.0), xlim=(0, 1.25 * len(losses)))
     right.plot(steps, firing, color=plots.BASELINE)
     right.set(xlabel="step", ylabel="units that fire", ylim=(0, UNITS + 0.5))
     right.set_title(f"{firing[-1]} of {UNITS} after the last step", fontsize=9)
@@ -126,9 +128,9 @@ def draw_steps(
         for ax, height in ((upper, loss), (lower, units)):
             ax.plot(distance, height, "o", color=colors[name], markersize=9, clip_on=False)
         # The names keep their place, so that they never meet.
-        place: Any = {"transform": upper.transAxes, "va": "top", "color": colors[name]}
+        place: Any = {"transform": upper.transAxes, "va": "top", "fontsize": 8}
         told = f"{name}: {shorten_number(distance)} long, loss {shorten_number(loss)}"
-        upper.text(0.03, 0.96 - 0.11 * row, told, **place)
+        upper.text(0.03, 0.96 - 0.11 * row, told, color=colors[name], **place)
     shared: Any = {"xscale": "log", "xlim": (distances[0], distances[-1])}
     upper.set(yscale="log", ylim=(0.3, 1000), ylabel="loss", **shared)
     upper.set_yticks([1, 10, 100, 1000], ["1", "10", "100", "1000"])
