@@ -186,6 +186,7 @@ def show_history(history: ClipHistory) -> None:
 
     _, ax = plt.subplots(figsize=(7, 2.8), layout="constrained")
     history.plot(ax=ax)
+    plots.write_plain_ticks(ax.yaxis)
     plt.show()
 
 
