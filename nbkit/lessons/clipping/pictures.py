@@ -101,6 +101,7 @@ def show_collapse(losses: Sequence[Tensor], firing: Sequence[int]) -> None:
     left.set(xlabel="step", ylabel="training loss", ylim=(0.2, 1.0), xlim=(0, 1.25 * len(losses)))
     right.plot(steps, firing, color=plots.BASELINE)
     right.set(xlabel="step", ylabel="units that fire", ylim=(0, UNITS + 0.5))
+    right.set_yticks(range(0, UNITS + 1, 4))
     right.set_title(f"{firing[-1]} of {UNITS} after the last step", fontsize=9)
     plt.show()
 
@@ -135,6 +136,7 @@ def draw_steps(
     upper.set(yscale="log", ylim=(0.3, 1000), ylabel="loss", **shared)
     upper.set_yticks([1, 10, 100, 1000], ["1", "10", "100", "1000"])
     lower.set(ylim=(0, UNITS + 0.5), ylabel="units that still fire", **shared)
+    lower.set_yticks(range(0, UNITS + 1, 4))
     for ax in axes:
         ax.set_xlabel("length of the step")
         ax.set_xticks([0.001, 0.01, 0.1, 1, 10], ["0.001", "0.01", "0.1", "1", "10"])
