@@ -25,6 +25,7 @@ REWORKED = {
     "lr_finder",
     "initialization",
     "batchnorm",
+    "clipping",
 }
 ENTRIES = {entry.word: entry for entry in read_course()}
 
