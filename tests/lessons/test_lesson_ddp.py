@@ -203,6 +203,13 @@ def test_two_ranks_train_the_weights_of_one(waiting, make_data):
     assert not task.agree(zero, one) and not task.agree(zero, alone)
 
 
+def test_two_ranks_that_share_nothing_drift_apart_from_the_same_start(waiting):
+    zero, one = waiting(task.train_apart, 0)
+    assert torch.equal(zero, one)
+    zero, one = waiting(task.train_apart, 3)
+    assert not torch.allclose(zero, one)
+
+
 def test_what_breaks_the_equality_is_named(waiting):
     names = ("nothing special", "43 rows: 21 and 22", "BatchNorm")
     reports = waiting(task.check_networks, {name: task.NETWORKS[name] for name in names})[0]

@@ -36,6 +36,7 @@ __all__ = [
     "speed_arms",
     "start_ranks",
     "time_pairs",
+    "train_apart",
     "train_weights",
     "weighted_report",
 ]
@@ -68,6 +69,18 @@ def train_weights(
         cross_entropy(net(x.double()), y).backward()
         if callable(average):
             average(model, 1.0, all_mean)
+        optimizer.step()
+    return nn.utils.parameters_to_vector(model.parameters()).detach()
+
+
+def train_apart(steps: int) -> Tensor:
+    """Train on this rank's half of each batch; nobody tells the other rank anything."""
+    torch.manual_seed(0)
+    model = mlp(depth=2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for x, y in shard(digits().batches(64, seed=0, steps=steps)):
+        optimizer.zero_grad()
+        cross_entropy(model(x), y).backward()
         optimizer.step()
     return nn.utils.parameters_to_vector(model.parameters()).detach()
 

@@ -132,7 +132,7 @@ def time_pairs(
     rounds: int = 5,
     warmup: int = 1,
     budget_seconds: float = BUDGET_SECONDS,
-    show: Callable[[Iterable[int]], Iterable[int]] = iter,
+    show: Callable[..., Iterable[int]] | None = None,
 ) -> dict[Name, ProcessTiming]:
     """Time the arms of each pair in n starts of two fresh processes, and compare within each.
 
@@ -141,7 +141,7 @@ def time_pairs(
         n: how often two processes start; each time they measure all pairs.
         rounds, warmup: rounds of each pair in each start, and rounds before them that do not count.
         budget_seconds: no further processes start after this time.
-        show: wraps the starts, to show how far it is.
+        show: `lesson.progress`, to show how far it is.
     Returns:
         dict: for each pair a ProcessTiming; `.ratio(arm, to)` is an interval over the n starts.
     """
@@ -149,7 +149,7 @@ def time_pairs(
     # An equal share of the budget for each pair in each start.
     share = budget_seconds / (max(1, n) * max(1, len(plain)))
     # A step of the progress is a start that has ended; the first shows its line.
-    starts = iter(show(range(n)))
+    starts = iter(show(range(n), total=n, label="timing") if show else range(n))
     next(starts, None)
     run = run_in_fresh_processes(
         _time_pairs,
