@@ -29,7 +29,7 @@ from nbkit.lessons.ddp.lab import SpeedLab, describe_times, find_goals
 from nbkit.lessons.ddp.timeline import Timeline, record_update
 from nbkit.lessons.ddp.timings import (
     Case,
-    compare_arms,
+    compare_fastest,
     compare_rounds,
     speed_arms,
     time_cases,
@@ -76,7 +76,7 @@ def processes(**rounds):
 def test_the_faster_rival_counts_whichever_it_is():
     two, slow, fast = [[1.0], [1.0]], [[4.0], [5.0]], [[2.0], [2.5]]
     for rivals in ({"one": slow, "threads": fast}, {"one": fast, "threads": slow}):
-        ratio = compare_arms({"speed": processes(two=two, **rivals)})["speed"]
+        ratio = compare_fastest({"speed": processes(two=two, **rivals)})["speed"]
         assert ratio.values == pytest.approx([1 / 2, 1 / 2.5])
         assert ratio.over == "timings"
 

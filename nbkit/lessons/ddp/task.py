@@ -20,7 +20,7 @@ from nbkit.lab.models import mlp
 from nbkit.lessons.ddp.lab import SpeedLab
 from nbkit.lessons.ddp.ranks import Ranks, start_ranks
 from nbkit.lessons.ddp.timeline import record_update
-from nbkit.lessons.ddp.timings import Case, compare_arms, speed_arms, time_pairs
+from nbkit.lessons.ddp.timings import Case, compare_fastest, speed_arms, time_pairs
 
 __all__ = [
     "NETWORKS",
@@ -30,7 +30,7 @@ __all__ = [
     "SpeedLab",
     "agree",
     "check_networks",
-    "compare_arms",
+    "compare_fastest",
     "make_network",
     "record_update",
     "speed_arms",

@@ -184,7 +184,7 @@ def _time_pairs(
     return timings
 
 
-def compare_arms(timed: Mapping[Name, ProcessTiming]) -> dict[Name, Interval]:
+def compare_fastest(timed: Mapping[Name, ProcessTiming]) -> dict[Name, Interval]:
     """Compare, for each pair, its first arm with the fastest of its others, over the starts."""
     ratios = {}
     for name, timing in timed.items():
