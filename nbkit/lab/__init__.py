@@ -10,6 +10,7 @@ from typing import Any
 # For each public name, the module under `nbkit.lab` that defines it.
 _HOMES = {
     "Lesson": "lesson",
+    "Answer": "answers",
     "Exercise": "exercise",
     "load_exercise": "exercise",
     "KnobError": "knobs",
@@ -20,6 +21,7 @@ _HOMES = {
     "Data": "data",
     "digits": "data",
     "load_data": "data",
+    "signals": "signal_data",
     "mlp": "models",
     "examine": "doctor",
     "Runs": "runs.seeds",
@@ -28,6 +30,8 @@ _HOMES = {
     "one_thread": "runs.training",
     "one_cycle": "runs.schedules",
     "stack": "runs.stacking",
+    "Tuned": "runs.tuned",
+    "tuned": "runs.tuned",
     "Claim": "evidence.claims",
     "Verdict": "evidence.verdicts",
     "judge": "evidence.verdicts",

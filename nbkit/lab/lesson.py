@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from types import EllipsisType
 from typing import Any, TypeVar
 
 import nbkit
-from nbkit.base.state import preserve_state
+from nbkit.lab.answers import Answer, load_answer
+from nbkit.lab.attempts import Attempts
 from nbkit.lab.evidence.claims import Claim
 from nbkit.lab.evidence.intervals import Interval
 from nbkit.lab.evidence.register import load_claims
 from nbkit.lab.evidence.verdicts import Verdict, judge
-from nbkit.lab.exercise import Exercise, Function, has_exercises, load_exercise
-from nbkit.lab.knobs import RANGES, Knob, KnobError, Value, check_names, read_type
+from nbkit.lab.exercise import Exercise, Function
+from nbkit.lab.guard import Guard
+from nbkit.lab.knobs import Knob, KnobError
 from nbkit.lab.lesson_predictions import LessonPredictions
 from nbkit.lab.markdown import escape_markdown
+from nbkit.lab.missing_names import explain_missing_names
 from nbkit.lab.notebook import (
     display_claims,
     display_markdown,
+    display_source,
     display_with_numbers,
     is_watched,
     read_namespace,
@@ -30,10 +32,6 @@ from nbkit.lab.notebook import (
 from nbkit.lab.threads import use_one_thread
 
 Item = TypeVar("Item")
-# papermill writes parameters of these types into a cell.
-PARAMETER_TYPES = (bool, int, float, str, list, tuple, dict, type(None))
-# IPython itself binds these from cell to cell: `_`, `_i3`, `__annotations__`, a shell's exit code.
-IPYTHON_NAMES = re.compile(r"_{1,3}|_i{1,3}|_i?\d+|_(ih|oh|dh|exit_code)|__\w+__")
 
 
 class Lesson:
@@ -47,8 +45,9 @@ class Lesson:
         ValueError: if the file has no claim of that lesson, or a wrong entry.
         FileNotFoundError: if there is no such file.
 
-    Opening a lesson prints one line, and lets torch compute on one thread unless `OMP_NUM_THREADS`
-    or `torch.set_num_threads` asked for another number; nothing else changes.
+    Opening a lesson prints one line, lets torch compute on one thread unless `OMP_NUM_THREADS` or
+    `torch.set_num_threads` asked for another number, and lets the notebook answer a name that does
+    not exist yet with a sentence; nothing else changes.
     """
 
     def __init__(
@@ -64,12 +63,10 @@ class Lesson:
         self.predictions = LessonPredictions(self.verdicts)
         # Filled by the guard; the live lab makes its sliders from them.
         self.declared: dict[str, Knob] = {}
-        # For each exercise by name, the exercise and the function that was handed in last.
-        self._attempts: dict[str, tuple[Exercise, Function]] = {}
-        self._namespace = read_namespace() if namespace is None else namespace
-        # papermill injects its cell after the opening: what is bound from here on may be injected.
-        self._before = self._find_parameter_values()
+        self._attempts = Attempts(name)
+        self._guard = Guard(read_namespace() if namespace is None else namespace)
         use_one_thread()
+        explain_missing_names()
         print(f"nbkit {nbkit.__version__}, lesson {name}")
 
     def knobs(self, **ranges: Knob) -> dict[str, Any]:
@@ -82,55 +79,15 @@ class Lesson:
         Raises:
             KnobError: for a name that no knob has (the message suggests the nearest one), or a
                 value of another type or out of range; no variable has been changed.
+
+        It may run again in a used kernel. Then the newest parameters cell that was executed counts,
+        and not the variables that other cells have bound.
         """
-        types = self._namespace.get("__annotations__", {})
-        # When the cell is run again, variables of later cells would look like parameters.
-        if not self.declared:
-            given = self._find_new_names() | set(types)
-            check_names(dict.fromkeys(sorted(given)), ranges)
-        declared = {name: self._declare_knob(name, ranges[name], types) for name in ranges}
-        values: dict[str, Value] = {}
-        for name, knob in declared.items():
-            values[name] = knob.read_value(self._namespace[name])
-
-        # Only now, when every value has passed, is anything changed.
-        self.declared = declared
-        self._namespace.update(values)
-        print("parameters checked: " + ", ".join(declared))
-        return values
-
-    def _declare_knob(self, name: str, knob: object, types: dict[str, object]) -> Knob:
-        """Join the range of the guard with the type of the parameters cell."""
-        if not isinstance(knob, Knob):
-            raise KnobError(
-                f"{name} must be given a range, {name}=log(0.1, 10) or another of "
-                f"{', '.join(RANGES)}, got {knob!r}."
-            )
-        if name not in self._namespace or name not in types:
-            raise KnobError(f"the parameters cell must declare `{name}: type = default`.")
-        return knob.with_name(name, read_type(types[name]))
-
-    def _find_parameter_values(self) -> dict[str, object]:
-        """Find the variables of the notebook that papermill could have written into a cell.
-
-        A helper that the notebook defines, or that JupyterLab's extensions leave in a kernel, is
-        not a parameter.
-        """
-        found = {}
-        for name, value in self._namespace.items():
-            if type(value) in PARAMETER_TYPES:
-                found[name] = value
-        return found
-
-    def _find_new_names(self) -> set[str]:
-        """Find the possible parameters that were bound, or bound again, since the opening."""
-        names = set()
-        for name, value in self._find_parameter_values().items():
-            # Compared by identity: to bind a name again to an equal value is an injection, too.
-            is_old = name in self._before and self._before[name] is value
-            if not is_old and not IPYTHON_NAMES.fullmatch(name):
-                names.add(name)
-        return names
+        self.declared, values = self._guard.check(ranges)
+        # Only now, when every value has passed, is a variable changed.
+        self._guard.namespace.update(values)
+        print("parameters checked: " + ", ".join(values))
+        return dict(values)
 
     def predict(self, claim: str, *, guess: float, confidence: int) -> None:
         """Commit to a prediction before the measurement: the size of the effect, and how sure.
@@ -159,24 +116,41 @@ class Lesson:
         The decorator returns the function itself if it passes. Until then it returns the reference,
         so that the rest of the lesson runs, and prints which property failed.
         """
-        # A lesson of your own has no module that a name could be looked up in.
-        found = exercise
-        if not isinstance(found, Exercise):
-            found = load_exercise(self.name, found)
+        found = self._attempts.find_exercise(exercise)
+        return lambda attempt: self._attempts.check(found, attempt)
 
-        def check_attempt(attempt: Function) -> Function:
-            # An interrupted check leaves no attempt: an earlier one must not earn the point.
-            self._attempts.pop(found.name, None)
-            failure = found.find_failure(attempt)
-            self._attempts[found.name] = found, attempt
-            if failure is None:
-                print(f"{found.name}: all {len(found.checks)} checks pass. It is yours.")
-                return attempt
-            print(f"{found.name}: not yet. {failure}")
-            print("The cells below go on with the reference.")
-            return found.reference
+    def whose(self, exercise: str | Exercise) -> str:
+        """Return whose function the cells below use: "your f", or "the reference's f".
 
-        return check_attempt
+        A cell that compares prints it, so that nobody takes the reference for their own work.
+
+        Raises:
+            ValueError: if this lesson has no exercise of that name.
+        """
+        return self._attempts.name_owner(exercise)
+
+    def answer(
+        self, question: str, choice: str | EllipsisType, *, answer: Answer | None = None
+    ) -> None:
+        """Print whether the reader's choice is right; before they choose, how to do so.
+
+        Args:
+            question: its name, one of ANSWERS in the lesson's `exercise.py`.
+            choice: a letter; `...` or "?" for none yet.
+            answer: for a lesson of your own, the answer itself.
+        Raises:
+            ValueError: if there is no such question, or the letter is none of its choices.
+        """
+        known = answer or load_answer(self.name, question)
+        print(known.judge_choice(question, choice))
+
+    def source(self, helper: Callable[..., Any] | type) -> None:
+        """Show the source of a helper under the cell, where that source is the lesson.
+
+        Raises:
+            TypeError: if it has no source in Python.
+        """
+        display_source(helper)
 
     def points(self, exercise: str | Exercise) -> int:
         """Return 1 if the exercise passes its checks, else 0; an instructor's grading reads it.
@@ -185,20 +159,8 @@ class Lesson:
         earlier cell has set earns the point. It raises nothing, so that a student who has not
         solved the exercise can still run all cells.
         """
-        name = exercise.name if isinstance(exercise, Exercise) else exercise
-        try:
-            found, attempt = self._attempts[name]
-            # The exercise is taken from its source again: the attempts are open to any cell.
-            if isinstance(exercise, Exercise):
-                found = exercise
-            elif has_exercises(self.name):
-                found = load_exercise(self.name, exercise)
-            # Grading must leave no trace: neither printed lines nor a moved random state.
-            with preserve_state(), contextlib.redirect_stdout(io.StringIO()):
-                return int(found.find_failure(attempt) is None)
-        except Exception:
-            # Nothing was handed in, or a cell has put something else in its place.
-            return 0
+        # Called on the class: a cell may have put anything in place of the attempts.
+        return Attempts.count_points(self._attempts, exercise)
 
     def explore(self, fit: Function, **options: Any) -> None:
         """Show sliders for the knobs that `fit` names; a headless run visits their stops."""
@@ -210,7 +172,7 @@ class Lesson:
                 "the live lab has no knobs yet: call `lesson.knobs(name=log(...), ...)` in a cell "
                 "above it."
             )
-        explorer.show(fit, self.declared, self._namespace, **options)
+        explorer.show(fit, self.declared, self._guard.namespace, **options)
 
     def progress(self, items: Iterable[Item], *, total: int, label: str) -> Iterator[Item]:
         """Yield the items, with a line of progress if a person watches the notebook."""

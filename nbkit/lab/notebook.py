@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import inspect
+import textwrap
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from nbkit.lab.evidence.claims import Claim
@@ -49,6 +51,26 @@ def make_markdown(text: str) -> Any:
 def display_markdown(text: str) -> None:
     """Display a text as Markdown."""
     display_object(make_markdown(text))
+
+
+def display_source(helper: Callable[..., Any] | type) -> None:
+    """Display the source of a function or a class as a block of code.
+
+    Raises:
+        TypeError: if it has no source in Python.
+    """
+    try:
+        source = textwrap.dedent(inspect.getsource(helper))
+    except (TypeError, OSError):
+        # OSError: the file is gone, or the function was made by `exec`.
+        raise TypeError(
+            f"expected a function or a class that is written in Python, got {helper!r}."
+        ) from None
+    # A fence must be longer than any in the source, such as one in a docstring.
+    fence = "```"
+    while fence in source:
+        fence += "`"
+    display_markdown(f"{fence}python\n{source}{fence}")
 
 
 def display_claims(claims: Iterable[Claim]) -> None:

@@ -353,3 +353,15 @@ def test_data_moves_to_another_device_whole():
 
 def test_data_says_what_it_is():
     assert repr(tiny()) == "Data(10 train and 2 test samples, 2 torch.float32, on cpu)"
+
+
+def test_held_out_samples_are_a_share_of_the_training_set_and_of_nothing_else():
+    whole = tiny()
+    held = whole.hold_out(0.3, seed=4)
+    assert (len(held.x_train), len(held.x_test)) == (7, 3)
+    assert sorted([*held.y_train.tolist(), *held.y_test.tolist()]) == list(range(10))
+    for x, y in ((held.x_train, held.y_train), (held.x_test, held.y_test)):
+        assert torch.equal(x[:, 0], y.float()) and torch.equal(x[:, 1], -y.float())
+    assert torch.equal(whole.hold_out(0.3, seed=4).y_test, held.y_test)
+    others = {tuple(whole.hold_out(0.3, seed=seed).y_test.tolist()) for seed in range(5)}
+    assert len(others) > 1

@@ -7,6 +7,7 @@ import torch
 from nbconvert.filters import markdown2html_mistune
 
 from nbkit.lab import lesson as module
+from nbkit.lab.attempts import Attempts
 from nbkit.lab.evidence.intervals import Interval
 from nbkit.lab.exercise import load_exercise
 from nbkit.lab.knobs import KnobError, between, log
@@ -189,7 +190,9 @@ def test_an_exercise_gives_back_the_learners_function_when_it_passes(notebook, c
 def test_an_exercise_goes_on_with_the_reference_until_then(notebook, capsys):
     got = notebook["lesson"].exercise("range_test")(lambda step, optimizer, lrs: [])
     assert got is load_exercise("lr_finder", "range_test").reference
-    assert "not yet. for lrs = [0.01, 0.1, 1.0] expected" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "not yet. for lrs = [0.01, 0.1, 1.0] expected" in said
+    assert said.endswith("The cells below use the reference's range_test.\n")
 
 
 def right(low, high, margin):
@@ -212,6 +215,17 @@ def test_a_point_is_for_a_function_that_passes():
     assert Lesson("start_here", {}).points("read_verdict") == 0
 
 
+def wrong(low, high, margin):
+    return "REFUTED"
+
+
+class Generous(Attempts):
+    """Attempts that give a point for everything."""
+
+    def count_points(self, exercise):
+        return 1
+
+
 class Lax:
     """An exercise that anything passes."""
 
@@ -228,8 +242,10 @@ class Lax:
     [
         lambda lesson: setattr(lesson, "_failures", {"read_verdict": None}),
         lambda lesson: setattr(lesson, "_attempts", {"read_verdict": None}),
-        lambda lesson: lesson._attempts.update(read_verdict=(Lax(), lambda *_: "REFUTED")),
-        lambda lesson: lesson._attempts.clear(),
+        lambda lesson: lesson._attempts.handed_in.update(read_verdict=(Lax(), wrong)),
+        lambda lesson: lesson._attempts.handed_in.clear(),
+        lambda lesson: lesson._attempts.solved.add("read_verdict"),
+        lambda lesson: setattr(lesson, "_attempts", Generous("start_here")),
         lambda lesson: setattr(lesson, "name", "own"),
         lambda lesson: lesson.exercise("read_verdict")(lambda *_: exit()),
     ],
@@ -260,6 +276,50 @@ def test_the_reference_is_nobody_s_attempt(capsys):
     lesson.exercise("read_verdict")(replaced)  # the cell run again with what it gave back
     assert lesson.points("read_verdict") == 0
     assert "not yet. this is the reference" in capsys.readouterr().out
+
+
+def test_a_cell_can_say_whose_function_it_uses():
+    lesson = Lesson("start_here", {})
+    assert lesson.whose("read_verdict") == "the reference's read_verdict"
+    lesson.exercise("read_verdict")(right)
+    assert lesson.whose("read_verdict") == "your read_verdict"
+    lesson.exercise("read_verdict")(wrong)  # a later attempt counts, as for the point
+    assert lesson.whose("read_verdict") == "the reference's read_verdict"
+    with pytest.raises(ValueError, match="no exercise 'read_verdicts', only read_verdict"):
+        lesson.whose("read_verdicts")
+
+
+def test_an_interrupted_check_leaves_the_reference_in_use():
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    lesson = Lesson("start_here", {})
+    lesson.exercise("read_verdict")(right)
+    with pytest.raises(KeyboardInterrupt):
+        lesson.exercise("read_verdict")(stop)
+    assert lesson.whose("read_verdict") == "the reference's read_verdict"
+
+
+def test_the_source_of_a_helper_is_shown_as_a_block_of_code(notebook, shown):
+    notebook["lesson"].source(right)
+    ((text, _),) = shown
+    assert text.startswith("```python\ndef right(low, high, margin):\n")
+    assert text.endswith('else "INCONCLUSIVE"\n```')
+
+
+def test_a_fence_in_the_source_does_not_end_the_block(notebook, shown):
+    def fenced():
+        """Return what Markdown calls code: ```x```."""
+
+    notebook["lesson"].source(fenced)
+    ((text, _),) = shown
+    assert text.startswith("````python\ndef fenced") and text.endswith('```."""\n````')
+
+
+@pytest.mark.parametrize("helper", [len, 3, "right"])
+def test_what_has_no_source_is_named(notebook, helper):
+    with pytest.raises(TypeError, match="expected a function or a class that is written in Py"):
+        notebook["lesson"].source(helper)
 
 
 def test_grading_prints_nothing_and_moves_no_random_state(capsys):

@@ -24,7 +24,7 @@ from typing import Any
 
 from nbkit.base.pickling import pickle_value
 from nbkit.base.whole_file import write_whole
-from nbkit.lab.cost.busy import Load, load_since, read_cores
+from nbkit.lab.cost.busy import BUSY, Load, load_since, read_cores
 
 TIMEOUT = 600.0  # seconds that a single process may take
 MOST_STARTED = 4  # processes that wait with torch loaded need memory, 0.3 GiB each
@@ -71,6 +71,9 @@ def run_in_fresh_processes(
         budget_seconds: no further process is started later than that; at least one runs.
         timeout: seconds that `fn` may take in a process.
         clock: gives the seconds of the budget.
+    Returns:
+        FreshRun: with fewer than n values if the budget ended, or if other programs have used so
+            much that the machine would count as busy however quiet the rest; `unfinished` says so.
     Raises:
         ProcessError: if the function raises or is killed in a process, or takes too long.
         ValueError: if a number is too small.
@@ -101,8 +104,25 @@ def run_in_fresh_processes(
                         _run_group(Path(folder), group, processes[group], name, timeout)
                     )
                 loads.append(load_since(before))
-    run.load = mean_load(loads)
+            run.load = mean_load(loads)
+            done = len(run.values)
+            if run.load is not None and done < n and is_lost_to_load(run.load, done / n):
+                run.unfinished = f"{run.load.reason}: stopped after {done} of {n} processes"
+                break
     return run
+
+
+def is_lost_to_load(load: Load, share: float) -> bool:
+    """Return whether the mean load stays that of a busy machine, even if the rest is quiet.
+
+    Args:
+        load: the mean load so far.
+        share: the part of the measurement that is done, above 0 and at most 1.
+
+    Nothing is judged on a busy machine, so such a measurement need not go on.
+    """
+    # The mean over everything, if other programs used nothing from here on.
+    return load.others is not None and load.others * share >= BUSY
 
 
 def mean_load(loads: Sequence[Load]) -> Load | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import sys
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -69,6 +70,12 @@ class Claim:
     standard deviation, from one of them to the next, of the difference or of the ratio's logarithm.
     `needs` are names of NEEDS. `deterministic` marks a measure that is counted and has no noise, as
     bytes; equal values are then its result.
+    `task` is what it is measured on, in one phrase ("digits: 2-layer MLP, 100 steps"), and
+    `baseline` what the technique is held against and how that was tuned. `general` marks a sentence
+    that is meant for other tasks, too: it is then measured on a second one, with `n_elsewhere`
+    repetitions there (default `n`).
+    `axis` is the range of effects that is drawn, for a prediction and for the result. `better` is
+    the side ("below" or "above") on which an effect is good for the user; by default the claim's.
     `supported`, `refuted` and `inconclusive` are the takeaways for each outcome.
 
     Raises:
@@ -91,6 +98,12 @@ class Claim:
     over: str = "seeds"
     spread: float | None = None
     deterministic: bool = False
+    task: str = ""
+    baseline: str = ""
+    axis: tuple[float, float] | None = None
+    n_elsewhere: int | None = None
+    general: bool = False
+    better: str | None = None
 
     def __post_init__(self) -> None:
         problem = self._find_problem()
@@ -109,12 +122,13 @@ class Claim:
         if self.measure == EQUALITY:
             problem = self._find_equality_problem()
         else:
-            problem = self._find_margin_problem()
+            problem = self._find_margin_problem() or self._find_axis_problem()
         return problem or self._find_sample_problem()
 
     def _find_equality_problem(self) -> str | None:
-        """Find a side or a margin, which an equality does not have."""
-        given = [name for name in ("side", "margin") if getattr(self, name) is not None]
+        """Find a side, a margin or an axis, which an equality does not have."""
+        names = ("side", "margin", "axis", "better")
+        given = [name for name in names if getattr(self, name) is not None]
         if not given:
             return None
         return f"an equality has no {' and no '.join(given)}: every pair is equal. Take it out."
@@ -136,12 +150,36 @@ class Claim:
             )
         return None
 
+    def _find_axis_problem(self) -> str | None:
+        """Find what is wrong with the axis, and with the side that is better."""
+        if self.better is not None and self.better not in ("below", "above"):
+            return f'better must be "below" or "above", got {self.better!r}.'
+        if self.axis is None:
+            return None
+        assert self.margin is not None
+        lowest, highest = MEASURES[self.measure]
+        low, high = self.axis
+        # A ratio has a logarithmic axis, which has no 0.
+        if not lowest <= low < high <= highest or (self.measure == "ratio" and low == 0):
+            above = "above 0, " if self.measure == "ratio" else ""
+            return (
+                f"axis must be [low, high] with low < high, {above}and between {lowest:g} and "
+                f"{highest:g} for a {self.measure}, got {list(self.axis)}."
+            )
+        # A margin at the edge could not be told from an effect that has left the axis.
+        edge = abs(self.margin) if self.side == "within" else self.margin
+        if not (low < edge < high and (self.side != "within" or low < -edge)):
+            return f"the margin {self.margin:g} must lie inside the axis, got {list(self.axis)}."
+        return None
+
     def _find_sample_problem(self) -> str | None:
-        """Find what is wrong with the sample that the claim asks for."""
+        """Find what is wrong with the samples that the claim asks for."""
         if self.deterministic and self.measure not in ("ratio", "difference"):
             return f"deterministic belongs to a ratio or a difference, not to {self.measure!r}."
         if self.spread is not None and not 0 < self.spread < math.inf:
             return f"spread must be a number above 0, got {self.spread}."
+        if self.n_elsewhere is not None and self.n_elsewhere < 1:
+            return f"n_elsewhere must be at least 1, got {self.n_elsewhere}."
         return None if self.n >= 1 else f"n must be at least 1, got {self.n}."
 
     @property
@@ -149,6 +187,16 @@ class Claim:
         """Return the confidence of the interval that decides the claim."""
         # "within" is two one-sided tests at 5 % each: an interval of 90 % (Schuirmann 1987).
         return 0.90 if self.side == "within" else 0.95
+
+    @property
+    def better_side(self) -> str | None:
+        """Return the side on which an effect is good; None for "within" and for an equality."""
+        return self.better or (self.side if self.side in ("below", "above") else None)
+
+    @property
+    def task_name(self) -> str:
+        """Return the task in a word or two: `task` up to its first comma or colon."""
+        return re.split("[,:]", self.task)[0].strip() or "this task"
 
     def describe_bound(self) -> str:
         """Describe the side and the margin: `below 1.25`, `within ±0.01`, `exact`."""

@@ -7,7 +7,7 @@ import math
 import re
 import tomllib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +36,20 @@ def _is_list_of_text(value: object) -> bool:
     return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
+def _is_pair_of_numbers(value: object) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(map(_is_toml_number, value))
+
+
+def _is_whole_number(value: object) -> bool:
+    return type(value) is int
+
+
 # An empty sentence would be shown as an empty row, so a text must have words.
 TEXT = FieldRule(_is_nonempty_text, "a text")
 OPTIONAL_TEXT = FieldRule(_is_nonempty_text, "a text", is_optional=True)
 OPTIONAL_NUMBER = FieldRule(_is_toml_number, "a finite number", is_optional=True)
+WHOLE_NUMBER = FieldRule(_is_whole_number, "a whole number")
+OPTIONAL_FLAG = FieldRule(lambda value: isinstance(value, bool), "true or false", is_optional=True)
 FIELDS: dict[str, FieldRule] = {
     "lesson": OPTIONAL_TEXT,
     "sentence": TEXT,
@@ -48,13 +58,17 @@ FIELDS: dict[str, FieldRule] = {
     "measure": TEXT,
     "side": OPTIONAL_TEXT,
     "margin": OPTIONAL_NUMBER,
-    "n": FieldRule(lambda value: type(value) is int, "a whole number"),
+    "n": WHOLE_NUMBER,
     "over": OPTIONAL_TEXT,
     "spread": OPTIONAL_NUMBER,
     "needs": FieldRule(_is_list_of_text, 'a list of texts, as in ["cuda"]', is_optional=True),
-    "deterministic": FieldRule(
-        lambda value: isinstance(value, bool), "true or false", is_optional=True
-    ),
+    "deterministic": OPTIONAL_FLAG,
+    "task": OPTIONAL_TEXT,
+    "baseline": OPTIONAL_TEXT,
+    "axis": FieldRule(_is_pair_of_numbers, "[low, high], two finite numbers", is_optional=True),
+    "n_elsewhere": replace(WHOLE_NUMBER, is_optional=True),
+    "general": OPTIONAL_FLAG,
+    "better": OPTIONAL_TEXT,
     "supported": OPTIONAL_TEXT,
     "refuted": OPTIONAL_TEXT,
     "inconclusive": OPTIONAL_TEXT,

@@ -91,8 +91,10 @@ def _find_claims_file(lesson: str) -> Path:
 def _make_claim(identifier: str, lesson: str, entry: dict[str, Any]) -> Claim:
     """Make a claim of an entry whose fields have the right names and types."""
     # TOML has no None and no tuples: an equality leaves out its side, and needs are a list.
-    side, needs = entry.pop("side", None), tuple(entry.pop("needs", ()))
-    return Claim(id=identifier, lesson=lesson, side=side, needs=needs, **entry)
+    for name in ("needs", "axis"):
+        if name in entry:
+            entry[name] = tuple(entry[name])
+    return Claim(id=identifier, lesson=lesson, side=entry.pop("side", None), **entry)
 
 
 def without_lesson() -> dict[str, Claim]:

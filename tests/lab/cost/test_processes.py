@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from nbkit.lab.cost import processes
+from nbkit.lab.cost.busy import Load
 from nbkit.lab.cost.process_timing import ProcessTiming, time_in_processes
-from nbkit.lab.cost.processes import ProcessError, run_in_fresh_processes
+from nbkit.lab.cost.processes import ProcessError, is_lost_to_load, run_in_fresh_processes
 
 PATIENCE = 120.0  # how long a start may take on a busy machine before it counts as a hang
 
@@ -66,6 +67,12 @@ def assert_ended(pids):
     while any(map(is_running, pids)) and time.monotonic() < end:
         time.sleep(0.05)
     assert pids and not any(map(is_running, pids))
+
+
+@pytest.fixture(autouse=True)
+def quiet_machine(monkeypatch):
+    """Tests run beside other tests: here no load ends a measurement early."""
+    monkeypatch.setattr(processes, "is_lost_to_load", lambda load, share: False)
 
 
 @pytest.fixture(scope="module")
@@ -144,6 +151,27 @@ def test_no_process_starts_once_the_budget_is_spent(monkeypatch, tmp_path):
     run = run_in_fresh_processes(tell, 5, str(tmp_path), **options)
     assert len(run.values) == 2
     assert run.unfinished == "the budget of 50 s ended after 2 of 5 processes"
+
+
+def test_a_busy_machine_ends_the_measurement_as_soon_as_nothing_can_be_judged(
+    monkeypatch, tmp_path
+):
+    """At 35 % two of ten processes make 7 % of the whole, below the limit of 10 %; three do not."""
+    monkeypatch.setattr(processes, "is_lost_to_load", is_lost_to_load)
+    monkeypatch.setattr(processes, "_started_together", lambda ranks: 1)
+    monkeypatch.setattr(processes, "load_since", lambda before: Load(0.35, seconds=1.0))
+    run = run_in_fresh_processes(tell, 10, str(tmp_path))
+    assert len(run.values) == 3
+    assert run.unfinished == (
+        "the machine was busy: other programs used 35 % of the cores: "
+        "stopped after 3 of 10 processes"
+    )
+
+
+def test_a_machine_whose_load_is_unknown_or_low_goes_on():
+    assert not is_lost_to_load(Load(None), 0.5)
+    assert not is_lost_to_load(Load(0.09), 1.0)
+    assert is_lost_to_load(Load(0.10), 1.0) and not is_lost_to_load(Load(0.10), 0.9)
 
 
 @pytest.mark.parametrize("wrong", [{"n": 0}, {"n": 1, "ranks": 0}])

@@ -183,8 +183,63 @@ def test_a_claim_that_cannot_be_judged_is_refused(kind, margin, message):
 
 
 @pytest.mark.parametrize(
+    ("kind", "margin", "axis", "message"),
+    [
+        (
+            "ratio below",
+            1.25,
+            (0.0, 4.0),
+            "low < high, above 0, and .* for a ratio, got .0.0, 4",
+        ),
+        ("ratio below", 1.25, (4.0, 0.5), r"low < high, .*, got \[4.0, 0.5\]"),
+        ("ratio below", 1.25, (0.5, 1.25), "the margin 1.25 must lie inside the axis, got .0.5, 1"),
+        ("proportion above", 0.6, (0.0, 1.5), "between 0 and 1 for a proportion, got .0.0, 1.5"),
+        ("difference within", 0.1, (-0.05, 0.2), "the margin 0.1 must lie inside the axis"),
+        ("difference within", 0.1, (-0.2, 0.1), "the margin 0.1 must lie inside the axis"),
+        ("equality", None, (0.0, 1.0), "an equality has no axis"),
+    ],
+)
+def test_an_axis_that_cannot_show_the_margin_is_refused(kind, margin, axis, message):
+    with pytest.raises(ValueError, match=message):
+        claim(kind, margin, axis=axis)
+
+
+@pytest.mark.parametrize(
+    ("kind", "margin", "axis"),
+    [
+        ("ratio below", 1.25, (0.5, 4.0)),
+        ("proportion above", 0.6, (0.0, 1.0)),
+        ("difference within", 0.1, (-0.2, 0.2)),
+        ("difference below", -0.1, (-1.0, 0.5)),
+    ],
+)
+def test_an_axis_with_its_margin_inside_is_taken(kind, margin, axis):
+    assert claim(kind, margin, axis=axis).axis == axis
+
+
+def test_the_better_side_is_the_claims_own_unless_it_names_the_other():
+    assert (claim().better_side, claim(better="above").better_side) == ("below", "above")
+    assert claim("difference within", 0.1).better_side is None
+    assert claim("equality", None).better_side is None
+
+
+@pytest.mark.parametrize(
+    ("task", "name"),
+    [
+        ("digits: 2-layer MLP, 100 steps", "digits"),
+        ("2-layer MLP on 8x8 digits, 100 steps", "2-layer MLP on 8x8 digits"),
+        ("", "this task"),
+    ],
+)
+def test_a_task_is_named_by_its_first_words(task, name):
+    assert claim(task=task).task_name == name
+
+
+@pytest.mark.parametrize(
     ("more", "message"),
     [
+        ({"better": "left"}, 'better must be "below" or "above", got \'left\''),
+        ({"n_elsewhere": 0}, "n_elsewhere must be at least 1, got 0"),
         ({"needs": ("cuda", "luck")}, "needs must be among cuda, .*, got 'luck'"),
         ({"over": "digits"}, "over must be among seeds, test examples, timings, got 'digits'"),
         ({"spread": 0.0}, "spread must be a number above 0, got 0.0"),

@@ -32,9 +32,24 @@ def test_the_entry_itself_is_right(tmp_path):
     assert (claim.measure, claim.side, claim.needs) == ("ratio", "below", ("cuda",))
 
 
+def test_task_baseline_and_axis_are_read(tmp_path):
+    more = 'task = "digits, 100 steps"\nbaseline = "no technique"\naxis = [0.5, 2]\n'
+    more += 'n_elsewhere = 4\ngeneral = true\nbetter = "above"\n'
+    (tmp_path / "own.toml").write_text(ENTRY + more)
+    (claim,) = load_claims("x", tmp_path / "own.toml").values()
+    assert (claim.task, claim.baseline) == ("digits, 100 steps", "no technique")
+    assert (claim.axis, claim.n_elsewhere, claim.general) == ((0.5, 2), 4, True)
+    assert (claim.side, claim.better_side) == ("below", "above")
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
+        ("n = 8", "n = 8\naxis = [0.5]", "axis must be [low, high], two finite numbers, got [0.5]"),
+        ("n = 8", "n = 8\naxis = [0.5, inf]", "axis must be [low, high], two finite numbers, got"),
+        ("n = 8", "n = 8\nn_elsewhere = 4.0", "n_elsewhere must be a whole number, got 4.0"),
+        ("n = 8", "n = 8\ngeneral = 1", "general must be true or false, got 1"),
+        ("n = 8", "n = 8\ntask = 3", "task must be a text, got 3"),
         ("n = 8", 'n = "8"', "n must be a whole number, got '8'"),
         ("n = 8", "n = 8.0", "n must be a whole number, got 8.0"),
         ("n = 8", "n = true", "n must be a whole number, got True"),
