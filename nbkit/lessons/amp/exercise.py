@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from nbkit.lab.answers import Answer
 from nbkit.lab.exercise import Exercise
 
 
@@ -120,3 +121,15 @@ EXERCISES = [
         ],
     )
 ]
+
+ANSWERS = {
+    "float64": Answer(
+        choices="abc",
+        right="b",
+        why="numpy.eye makes float64, and float32 minus a float64 tensor is float64.",
+        hints={
+            "a": "look again at how many dimensions that float64 tensor has.",
+            "c": "look again at what numpy.float64(2.0) is: a number, not an array.",
+        },
+    )
+}
