@@ -15,8 +15,8 @@ help:            ## this list
 run: .venv/.has-lab        ## execute every lesson headless; table, records and a page under runs/
 	@$(BIN)/nbkit run
 
-lab: .venv/.has-lab        ## open JupyterLab on the lessons
-	@$(BIN)/nbkit lab notebooks
+lab: .venv/.has-lab        ## copy the lessons to nbkit-lessons/ and open JupyterLab there
+	@$(BIN)/nbkit lab
 
 test: .venv/.has-test      ## the whole test suite, stored lessons included
 	$(BIN)/python -m pytest -n 2 --dist loadfile

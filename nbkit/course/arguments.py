@@ -25,9 +25,9 @@ def build_parser() -> argparse.ArgumentParser:
     _add_report_options(commands.add_parser("report", help=text, description=text))
     text = "Say what this machine can do, what is skipped on it and why, and how to get the rest."
     commands.add_parser("doctor", help=text, description=text)
-    text = "Copy the lessons to a folder to work in. Existing files are kept."
+    text = "Copy the lessons to a folder to work in, without outputs. Existing files are kept."
     _add_copy_options(commands.add_parser("copy", help=text, description=text))
-    text = "Copy the lessons to a folder and open JupyterLab there."
+    text = "Copy the lessons to a folder, without outputs, and open JupyterLab there."
     epilog = "Words after `--` are passed on to JupyterLab."
     _add_lab_options(commands.add_parser("lab", help=text, description=text, epilog=epilog))
     text = "Start a new lesson of the course: write its files, ready to fill in."
@@ -155,11 +155,18 @@ def _add_copy_options(copy: argparse.ArgumentParser) -> None:
         "path of your notebook, whose claims and modules are copied too; default all lessons of "
         "the course",
     )
-    copy.add_argument(
+    version = copy.add_mutually_exclusive_group()
+    version.add_argument(
         "--without-solutions",
         action="store_true",
-        help="copy the students' version: exercises as stubs marked for nbgrader, no solutions, "
-        "no outputs; default copy the lessons as they are",
+        help="copy the students' version: exercises as stubs marked for nbgrader, no solutions "
+        "either; default copy the solutions, which fold out",
+    )
+    version.add_argument(
+        "--with-outputs",
+        action="store_true",
+        help="copy the lessons as they were executed; default copy them without outputs, and "
+        "without their author's predictions and answers",
     )
 
 

@@ -70,7 +70,12 @@ def _call_command(options: argparse.Namespace, for_jupyter: Sequence[str]) -> in
     if for_jupyter:
         raise UsageError(f"nothing is expected after `--`, got {' '.join(for_jupyter)}.")
     if options.command == "copy":
-        return copy_command(options.folder, not options.without_solutions, options.lessons)
+        return copy_command(
+            options.folder,
+            solutions=not options.without_solutions,
+            outputs=options.with_outputs,
+            lessons=options.lessons,
+        )
     if options.command == "report":
         return report_command(options.runs, options.out)
     if options.command == "doctor":
@@ -135,23 +140,27 @@ def _raise_interrupt(*_: object) -> None:
 
 
 def lab_command(folder: Path, for_jupyter: Sequence[str] = ()) -> int:
-    """Copy the lessons to a folder, overwriting nothing, and open JupyterLab there."""
+    """Copy the lessons for a learner, overwriting nothing, and open JupyterLab in that folder."""
     # Look before copying: without JupyterLab, no folder should appear.
     if importlib.util.find_spec("jupyterlab") is None:
         raise ModuleNotFoundError(name="jupyterlab")
-    copy_command(folder, solutions=True)
+    copy_command(folder)
     root = f"--ServerApp.root_dir={folder.resolve()}"
     return subprocess.call([sys.executable, "-m", "jupyterlab", root, *for_jupyter])
 
 
-def copy_command(folder: Path, solutions: bool, lessons: Sequence[str] = ()) -> int:
+def copy_command(
+    folder: Path, *, solutions: bool = True, outputs: bool = False, lessons: Sequence[str] = ()
+) -> int:
     """Copy all lessons, or the named ones, to a folder to work in."""
     from nbkit.course.copy import copy_lessons, find_solved
     from nbkit.course.lessons import LessonError
     from nbkit.lab.shipped import lessons_dir
 
     try:
-        copied, kept = copy_lessons(lessons_dir(), folder, solutions=solutions, names=lessons)
+        copied, kept = copy_lessons(
+            lessons_dir(), folder, solutions=solutions, outputs=outputs, names=lessons
+        )
         # A kept file may hold solutions, although the teacher has asked for a copy without them.
         solved = [] if solutions else find_solved(folder, kept)
     except LessonError as error:
@@ -191,7 +200,7 @@ def doctor_command() -> int:
     """Print what this machine can do."""
     from nbkit.lab.doctor import examine
 
-    print_line(str(examine()))
+    print_line(str(examine(everything=True)))
     return OK
 
 

@@ -51,35 +51,38 @@ class Examination(Report):
 
     findings: list[MachineCheck]
     skipped: list[SkippedClaim]
+    lists_claims: bool = True  # whether the table has a row for each skipped claim
 
     def table(self) -> tuple[str, Sequence[str], Sequence[Sequence[object]]]:
         """List one row for each check, then one for each skipped claim."""
         rows = [(check.what, check.found, check.advice) for check in self.findings]
-        for skip in self.skipped:
+        for skip in self.skipped if self.lists_claims else ():
             needs = " and ".join(skip.needs)
             rows.append((skip.lesson, f"{skip.claim} is skipped", f"needs {needs}"))
-        lacking = sum(bool(check.advice) for check in self.findings)
+        noted = sum(bool(check.advice) for check in self.findings)
         summary = (
-            f"{lacking} of {len(self.findings)} checks need attention; {len(self.skipped)} claims "
-            f"of the lessons are skipped on this machine"
+            f"{noted} of {len(self.findings)} checks have a note; claims that are skipped on this "
+            f"machine: {len(self.skipped)}"
         )
         return summary, ("what", "here", "note"), rows
 
 
-def examine() -> Examination:
-    """Look at this machine without changing or downloading anything."""
-    findings = [
-        *_check_versions(),
-        _check_processor(),
-        _check_main_memory(),
-        _check_gpu(),
-        _check_bfloat16(),
-        _check_distributed(),
-        _check_other_programs(),
-        _check_browser(),
-        *_check_extras(),
-    ]
-    return Examination(findings, _find_skipped_claims())
+def examine(*, everything: bool = False) -> Examination:
+    """Look at this machine without changing or downloading anything.
+
+    Args:
+        everything: False looks at what somebody needs who works through a lesson; True also at
+            what writing lessons and testing them needs, and lists each skipped claim.
+    """
+    needed = [*_check_versions(), _check_processor(), _check_other_programs()]
+    memory = _check_main_memory()
+    # Enough memory is nothing to read about.
+    if everything or memory.advice:
+        needed.append(memory)
+    needed += [_check_jupyterlab(), _check_gpu()]
+    if everything:
+        needed += [_check_bfloat16(), _check_distributed(), _check_browser(), *_check_extras()]
+    return Examination(needed, _find_skipped_claims(), lists_claims=everything)
 
 
 def _find_skipped_claims() -> list[SkippedClaim]:
@@ -105,10 +108,14 @@ def _check_versions() -> list[MachineCheck]:
 def _check_processor() -> MachineCheck:
     # os.cpu_count() is None where the system does not say; one core is the careful guess.
     cores = os.cpu_count() or 1
-    if cores == 1:
-        advice = "one core: claims about two processes are skipped"
-        return MachineCheck("processor", f"{read_processor()}, 1 core", advice)
-    return MachineCheck("processor", f"{read_processor()}, {cores} cores")
+    advice = "one core: claims about two processes are skipped" if cores == 1 else ""
+    threads = _count_things(torch.get_num_threads(), "thread")
+    found = f"{read_processor()}, {_count_things(cores, 'core')}, torch uses {threads}"
+    return MachineCheck("processor", found, advice)
+
+
+def _count_things(number: int, thing: str) -> str:
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
 def _check_main_memory() -> MachineCheck:
@@ -143,7 +150,7 @@ def _check_gpu() -> MachineCheck:
     if torch.version.cuda is None and shutil.which("nvidia-smi"):
         advice = "this torch was built without CUDA: see pytorch.org/get-started for one with it"
         return MachineCheck("GPU", "there is one, and torch cannot use it", advice)
-    return MachineCheck("GPU", "none", "claims that need CUDA are skipped")
+    return MachineCheck("GPU", "none", "not needed; claims that need CUDA are skipped")
 
 
 def has_bfloat16() -> bool:
@@ -183,6 +190,13 @@ def _check_other_programs() -> MachineCheck:
     load = watch_others()
     advice = "too busy now: claims over timings are skipped" if load.is_busy else ""
     return MachineCheck("other programs", str(load).removeprefix("other programs "), advice)
+
+
+def _check_jupyterlab() -> MachineCheck:
+    try:
+        return MachineCheck("JupyterLab", metadata.version("jupyterlab"))
+    except metadata.PackageNotFoundError:
+        return MachineCheck("JupyterLab", "not installed", 'pip install "nbkit[lab]"')
 
 
 def _check_browser() -> MachineCheck:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import EllipsisType
 from typing import Any, TypeVar
@@ -11,12 +12,11 @@ import nbkit
 from nbkit.lab.answers import Answer, load_answer
 from nbkit.lab.attempts import Attempts
 from nbkit.lab.evidence.claims import Claim
-from nbkit.lab.evidence.intervals import Interval
 from nbkit.lab.evidence.register import load_claims
-from nbkit.lab.evidence.verdicts import Verdict, judge
+from nbkit.lab.evidence.verdicts import Measured, Verdict, judge
 from nbkit.lab.exercise import Exercise, Function
 from nbkit.lab.guard import Guard
-from nbkit.lab.knobs import Knob, KnobError
+from nbkit.lab.knobs import Knob, KnobError, Value
 from nbkit.lab.lesson_predictions import LessonPredictions
 from nbkit.lab.markdown import escape_markdown
 from nbkit.lab.missing_names import explain_missing_names
@@ -63,6 +63,8 @@ class Lesson:
         self.predictions = LessonPredictions(self.verdicts)
         # Filled by the guard; the live lab makes its sliders from them.
         self.declared: dict[str, Knob] = {}
+        # Predictions and verdicts belong to these values of the knobs.
+        self._settings: dict[str, Value] = {}
         self._attempts = Attempts(name)
         self._guard = Guard(read_namespace() if namespace is None else namespace)
         use_one_thread()
@@ -86,24 +88,41 @@ class Lesson:
         self.declared, values = self._guard.check(ranges)
         # Only now, when every value has passed, is a variable changed.
         self._guard.namespace.update(values)
+        # The profile says how many seeds are trained, not what is measured.
+        self._settings = {name: value for name, value in values.items() if name != "profile"}
         print("parameters checked: " + ", ".join(values))
         return dict(values)
 
-    def predict(self, claim: str, *, guess: float, confidence: int) -> None:
-        """Commit to a prediction before the measurement: the size of the effect, and how sure.
+    def predict(
+        self, claim: str, *, guess: float | None = None, confidence: int | None = None
+    ) -> None:
+        """Ask the reader for a prediction: the size of the effect, and how sure they are.
 
         Args:
-            claim: id of one of the lesson's claims.
-            guess: the effect that you expect, in the claim's metric.
+            claim: id of one of the lesson's claims, not yet measured in this kernel.
+            guess: the effect that you expect, in the claim's metric, if you type it.
             confidence: percent, 50 to 99, that your guess is on the right side of the margin.
         Raises:
-            ValueError: if the claim is unknown or already measured, or guess or confidence is not
-                a number in range; nothing has been committed.
+            ValueError: if the claim is unknown, exact or already measured, if one number is given
+                without the other, or a number is out of range; nothing has been committed.
 
-        If a person watches the notebook, the prediction is kept in `my_predictions.jsonl` beside
-        it, a file that they may read and delete. A headless run leaves that file alone.
+        Without numbers, a reader gets an axis with a mark to drag, and nothing is recorded until
+        they press "Commit"; a headless run has no reader, says so and records nothing. A prediction
+        belongs to the knobs' values at which it was made. If a person watches the notebook, it is
+        kept in `my_predictions.jsonl` beside it, a file that they may read and delete; a later
+        prediction of the same claim replaces nothing there.
         """
-        self.predictions.commit(self._find_claim(claim), guess, confidence)
+        # The claim is looked up first, so that an unknown id is reported before a wrong number.
+        stated = self._find_claim(claim)
+        if guess is None and confidence is None:
+            self.predictions.ask(stated, self._settings)
+        elif guess is None or confidence is None:
+            raise ValueError(
+                f"a typed prediction needs both numbers, got guess = {guess} and confidence = "
+                f"{confidence}. Give both, or neither to drag a mark."
+            )
+        else:
+            self.predictions.show_commit(stated, guess, confidence, self._settings)
 
     def exercise(self, exercise: str | Exercise) -> Callable[[Function], Function]:
         """Return a decorator that checks the function below it, in the cell where it is written.
@@ -180,17 +199,53 @@ class Lesson:
 
     def state_claims(self) -> None:
         """Show the claims of this lesson as a table, before any of them is measured."""
-        display_claims(self.claims.values())
+        display_claims(list(self.claims.values()))
 
-    def verdict(self, claim: str, measured: Interval | Sequence[bool] | None) -> Verdict:
+    def verdict(
+        self,
+        claim: str,
+        measured: Measured,
+        *,
+        elsewhere: Mapping[str, Measured] | None = None,
+    ) -> Verdict:
         """Judge a claim by what was measured, and show `lr-finder-onecycle  SUPPORTED`.
+
+        Args:
+            claim: id of one of the lesson's claims.
+            measured: the interval of the effect; for an equality, whether each pair is equal.
+            elsewhere: the same measured on further tasks, by their names: `{"signals": interval}`.
+        Raises:
+            ValueError: if the claim is unknown, if something else was measured than it states, or
+                if it is general and was measured on one task only.
 
         The numbers are in the output's metadata, where the report and the ledger read them.
         """
-        verdict = judge(self._find_claim(claim), measured)
+        stated = self._find_claim(claim)
+        if stated.general and not elsewhere:
+            raise ValueError(
+                f"{claim} is a general claim: measure it on a second task as well, and hand that "
+                f'over as elsewhere={{"task": interval}}.'
+            )
+        verdict = replace(judge(stated, measured, elsewhere), settings=dict(self._settings))
         self.verdicts[claim] = verdict
+        # From here on the answer is known.
+        self.predictions.close(stated)
         display_with_numbers(str(verdict), verdict.to_dict())
         return verdict
+
+    def cards(self) -> None:
+        """Show a card for each claim that was judged, beside the reader's prediction of it.
+
+        Raises:
+            ValueError: if no claim has been judged yet.
+        """
+        # Pictures load matplotlib, which grading and predictions do not need.
+        from nbkit.lab.cards import show_cards
+
+        verdicts = [self.verdicts[claim] for claim in self.claims if claim in self.verdicts]
+        if not verdicts:
+            raise ValueError("no claim has been measured yet. Run the cells above first.")
+        show_cards(verdicts, self.predictions)
 
     def reveal(self) -> None:
         """Show each prediction beside its result, with its score."""

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import inspect
 import textwrap
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from nbkit.lab.evidence.claims import Claim
 from nbkit.lab.markdown import escape_markdown
 
 Item = TypeVar("Item")
-CLAIMS_HEAD = (
-    "| claim | sentence | metric | margin | measured over | where it comes from |\n"
-    "| --- | --- | --- | --- | --- | --- |\n"
-)
 PROGRESS_STEP = 5  # percent between two updates: each one is a message to the browser
 
 
@@ -73,22 +69,31 @@ def display_source(helper: Callable[..., Any] | type) -> None:
     display_markdown(f"{fence}python\n{source}{fence}")
 
 
-def display_claims(claims: Iterable[Claim]) -> None:
-    """Display claims as a table."""
-    display_markdown(CLAIMS_HEAD + "\n".join(map(_make_claim_row, claims)))
+def display_claims(claims: Sequence[Claim]) -> None:
+    """Display claims as a table; columns that no claim of them fills are left out."""
+    columns = {
+        "claim": [f"{escape_markdown(claim.sentence)} (`{claim.id}`)" for claim in claims],
+        "metric": [escape_markdown(claim.metric) for claim in claims],
+        "margin": [claim.describe_bound() for claim in claims],
+        # A lesson may measure more; the cards say how many it was.
+        "over at least": [f"{claim.n} {claim.over}" for claim in claims],
+        "task": [_describe_task(claim) for claim in claims],
+        "held against": [escape_markdown(claim.baseline) for claim in claims],
+        "where it comes from": [escape_markdown(claim.source) for claim in claims],
+    }
+    filled = {head: cells for head, cells in columns.items() if any(cells)}
+    lines = [filled.keys(), ["---"] * len(filled), *zip(*filled.values(), strict=True)]
+    display_markdown("\n".join(f"| {' | '.join(cells)} |" for cells in lines))
 
 
-def _make_claim_row(claim: Claim) -> str:
-    """Write a claim as one row of a Markdown table."""
-    cells = [
-        f"`{claim.id}`",
-        escape_markdown(claim.sentence),
-        escape_markdown(claim.metric),
-        claim.describe_bound(),
-        f"{claim.n} {claim.over}",
-        escape_markdown(claim.source),
-    ]
-    return f"| {' | '.join(cells)} |"
+def _describe_task(claim: Claim) -> str:
+    """Describe what a claim is measured on, as a cell of a Markdown table."""
+    task = escape_markdown(claim.task)
+    if not claim.general:
+        return task
+    # A second task often has fewer seeds.
+    further = f"on a second task over at least {claim.n_elsewhere or claim.n} {claim.over}"
+    return f"{task}, and {further}" if task else further
 
 
 def display_with_numbers(text: str, numbers: Mapping[str, object]) -> None:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from nbkit.base.numbers import read_real
-from nbkit.lab.evidence.claims import INCONCLUSIVE, REFUTED, SKIPPED, SUPPORTED
+from nbkit.lab.evidence.claims import INCONCLUSIVE, REFUTED, SKIPPED, SUPPORTED, Outcome
 from nbkit.lab.evidence.intervals import Interval
 from nbkit.lab.evidence.verdicts import Verdict
 from nbkit.lab.machine import describe_machine
@@ -24,10 +24,30 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.patches import Rectangle
 
-TECHNIQUE, BASELINE, BEST, QUIET = "#D55E00", "#0072B2", "#009E73", "#767676"
-VERDICTS = {SUPPORTED: BEST, REFUTED: TECHNIQUE, INCONCLUSIVE: "#B8860B", SKIPPED: QUIET}
+TECHNIQUE, BASELINE, BEST, QUIET = "#D55E00", "#0072B2", "#56B4E9", "#767676"
+VERDICTS = {
+    SUPPORTED: "#1B7837",
+    REFUTED: "#762A83",
+    INCONCLUSIVE: "#8C6D1F",
+    SKIPPED: "#767676",
+}
+SHAPES = {SUPPORTED: "o", REFUTED: "X", INCONCLUSIVE: "o", SKIPPED: "_"}
 # Larger effects are drawn here: the margins of all claims lie far below.
 LARGEST_EFFECT = 10.0
+
+
+def style_verdict(outcome: Outcome) -> dict[str, Any]:
+    """Return what `ax.plot(x, y, **style)` needs to draw the mark of a verdict."""
+    color = VERDICTS[outcome]
+    return {
+        "marker": SHAPES[outcome],
+        "color": color,
+        "linestyle": "none",
+        "markersize": 9,
+        # The edge of a hollow circle, and the stroke of a dash, must be wide enough to be seen.
+        "markeredgewidth": 0 if outcome == REFUTED else 2,
+        "markerfacecolor": "none" if outcome == INCONCLUSIVE else color,
+    }
 
 
 def seeds(

@@ -1,18 +1,25 @@
 """Copies of the lessons: nothing is overwritten, and nbgrader grades the students'."""
 
+import ast
 import os
 import re
 import shutil
 import subprocess
 import sys
+from copy import deepcopy
 from pathlib import Path
 
 import nbformat
 import pytest
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from nbkit.course.cli import main
-from nbkit.course.copy import copy_lessons, make_student_version, remove_solutions
+from nbkit.course.copy import (
+    copy_lessons,
+    make_learner_version,
+    make_student_version,
+    remove_solutions,
+)
 from nbkit.course.lessons import read_notebook
 from nbkit.lab.shipped import lessons_dir
 
@@ -34,15 +41,17 @@ def exercises(nb):
     return [n for n, cell in enumerate(nb.cells) if cell.source.startswith("@lesson.exercise(")]
 
 
-def test_a_copy_is_the_lesson_and_nothing_is_overwritten(tmp_path):
+def test_a_copy_with_outputs_is_the_lesson_and_nothing_is_overwritten(tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "01_a.ipynb").write_bytes(b"the lesson")
     (tmp_path / "in" / "02_b.ipynb").write_bytes(b"another")
     out = tmp_path / "new" / "folder"
-    assert copy_lessons(tmp_path / "in", out) == (["01_a.ipynb", "02_b.ipynb"], [])
+    copied = copy_lessons(tmp_path / "in", out, outputs=True)
+    assert copied == (["01_a.ipynb", "02_b.ipynb"], [])
     (out / "01_a.ipynb").write_bytes(b"my work")
     (out / "02_b.ipynb").unlink()
-    assert copy_lessons(tmp_path / "in", out) == (["02_b.ipynb"], ["01_a.ipynb"])
+    again = copy_lessons(tmp_path / "in", out, outputs=True)
+    assert again == (["02_b.ipynb"], ["01_a.ipynb"])
     assert (out / "01_a.ipynb").read_bytes() == b"my work"
     assert (out / "02_b.ipynb").read_bytes() == b"another"
 
@@ -52,7 +61,7 @@ import resource, sys
 from pathlib import Path
 from nbkit.course.copy import copy_lessons
 resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
-copy_lessons(Path("in"), Path("out"))"""
+copy_lessons(Path("in"), Path("out"), outputs=True)"""
 
 
 def test_a_copy_that_breaks_off_leaves_no_stump(tmp_path):
@@ -64,7 +73,7 @@ def test_a_copy_that_breaks_off_leaves_no_stump(tmp_path):
     done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert "File too large" in done.stderr
     assert os.listdir(tmp_path / "out") == ["01_a.ipynb"]
-    again = copy_lessons(tmp_path / "in", tmp_path / "out")
+    again = copy_lessons(tmp_path / "in", tmp_path / "out", outputs=True)
     assert again == (["02_b.ipynb"], ["01_a.ipynb"])
 
 
@@ -75,9 +84,11 @@ def test_where_there_are_no_links_nothing_is_overwritten_either(tmp_path, monkey
     monkeypatch.setattr(os, "link", refuse)
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "01_a.ipynb").write_bytes(b"the lesson")
-    assert copy_lessons(tmp_path / "in", tmp_path / "out") == (["01_a.ipynb"], [])
+    copied = copy_lessons(tmp_path / "in", tmp_path / "out", outputs=True)
+    assert copied == (["01_a.ipynb"], [])
     (tmp_path / "out" / "01_a.ipynb").write_bytes(b"my work")
-    assert copy_lessons(tmp_path / "in", tmp_path / "out") == ([], ["01_a.ipynb"])
+    kept = copy_lessons(tmp_path / "in", tmp_path / "out", outputs=True)
+    assert kept == ([], ["01_a.ipynb"])
     assert (tmp_path / "out" / "01_a.ipynb").read_bytes() == b"my work"
     assert os.listdir(tmp_path / "out") == ["01_a.ipynb"]
 
@@ -98,6 +109,60 @@ def test_existing_work_stays_in_a_student_s_folder_too(tmp_path):
     _, kept = copy_lessons(lessons_dir(), tmp_path, solutions=False)
     assert kept == [LESSON.name]
     assert (tmp_path / LESSON.name).read_bytes() == b"my work"
+
+
+def test_a_learner_s_version_has_run_nothing_and_answers_nothing(lesson):
+    stored = [(c.cell_type, c.get("attachments"), deepcopy(c.metadata)) for c in lesson.cells]
+    texts = [cell.source for cell in lesson.cells if cell.cell_type == "markdown"]
+    learner = make_learner_version(lesson)
+    nbformat.validate(learner)
+    assert "widgets" not in learner.metadata
+    kept = [(cell.cell_type, cell.get("attachments"), cell.metadata) for cell in learner.cells]
+    assert kept == stored
+    assert [cell.source for cell in learner.cells if cell.cell_type == "markdown"] == texts
+    for cell in learner.cells:
+        if cell.cell_type == "code":
+            assert (cell.outputs, cell.execution_count) == ([], None)
+            ast.parse(cell.source)
+    code = "\n".join(cell.source for cell in learner.cells if cell.cell_type == "code")
+    assert "lesson.predict(" in code and "guess=" not in code and "confidence=" not in code
+    assert not re.search(r"lesson\.answer\([^)]*, (?!\.\.\.\))", code)
+
+
+def test_what_has_run_and_was_answered_is_gone_and_the_picture_stays():
+    title = new_markdown_cell("![](attachment:a.png)", attachments={"a.png": {"image/png": "eA=="}})
+    answer = new_code_cell(
+        'lesson.predict("c", guess=0.5, confidence=70)\nlesson.answer("bug", "b")',
+        outputs=[new_output("stream", text="right: because\n")],
+        execution_count=3,
+    )
+    nb = new_notebook(cells=[title, answer], metadata={"widgets": {"state": {}}})
+    learner = make_learner_version(nb)
+    assert learner.cells[0].attachments == {"a.png": {"image/png": "eA=="}}
+    assert learner.cells[1].source == 'lesson.predict("c")\nlesson.answer("bug", ...)'
+    assert learner.cells[1].outputs == [] and learner.cells[1].execution_count is None
+    assert learner.metadata == {}
+
+
+@pytest.mark.parametrize("words", [[], ["--without-solutions"]])
+def test_copies_to_work_in_have_no_outputs(tmp_path, words):
+    assert main(["copy", str(tmp_path), "start_here", *words]) == 0
+    text = (tmp_path / LESSON.name).read_text()
+    assert "image/png" not in text and "guess=" not in text and "start-momentum" in text
+
+
+def test_the_executed_lessons_can_be_had_too(tmp_path, capsys):
+    assert main(["copy", str(tmp_path), "start_here", "--with-outputs"]) == 0
+    assert (tmp_path / LESSON.name).read_bytes() == LESSON.read_bytes()
+
+
+def test_outputs_and_no_solutions_do_not_go_together(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["copy", str(tmp_path / "out"), "--with-outputs", "--without-solutions"])
+    assert "not allowed with argument" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="expected outputs or no solutions, got both"):
+        copy_lessons(lessons_dir(), tmp_path / "out", solutions=False, outputs=True)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_student_s_version_gives_nothing_away(lesson):
@@ -247,6 +312,7 @@ def own(tmp_path, monkeypatch):
     cells = [
         new_code_cell('from helper import x\nlesson = Lesson("mine", claims="mine.toml")'),
         new_code_cell("%%bash\nls"),
+        new_code_cell('lesson.answer("bug", "b", answer=x)'),
         new_code_cell("@lesson.exercise(x)\ndef f(x):\n    return 2 * x", outputs=[]),
         new_markdown_cell("<details><summary>Solution</summary>2 * x</details>"),
     ]
@@ -268,6 +334,7 @@ def test_a_lesson_of_one_s_own_is_copied_with_what_it_needs(own, capsys):
     student = read_notebook(Path("out/mine.ipynb"))
     text = "\n".join(cell.source for cell in student.cells)
     assert "### BEGIN SOLUTION" in text and "lesson.points(x)" in text and "<summary>" not in text
+    assert 'lesson.answer("bug", ..., answer=x)' in text
 
     (own.parent / "out" / "mine.toml").write_text("my work")
     assert main(["copy", "out", "own/mine.ipynb"]) == 0
@@ -293,7 +360,10 @@ def test_what_cannot_be_copied_is_said_and_nothing_is(own, case, capsys):
         "unknown": (["own/yours.ipynb"], "no lesson 'own/yours.ipynb'"),
         "twice": (["own/mine.ipynb", "own/b/mine.ipynb"], "two lessons are called mine.ipynb"),
         "no notebook": (["own/mine.ipynb", "own/odd.ipynb"], "odd.ipynb is not a notebook"),
-        "no Python": (["own/broken.ipynb"], "broken.ipynb: an exercise cannot be read, line 2"),
+        "no Python": (
+            ["own/broken.ipynb"],
+            "broken.ipynb: a cell with an exercise or an answer cannot be read, line 2",
+        ),
     }[case]
     assert main(["copy", "out", *words, "--without-solutions"]) == 2
     assert message in capsys.readouterr().err

@@ -12,7 +12,7 @@ from nbkit.lab.evidence.register import all_claims
 
 
 def found(what):
-    (finding,) = [one for one in doctor.examine().findings if one.what == what]
+    (finding,) = [one for one in doctor.examine(everything=True).findings if one.what == what]
     return finding
 
 
@@ -21,6 +21,35 @@ def test_a_healthy_machine_has_no_advice_but_for_what_it_lacks():
     assert [f.what for f in told.findings][:2] == ["versions", "python"]
     assert f"torch {torch.__version__}" in str(told)
     assert told.to_dict()["findings"][0]["what"] == "versions"
+
+
+def test_a_learner_sees_what_a_learner_needs(monkeypatch):
+    monkeypatch.setattr(doctor, "_total_memory", lambda: 8 * 2**30)
+    names = [check.what for check in doctor.examine().findings]
+    assert names == ["versions", "python", "processor", "other programs", "JupyterLab", "GPU"]
+    everything = [check.what for check in doctor.examine(everything=True).findings]
+    assert set(names) < set(everything) and {"browser", "nbkit[test]"} <= set(everything)
+    monkeypatch.setattr(doctor, "_total_memory", lambda: 2 * 2**30)
+    assert "memory" in [check.what for check in doctor.examine().findings]
+
+
+@pytest.mark.parametrize(("threads", "words"), [(1, "torch uses 1 thread"), (2, "2 threads")])
+def test_the_threads_of_torch_are_told(monkeypatch, threads, words):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    assert found("processor").found.endswith(words)
+
+
+def test_without_jupyterlab_the_line_that_installs_it_is_told(monkeypatch):
+    here = metadata.version
+
+    def without_jupyterlab(name):
+        if name == "jupyterlab":
+            raise metadata.PackageNotFoundError(name)
+        return here(name)
+
+    monkeypatch.setattr(metadata, "version", without_jupyterlab)
+    assert found("JupyterLab").found == "not installed"
+    assert found("JupyterLab").advice == 'pip install "nbkit[lab]"'
 
 
 def test_one_core_is_told(monkeypatch):
@@ -51,7 +80,7 @@ def test_a_gpu_that_torch_cannot_use_is_told(monkeypatch):
     monkeypatch.setattr(doctor.shutil, "which", lambda name: f"/bin/{name}")
     assert "built without CUDA" in found("GPU").advice
     monkeypatch.setattr(doctor.shutil, "which", lambda name: None)
-    assert found("GPU").advice == "claims that need CUDA are skipped"
+    assert found("GPU").advice == "not needed; claims that need CUDA are skipped"
     assert "Debian: apt-get install chromium" in found("browser").advice
 
 
@@ -92,6 +121,9 @@ def test_claims_that_cannot_be_judged_are_listed_with_what_they_need(monkeypatch
     monkeypatch.setattr(doctor, "all_claims", lambda: {claim.id: needy})
     monkeypatch.setattr(doctor, "without_lesson", dict)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    told = doctor.examine()
+    told = doctor.examine(everything=True)
     assert told.skipped == [doctor.SkippedClaim(claim.id, claim.lesson, ["two gpus"])]
     assert f"{claim.id} is skipped" in str(told) and "needs two gpus" in str(told)
+    brief = doctor.examine()
+    assert brief.skipped == told.skipped and claim.id not in str(brief)
+    assert "; claims that are skipped on this machine: 1\n" in str(brief)

@@ -1,6 +1,7 @@
 """The handle of a lesson: the guard, the prediction, the exercise and the verdicts."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from nbkit.lab import lesson as module
 from nbkit.lab.attempts import Attempts
 from nbkit.lab.evidence.intervals import Interval
 from nbkit.lab.exercise import load_exercise
-from nbkit.lab.knobs import KnobError, between, log
+from nbkit.lab.knobs import KnobError, between, choice, log
 from nbkit.lab.lesson import Lesson
 
 NEAR, TRACE, CYCLE = "lr-finder-near-best", "lr-finder-leaves-no-trace", "lr-finder-onecycle"
@@ -127,7 +128,7 @@ def test_prediction_reveal_and_takeaways_follow_the_verdicts(notebook, shown):
     lesson.verdict(CYCLE, Interval(1.5, 1.2, math.inf, 8))
     lesson.reveal()
     text, numbers = shown[-1]
-    assert "side wrong at 80 % confidence" in text and numbers["kind"] == "prediction"
+    assert "side wrong at 80 % confidence" in text and numbers["kind"] == "score"
     with pytest.raises(ValueError, match=f"not measured yet: {NEAR}, {TRACE}"):
         lesson.takeaways()
     lesson.verdict(NEAR, Interval(1.1, 1.0, 1.2, 8))
@@ -153,6 +154,90 @@ def test_the_claims_are_stated_before_they_are_measured(notebook, shown):
     notebook["lesson"].state_claims()
     ((text, _),) = shown
     assert "| below 1.25 | 8 seeds |" in text and "| exact | 8 seeds |" in text
+    assert "| over at least |" in text
+
+
+def test_the_table_of_claims_has_a_column_for_what_a_claim_says_of_its_tasks(notebook, shown):
+    lesson = notebook["lesson"]
+    lesson.state_claims()
+    assert "held against" not in shown[-1][0] and "task" not in shown[-1][0].splitlines()[0]
+    told = {"task": "digits, 100 steps", "baseline": "the best of 11 lrs"}
+    lesson.claims[NEAR] = replace(lesson.claims[NEAR], **told, general=True, n_elsewhere=4)
+    lesson.state_claims()
+    head, _, first, *_ = shown[-1][0].splitlines()
+    assert "| over at least | task | held against |" in head
+    wanted = "digits, 100 steps, and on a second task over at least 4 seeds | the best of 11 lrs |"
+    assert wanted in first
+    assert {row.count(" | ") for row in shown[-1][0].splitlines()} == {6}
+
+
+def test_a_claim_measured_elsewhere_says_so_in_its_line_and_its_takeaway(notebook, shown):
+    lesson = notebook["lesson"]
+    lesson.claims = {NEAR: replace(lesson.claims[NEAR], task="digits, 100 steps", general=True)}
+    home, away = Interval(1.1, 1.0, 1.2, 8), Interval(1.15, 1.1, 1.2, 8)
+    with pytest.raises(ValueError, match="is a general claim: measure it on a second task"):
+        lesson.verdict(NEAR, home)
+    assert not lesson.verdicts
+    verdict = lesson.verdict(NEAR, home, elsewhere={"signals": away})
+    assert verdict.elsewhere[0][0] == "signals"
+    text, numbers = shown[-1]
+    assert text == "lr-finder-near-best  SUPPORTED  (2 of 2 tasks)"
+    assert [there["task"] for there in numbers["elsewhere"]] == ["signals"]
+    lesson.takeaways()
+    assert shown[-1][0].endswith("It held on 2 of 2 tasks: digits, signals.")
+
+
+@pytest.mark.parametrize("given", [{"guess": 0.5}, {"confidence": 80}])
+def test_a_typed_prediction_needs_both_numbers(notebook, given):
+    with pytest.raises(ValueError, match="needs both numbers, got guess = .* and confidence = "):
+        notebook["lesson"].predict(CYCLE, **given)
+
+
+def test_a_run_without_a_reader_says_so_and_records_nothing(notebook, monkeypatch, shown, capsys):
+    monkeypatch.setenv("NBKIT_LIVE", "0")
+    lesson = notebook["lesson"]
+    lesson.predict(CYCLE)
+    assert capsys.readouterr().out.endswith("no prediction: this run has no reader\n")
+    lesson.verdict(CYCLE, Interval(0.5, 0.4, 0.6, 8))
+    lesson.reveal()
+    assert capsys.readouterr().out == "you did not predict\n"
+    assert not lesson.predictions.made and len(shown) == 1
+
+
+def test_a_prediction_belongs_to_the_settings_that_it_was_made_for(notebook, shown):
+    lesson = notebook["lesson"]
+    lesson.knobs(**RANGES)
+    lesson.predict(CYCLE, guess=0.5, confidence=80)
+    assert shown[-1][1]["settings"] == {"max_lr": 10.0, "steps": 100}
+    notebook["max_lr"] = 1.0
+    lesson.knobs(**RANGES)
+    lesson.verdict(CYCLE, Interval(0.5, 0.4, 0.6, 8))
+    assert shown[-1][1]["settings"] == {"max_lr": 1.0, "steps": 100}
+    lesson.reveal()
+    text, numbers = shown[-1]
+    assert text == f"{CYCLE}: made for max_lr = 10.0, measured at 1.0: not scored"
+    assert (numbers["right"], numbers["brier"]) == (None, None)
+
+
+def test_the_profile_is_no_setting(notebook, shown):
+    notebook |= {"profile": "smoke"}
+    notebook["__annotations__"]["profile"] = str
+    notebook["lesson"].knobs(**RANGES, profile=choice("smoke", "lesson"))
+    notebook["lesson"].predict(CYCLE, guess=0.5, confidence=80)
+    assert "profile" not in shown[-1][1]["settings"]
+
+
+def test_cards_stand_in_the_order_of_the_claims(notebook, monkeypatch):
+    lesson = notebook["lesson"]
+    with pytest.raises(ValueError, match="no claim has been measured yet"):
+        lesson.cards()
+    outputs = []
+    lesson.verdict(CYCLE, Interval(0.5, 0.4, 0.6, 8))
+    lesson.verdict(NEAR, Interval(1.1, 1.0, 1.2, 8))
+    monkeypatch.setattr("IPython.display.display", lambda data, **_: outputs.append(data))
+    lesson.cards()
+    ((output,),) = [outputs]
+    assert output["text/plain"] == f"{NEAR}  SUPPORTED\n{CYCLE}  SUPPORTED"
 
 
 def test_what_a_claim_says_stays_text(tmp_path, shown):

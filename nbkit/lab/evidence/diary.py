@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from nbkit.base.report import Report
 from nbkit.lab.evidence.predictions import Prediction, Score
+from nbkit.lab.knobs import Value
 
 FILE = Path("my_predictions.jsonl")  # in the folder where the notebook runs
 # Confidences are grouped: with ten predictions a finer scale would hold one or two each.
@@ -24,7 +25,10 @@ CONFIDENCE_RANGES = ((50, 65), (66, 80), (81, 99))
 
 @dataclass(frozen=True)
 class KeptPrediction:
-    """One prediction; `right`, `inside` and `brier` are None until it has been scored."""
+    """One prediction; `right`, `inside` and `brier` are None until it has been scored.
+
+    `settings` are the knobs that it was made for; None in a line of an earlier version.
+    """
 
     claim: str
     lesson: str
@@ -33,6 +37,7 @@ class KeptPrediction:
     right: bool | None = None
     inside: bool | None = None
     brier: float | None = None
+    settings: dict[str, Value] | None = None
 
 
 class Diary:
@@ -56,20 +61,23 @@ class Diary:
             lesson=claim.lesson,
             guess=prediction.guess,
             confidence=prediction.confidence,
+            settings=dict(prediction.settings),
         )
         return True
 
     def keep_score(self, score: Score) -> bool:
         """Write down the score of a prediction; return whether it was written.
 
-        It is not written if the measurement decided nothing, if the prediction has a score, or if
-        an earlier prediction of the claim counts.
+        It is not written if the measurement decided nothing or was made at other settings, if the
+        prediction has a score, or if an earlier prediction of the claim counts.
         """
         mine, first = score.prediction, self.read_predictions().get(score.verdict.claim.id)
         if first is None or first.right is not None or score.right is None:
             return False
         # The same numbers are the same prediction, also in a kernel that was started again.
         if (first.guess, first.confidence) != (mine.guess, mine.confidence):
+            return False
+        if first.settings is not None and first.settings != mine.settings:
             return False
         self._append_line(
             claim=first.claim, right=score.right, inside=score.inside, brier=score.brier
@@ -108,7 +116,9 @@ def _read_line(line: str, found: dict[str, KeptPrediction]) -> KeptPrediction:
     before = vars(found[fields["claim"]]) if "right" in fields else {}
     kept = KeptPrediction(**{**before, **fields})
     is_number = isinstance(kept.guess, int | float)
-    if not (is_number and kept.confidence in range(50, 100)):
+    # The settings are compared and printed, so they have to be names with values.
+    has_settings = isinstance(kept.settings, dict | None)
+    if not (is_number and has_settings and kept.confidence in range(50, 100)):
         raise ValueError("the guess or the confidence is out of range")
     return kept
 

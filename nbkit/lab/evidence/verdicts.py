@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 
 import nbkit
@@ -18,7 +18,11 @@ from nbkit.lab.evidence.claims import (
     Outcome,
 )
 from nbkit.lab.evidence.intervals import Interval
+from nbkit.lab.knobs import Value
 from nbkit.lab.machine import read_machine
+
+# For an equality, whether each pair is equal; None where nothing could be measured.
+Measured = Interval | Sequence[bool] | None
 
 # For noise that decides no claim, what to measure instead.
 ADVICE = {
@@ -30,17 +34,24 @@ SMALLEST_P = 1e-9  # a smaller p-value is not resolved, and means no more
 
 @dataclass(frozen=True)
 class Verdict:
-    """The verdict on a claim: its code, the reason in words, and the effect that was measured."""
+    """The verdict on a claim: its code, the reason in words, and the effect that was measured.
+
+    `elsewhere` has the verdict on each further task, with the task's name. `settings` are the
+    lesson's knobs, without the profile, at which it was measured.
+    """
 
     claim: Claim
     verdict: Outcome
     reason: str
     effect: Interval | None = None
+    elsewhere: tuple[tuple[str, Verdict], ...] = ()
+    settings: Mapping[str, Value] = field(default_factory=dict)
 
     def __str__(self) -> str:
         # Only a skipped verdict has to explain itself at once; other reasons are in `to_dict`.
         why = f" ({self.reason})" if self.verdict == SKIPPED else ""
-        return f"{self.claim.id}  {self.verdict}{why}"
+        tasks = self.describe_tasks()
+        return f"{self.claim.id}  {self.verdict}{why}" + (f"  ({tasks} tasks)" if tasks else "")
 
     def takeaway(self) -> str:
         """Return the sentence to take home, which depends on the verdict."""
@@ -49,7 +60,29 @@ class Verdict:
         ends = {SUPPORTED: "holds", REFUTED: "does not hold", INCONCLUSIVE: "stays open"}
         # The claim may have a sentence for each outcome: its fields have the outcomes' names.
         written: str = getattr(self.claim, self.verdict.lower())
-        return written or f"Measured here, it {ends[self.verdict]}: {self.claim.sentence}"
+        words = written or f"Measured here, it {ends[self.verdict]}: {self.claim.sentence}"
+        return f"{words}{self._word_tasks()}"
+
+    def describe_tasks(self) -> str:
+        """Describe on how many tasks the claim held: `2 of 2`; empty if one task was measured."""
+        # A claim that was not judged at home says nothing about how far it travels.
+        if not self.elsewhere or self.verdict == SKIPPED:
+            return ""
+        verdicts = [self, *(verdict for _, verdict in self.elsewhere)]
+        held = sum(verdict.verdict == SUPPORTED for verdict in verdicts)
+        return f"{held} of {len(verdicts)}"
+
+    def _word_tasks(self) -> str:
+        """Word the end of the takeaway: ` It held on 1 of 2 tasks: digits, signals (refuted).`."""
+        tasks = self.describe_tasks()
+        if not tasks:
+            return ""
+        names = []
+        for name, verdict in [(self.claim.task_name, self), *self.elsewhere]:
+            # A task on which it held needs no further word.
+            how = "" if verdict.verdict == SUPPORTED else f" ({verdict.verdict.lower()})"
+            names.append(f"{name}{how}")
+        return f" It held on {tasks} tasks: {', '.join(names)}."
 
     @property
     def p_value(self) -> float | None:
@@ -80,9 +113,13 @@ class Verdict:
             "metric": self.claim.metric,
             "margin": self.claim.margin,
             "bound": self.claim.describe_bound(),
+            "task": self.claim.task,
+            "baseline": self.claim.baseline,
             "verdict": str(self.verdict),
             "reason": self.reason,
             **self._numbers_to_dict(),
+            "settings": dict(self.settings),
+            "elsewhere": self._elsewhere_to_list(),
             "hardware": machine.hardware,
             "versions": {
                 "nbkit": nbkit.__version__,
@@ -92,6 +129,14 @@ class Verdict:
             },
             "machine": machine.to_dict(),
         }
+
+    def _elsewhere_to_list(self) -> list[dict[str, object]]:
+        """Return the verdict on each further task for JSON."""
+        verdicts = []
+        for task, verdict in self.elsewhere:
+            judged = {"verdict": str(verdict.verdict), "reason": verdict.reason}
+            verdicts.append({"task": task, **judged, **verdict._numbers_to_dict()})
+        return verdicts
 
     def _numbers_to_dict(self) -> dict[str, object]:
         """Return the numbers that were measured for JSON; None, 0 and [] if there are none."""
@@ -111,7 +156,11 @@ class Verdict:
         }
 
 
-def judge(claim: Claim, measured: Interval | Sequence[bool] | None = None) -> Verdict:
+def judge(
+    claim: Claim,
+    measured: Measured = None,
+    elsewhere: Mapping[str, Measured] | None = None,
+) -> Verdict:
     """Judge a claim by what was measured.
 
     Args:
@@ -119,6 +168,8 @@ def judge(claim: Claim, measured: Interval | Sequence[bool] | None = None) -> Ve
         measured: for an equality, whether each pair is equal; for every other measure, the interval
             of the effect, which is asked at the claim's confidence. None where nothing could be
             measured, because the machine lacks what the claim needs.
+        elsewhere: the same measured on further tasks, by the tasks' names. Each is judged by the
+            claim's margin, and needs `n_elsewhere` repetitions.
     Returns:
         Verdict: SUPPORTED, REFUTED or INCONCLUSIVE by `Claim.decide`; SKIPPED when the machine
             lacks what the claim needs, when other programs kept it busy during a timing (the
@@ -127,6 +178,19 @@ def judge(claim: Claim, measured: Interval | Sequence[bool] | None = None) -> Ve
         ValueError: if something else was measured, over other noise or at a lower confidence
             than the claim states, or nothing although the machine lacks nothing.
     """
+    verdict = _judge_task(claim, measured)
+    further = []
+    there = replace(claim, n=claim.n_elsewhere or claim.n)
+    for task, effect in (elsewhere or {}).items():
+        try:
+            further.append((task, _judge_task(there, effect)))
+        except ValueError as error:
+            raise ValueError(f"on the task {task}: {error}") from None
+    return replace(verdict, elsewhere=tuple(further))
+
+
+def _judge_task(claim: Claim, measured: Measured) -> Verdict:
+    """Judge a claim on one task."""
     # A machine that lacks something cannot be expected to have measured.
     missing = claim.find_missing_needs()
     if missing:

@@ -1,6 +1,7 @@
 """The learner's file: the first prediction of a claim counts, a headless run leaves it alone."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -29,7 +30,8 @@ def test_a_prediction_is_kept_and_scored(diary):
     mine = Prediction(CYCLE, 0.5, 80)
     assert diary.read_predictions() == {}
     assert diary.keep_prediction(mine)
-    assert diary.read_predictions() == {CYCLE.id: KeptPrediction(CYCLE.id, "lr_finder", 0.5, 80)}
+    kept = KeptPrediction(CYCLE.id, "lr_finder", 0.5, 80, settings={})
+    assert diary.read_predictions() == {CYCLE.id: kept}
     assert diary.keep_score(scored(mine, 0.4, 0.7))
     (entry,) = diary.read_predictions().values()
     assert (entry.right, entry.inside) == (True, True)
@@ -45,6 +47,29 @@ def test_only_the_first_prediction_of_a_claim_counts(diary):
     assert not diary.keep_score(scored(first, 1.2, 1.7))  # and the first result stays
     (entry,) = diary.read_predictions().values()
     assert (entry.guess, entry.confidence, entry.right) == (1.5, 80, False)
+
+
+def test_a_prediction_is_scored_at_its_own_settings_only(diary):
+    mine = Prediction(CYCLE, 0.5, 80, {"momentum": 0.9})
+    assert diary.keep_prediction(mine)
+    assert diary.read_predictions()[CYCLE.id].settings == {"momentum": 0.9}
+    there = judge(CYCLE, Interval(0.5, 0.4, 0.6, 8))
+    at_half, at_own = (replace(there, settings={"momentum": m}) for m in (0.5, 0.9))
+    assert not diary.keep_score(mine.score_against(at_half))
+    # The same numbers for other settings, in a kernel that was started again: not this prediction.
+    other = Prediction(CYCLE, 0.5, 80, {"momentum": 0.5})
+    assert not diary.keep_score(other.score_against(at_half))
+    assert diary.read_predictions()[CYCLE.id].right is None
+    assert diary.keep_score(mine.score_against(at_own))
+
+
+def test_a_line_of_an_earlier_version_has_no_settings_and_is_scored(diary):
+    diary.keep_prediction(Prediction(CYCLE, 0.5, 80))
+    diary.path.write_text(diary.path.read_text().replace(', "settings": {}', ""))
+    assert diary.read_predictions()[CYCLE.id].settings is None
+    mine = Prediction(CYCLE, 0.5, 80, {"momentum": 0.9})
+    verdict = replace(judge(CYCLE, Interval(0.5, 0.4, 0.6, 8)), settings={"momentum": 0.9})
+    assert diary.keep_score(mine.score_against(verdict))
 
 
 def test_a_measurement_that_decides_nothing_scores_nothing(diary):
@@ -108,25 +133,32 @@ def opened(monkeypatch, tmp_path):
 
 def test_a_lesson_keeps_and_scores_what_a_learner_predicts(opened, monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("NBKIT_LIVE", "1")
+    shown = []
+    monkeypatch.setattr("IPython.display.display", lambda data, **_: shown.append(data))
     opened.calibration()
     assert "No prediction has been scored yet" in capsys.readouterr().out
     opened.predict(CYCLE.id, guess=0.5, confidence=80)
     opened.verdict(CYCLE.id, Interval(0.5, 0.4, 0.6, 8))
     opened.reveal()
+    said = "you said 0.5, 80 % sure of the side; measured 0.5 [0.4, 0.6] (95% interval, n = 8). "
+    assert shown[-1]["text/plain"].startswith(said + "lr-finder-onecycle: side right")
     opened.calibration()
     first, second = map(json.loads, (tmp_path / "my_predictions.jsonl").read_text().splitlines())
     assert (first["guess"], first["confidence"], second["right"]) == (0.5, 80, True)
 
     again = Lesson("lr_finder", {})
     again.predict(CYCLE.id, guess=0.4, confidence=99)
-    assert "has an earlier prediction of it; that one counts" in capsys.readouterr().out
+    said = "an earlier prediction of it (0.5, 80 %); that one counts there, and nothing replaces it"
+    assert said in shown[-1]["text/plain"]
 
 
-def test_a_folder_that_cannot_be_written_does_not_stop_the_lesson(opened, monkeypatch, capsys):
+def test_a_folder_that_cannot_be_written_does_not_stop_the_lesson(opened, monkeypatch):
     monkeypatch.setenv("NBKIT_LIVE", "1")
     opened.predictions.diary = Diary(opened.predictions.diary.path / "nowhere" / "mine.jsonl")
+    shown = []
+    monkeypatch.setattr("IPython.display.display", lambda data, **_: shown.append(data))
     opened.predict(CYCLE.id, guess=0.5, confidence=80)
-    assert "mine.jsonl: it is not kept" in capsys.readouterr().out
+    assert "mine.jsonl: it is not kept" in shown[-1]["text/plain"]
 
 
 def test_a_headless_run_leaves_the_file_alone(opened, monkeypatch, tmp_path, capsys):

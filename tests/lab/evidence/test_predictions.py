@@ -1,14 +1,15 @@
 """A prediction is scored by side, size and confidence; where nothing was decided it is not."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from nbkit.lab.evidence.claims import Claim
+from nbkit.lab.evidence.claims import SKIPPED, Claim
 from nbkit.lab.evidence.intervals import Interval
 from nbkit.lab.evidence.predictions import Prediction
-from nbkit.lab.evidence.verdicts import judge
+from nbkit.lab.evidence.verdicts import Verdict, judge
 
 CLAIM = Claim("id", "01_x", "s.", "w", "a / b", "ratio", "below", 8, "y", "n", "o", margin=1.0)
 BELOW, ABOVE, OPEN = Interval(0.5, 0.4, 0.6, 8), Interval(2.0, 1.5, 3.0, 8), Interval(1, 0.5, 2, 8)
@@ -43,6 +44,26 @@ def test_the_line_says_side_size_and_score():
         "id: side right at 90 % confidence (Brier score 0.01, 0.25 is a coin), "
         "size outside the interval"
     )
+
+
+def test_a_measurement_at_other_settings_is_another_question():
+    made = Prediction(CLAIM, 0.5, 90, {"momentum": 0.9, "steps": 100, "width": 8})
+    measured = replace(judge(CLAIM, BELOW), settings={"momentum": 0.5, "steps": 50, "width": 8})
+    score = made.score_against(measured)
+    assert (score.right, score.inside, score.brier) == (None, None, None)
+    words = "made for momentum = 0.9, steps = 100, measured at 0.5, 50: not scored"
+    assert str(score) == f"id: {words}"
+    there = replace(measured, settings={**made.settings})
+    assert made.score_against(there).right is True
+
+
+def test_the_numbers_stand_in_front_of_the_score():
+    score = Prediction(CLAIM, 0.9, 90).score_against(judge(CLAIM, BELOW))
+    said = "you said 0.9, 90 % sure of the side; measured 0.5 [0.4, 0.6] (95% interval, n = 8). "
+    assert score.describe_numbers() == said + str(score)
+    needy = Claim(**{**vars(CLAIM), "needs": ("two gpus",)})
+    nothing = Prediction(needy, 0.9, 90).score_against(Verdict(needy, SKIPPED, "needs two gpus"))
+    assert "nothing was measured. id: SKIPPED" in nothing.describe_numbers()
 
 
 @pytest.mark.parametrize("confidence", [49, 100])
