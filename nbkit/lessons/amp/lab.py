@@ -9,7 +9,7 @@ autocast.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING
@@ -32,10 +32,11 @@ BATCH = 64
 # ---- one number ----
 
 
-def draw_number(fig: Figure, *, number: float, log2_scale: int) -> Iterator[None]:
+def draw_number(fig: Figure, *, number: float, log2_scale: int) -> Generator[None, None, str]:
     """Draw the bits of a number in three formats, and where it lies in their ranges."""
     left, right = fig.subplots(1, 2, width_ratios=(2, 1))
     scale = 2.0**log2_scale
+    # The bits get two thirds of the width: float32 has 32 of them.
     pictures.draw_bits(left, number, scale)
     pictures.draw_ranges(right, number, scale)
     yield
@@ -103,10 +104,13 @@ def round_both_ways(x: Tensor, dtype: torch.dtype) -> Tensor:
     return x.to(dtype).to(torch.float32)
 
 
-def answer_rounded(weights: Sequence[Tensor], x: Tensor, pixel: float, dtype: torch.dtype) -> Tensor:
+def answer_rounded(
+    weights: Sequence[Tensor], x: Tensor, pixel: float, dtype: torch.dtype
+) -> Tensor:
     """Compute where the networks see the ink, (runs, batch, 2), rounded where autocast rounds."""
     pairs = list(zip(weights[::2], weights[1::2], strict=True))
     for layer, (weight, bias) in enumerate(pairs):
+        # The two factors of the product and the bias are rounded, and so is the sum.
         factors = [round_both_ways(each, dtype) for each in (bias, x, weight)]
         x = round_both_ways(torch.baddbmm(*factors), dtype)
         if layer < len(pairs) - 1:
@@ -138,6 +142,7 @@ def train_rounded(
         # Each run's loss times its own scale; a loss reaches the weights of its own run only.
         (gradient,) = torch.autograd.grad((losses * scales).sum(), runs.weights)
         gradient = gradient / scales[:, None]
+        # One gradient that is not finite stops the step of its run, and of no other.
         finite = gradient.isfinite().all(1)
         adam.take_step(gradient, finite)
         scales = torch.where(finite, scales, scales / 2)
@@ -160,6 +165,7 @@ class SkippingAdam:
 
         Source: Kingma & Ba 2015, algorithm 1, with torch's defaults.
         """
+        # What was not finite must not reach the averages, so the runs that skip are left out.
         runs = stepped.nonzero().flatten()
         gradient = gradient[runs]
         mean = 0.9 * self.mean[runs] + 0.1 * gradient
@@ -182,7 +188,7 @@ def train_in_float32(pixel: float, seeds: tuple[int, ...]) -> RoundedRuns:
 
 def draw_training(
     fig: Figure, *, log2_scale: int, pixel: float, precision: str, seeds: Sequence[int]
-) -> Iterator[None]:
+) -> Generator[None, None, str]:
     """Draw the first gradients against the format's range, and train in it and in float32."""
     left, right = fig.subplots(1, 2)
     # Only fp16 has a loss scale, as in `Amp`.
@@ -193,6 +199,7 @@ def draw_training(
     plain, yours = train_in_float32(pixel, tuple(seeds)), start_runs(seeds)
     training = train_rounded(yours, data, seeds, pixel=pixel, precision=precision, scale=scale)
     for step, _ in enumerate(training, 1):
+        # A picture costs more than ten steps: one on the way, and the last one.
         if step % 25 == 0:
             arms = {"float32": plain.losses[:step], "yours": yours.losses}
             pictures.draw_relative_losses(right, arms, steps=STEPS)
@@ -210,6 +217,7 @@ def describe_training(
     sentence = compare_losses("yours", yours.read_ends(), "float32", plain.read_ends())
     if precision != "fp16":
         return sentence
+    # A few skipped steps are part of a search for the scale; goal 1 asks for none.
     ends_alike, skips = sentence.startswith("no difference"), bool(yours.skipped.any())
     if ends_alike and log2_scale == 0:
         return f"goal 3 reached, no scale needed: {sentence}"

@@ -50,8 +50,8 @@ def draw_bits(ax: Axes, number: float, scale: float = 1.0) -> Axes:
         text = f"{precision}: {describe_stored(stored, scale)}"
         ax.text(-0.4, ROW * row - 0.5, text, fontsize=9, va="bottom")
     # The names of the fields stand under the last row.
-    for place, name, color in zip((-0.4, 2, 9), FIELD_NAMES, FIELD_COLORS, strict=True):
-        ax.text(place, 2 * ROW + 0.6, name, color=color, fontsize=8, va="top")
+    for x, name, color in zip((-0.4, 2.0, 9.0), FIELD_NAMES, FIELD_COLORS, strict=True):
+        ax.text(x, 2 * ROW + 0.6, name, color=color, fontsize=8, va="top")
     ax.set(xlim=(-0.6, 32), ylim=(2 * ROW + 1.1, -1.2), xticks=[], yticks=[])
     ax.set_frame_on(False)
     written = f"{number:g}" if scale == 1 else f"{number:g} times $2^{{{math.log2(scale):.0f}}}$"
@@ -155,7 +155,7 @@ def draw_shares(ax: Axes, shares: Mapping[float, Mapping[str, float]]) -> Axes:
         shares: side of a pixel in metres -> format -> final loss / guessing.
     """
     formats = list(next(iter(shares.values())))
-    for row, (pixel, found) in enumerate(shares.items()):
+    for row, found in enumerate(shares.values()):
         for k, name in enumerate(formats):
             place = row + 0.26 * (k - 1)
             ax.barh(place, found[name], height=0.22, color=(plots.BASELINE, KEPT, LOST)[k])

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -79,31 +80,39 @@ def find_first_gradients(data: Data, pixel: float) -> Tensor:
 
 
 def train_with(
-    take_step: Callable[[Tensor, torch.optim.Optimizer], bool], *, pixel: float = 0.003
+    take_step: Callable[[Tensor, torch.optim.Optimizer, Any], tuple[bool, Any]],
+    state: Any,
+    *,
+    pixel: float = 0.003,
 ) -> tuple[list[bool], str]:
-    """Train the finder for 60 steps in fp16, with `take_step(loss, optimizer)` as its step.
+    """Train the finder for 60 steps in fp16; `take_step(loss, optimizer, state)` makes each step.
 
+    Args:
+        take_step: returns whether it stepped, and the state for the next step.
+        state: what the steps hand on, such as the loss scale.
     Returns:
-        for each step whether it was made, as `take_step` returned it; a fingerprint of the weights.
+        for each step whether it was made; a fingerprint of the weights in the end.
     """
     (model, optimizer), data = make_finder(seed=0), locate_ink(digits(), pixel)
-    stepped = []
+    made = []
     for x, y in data.batches(64, seed=0, steps=60):
         optimizer.zero_grad()
         with torch.autocast("cpu", torch.float16):
             loss = mse_loss(pixel * model(x), y)
-        stepped.append(take_step(loss, optimizer))
-    return stepped, digest(model)
+        stepped, state = take_step(loss, optimizer, state)
+        made.append(bool(stepped))
+    return made, digest(model)
 
 
 # ---- the claims ----
 
 
-def choose_budget(profile: str) -> tuple[range, range, list[float], str]:
-    """Choose the seeds of the two tasks, the lrs to try and the device."""
-    seeds = {"smoke": (3, 3), "lesson": (16, 24), "full": (32, 48)}[profile]
+def choose_budget(profile: str) -> tuple[dict[str, range], list[float], str]:
+    """Choose the seeds of each task, the lrs to try and the device."""
+    counts = {"smoke": (3, 3), "lesson": (16, 24), "full": (32, 48)}[profile]
+    seeds = {"digits": range(counts[0]), "signals": range(counts[1])}
     lrs = GRID[2::2] if profile == "smoke" else GRID
-    return range(seeds[0]), range(seeds[1]), lrs, "cuda" if torch.cuda.is_available() else "cpu"
+    return seeds, lrs, "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def make_net(data: Data) -> Callable[[], nn.Module]:
@@ -165,9 +174,7 @@ def choose_sizes(device: str, profile: str) -> tuple[Sequence[int], Sequence[int
     return (widths[:2], sizes[:2]) if profile == "smoke" else (widths, sizes)
 
 
-def map_sizes(
-    cells: Iterable[Size], device: str
-) -> tuple[dict[Size, Interval], dict[Size, float]]:
+def map_sizes(cells: Iterable[Size], device: str) -> tuple[dict[Size, Interval], dict[Size, float]]:
     """Measure, for each width and batch, the speed of bf16 relative to float32, and its memory.
 
     Returns:
@@ -228,8 +235,8 @@ def conclude_map(
     return (
         f"**On this machine** bf16 is faster in {len(wins)} of {len(faster)} cells and slower in "
         f"{len(losses)}. From the smallest cell to the largest, its speed relative to float32 "
-        f"{direction}. The hardware {units} (`nbkit doctor`): {reason}. Memory falls in {len(saved)} of "
-        f"{len(smaller)} cells."
+        f"{direction}. The hardware {units} (`nbkit doctor`): {reason}. Memory falls in "
+        f"{len(saved)} of {len(smaller)} cells."
     )
 
 
