@@ -29,6 +29,10 @@ def ledger_dir() -> Path:
 def keep_record(record: Record, ledger: Path) -> Path:
     """Write a run's record into the ledger, replacing the earlier one; return the file.
 
+    A claim that this run skipped, as on a busy machine, keeps the verdict of the earlier record, if
+    that was judged at the same parameters by the same measure and bound. Such a verdict says in
+    `recorded` when its run started, and has the machine that it was measured on.
+
     Raises:
         ValueError: if the lesson failed: later runs cannot be compared with half a run.
         OSError: if the folder cannot be written.
@@ -37,17 +41,84 @@ def keep_record(record: Record, ledger: Path) -> Path:
         raise ValueError(f"{record.lesson} failed, so it is not recorded.")
     path = _find_path(record, ledger)
     path.parent.mkdir(parents=True, exist_ok=True)
+    # A damaged file is replaced: nothing in it can be kept.
+    earlier = Record.find(path)
+    verdicts = record.verdicts
+    if earlier is not None and earlier.parameters == record.parameters:
+        verdicts = _keep_judged(earlier, record)
     # Times and workers differ from run to run: without them, a diff shows the verdicts alone.
-    replace(record, name=record.lesson, cells=[], flips=[], worker={}, attempts=[]).save(path)
+    kept = replace(record, name=record.lesson, verdicts=verdicts, cells=[], flips=[])
+    replace(kept, worker={}, attempts=[]).save(path)
     return path
+
+
+def list_kept(record: Record, ledger: Path) -> list[str]:
+    """List the verdicts that `keep_record` has kept, because this run skipped their claims.
+
+    Raises:
+        OSError: if the ledger's file cannot be read.
+        ValueError: if it is not a record.
+    """
+    lines = []
+    for verdict in Record.load(_find_path(record, ledger)).verdicts:
+        tasks = [
+            {**there, "claim": f"{verdict['claim']} on {there['task']}"}
+            for there in verdict.get("elsewhere") or ()
+        ]
+        for kept in [verdict, *tasks]:
+            # Only a verdict of an earlier run has the start of that run.
+            if kept.get("recorded"):
+                date = str(kept["recorded"])[:10]
+                lines.append(f"{kept['claim']} was skipped, and keeps {kept['verdict']} of {date}")
+    return lines
+
+
+def _keep_judged(earlier: Record, record: Record) -> list[dict[str, Any]]:
+    """Return a run's verdicts, with the earlier one for each claim that it skipped."""
+    before = number_verdicts(earlier.verdicts)
+    verdicts = []
+    for key, now in number_verdicts(record.verdicts).items():
+        then = before.get(key)
+        if then is not None and _asks_the_same(then, now):
+            now = _keep_judged_tasks(then, now, earlier.started)
+            if _was_skipped(then, now):
+                now = {**then, "recorded": then.get("recorded") or earlier.started}
+        verdicts.append(now)
+    return verdicts
+
+
+def _keep_judged_tasks(
+    then: Mapping[str, Any], now: Mapping[str, Any], started: str
+) -> dict[str, Any]:
+    """Return a verdict with the earlier one for each further task that this run skipped."""
+    before = {there["task"]: there for there in then.get("elsewhere") or ()}
+    tasks = []
+    for there in now.get("elsewhere") or ():
+        old = before.get(there["task"])
+        if old is not None and _was_skipped(old, there):
+            there = {**old, "recorded": old.get("recorded") or started}
+        tasks.append(there)
+    # A verdict without further tasks stays as it was shown.
+    return {**now, "elsewhere": tasks} if tasks else dict(now)
+
+
+def _asks_the_same(then: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Return whether two verdicts are about the same quantity and bound."""
+    # The claim may have been changed under its id since the earlier run.
+    return all(then.get(name) == now.get(name) for name in ("metric", "bound", "over"))
+
+
+def _was_skipped(then: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    return now["verdict"] == "SKIPPED" and then["verdict"] in JUDGED
 
 
 def find_flips(record: Record, ledger: Path) -> list[dict[str, Any]]:
     """Find the claims whose verdict differs from the one recorded for this class of machine.
 
     Returns:
-        for each of them the `claim`; `now` and `before`, the two verdicts with their intervals; and
-        `recorded`, the start of the earlier run.
+        for each of them the `claim`; `now` and `before`, the two verdicts with their intervals;
+        `recorded`, the start of the earlier run; and `task`, the further task that it was measured
+        on, or None.
 
     Only runs with the same parameters are compared, because other parameters ask another question.
     A claim that was skipped, then or now, has not flipped. A claim that a run to the end no longer
@@ -69,11 +140,23 @@ def find_flips(record: Record, ledger: Path) -> list[dict[str, Any]]:
 
     flips = []
     for then, now in _pair_verdicts(recorded, record):
-        if _has_flipped(then, now):
-            flips.append(
-                {"claim": now["claim"], "now": now, "before": then, "recorded": recorded.started}
-            )
+        for task, before, after in [(None, then, now), *_pair_tasks(then, now)]:
+            if _has_flipped(before, after):
+                # A verdict that was kept through a skipped run is older than its record.
+                start = before.get("recorded") or recorded.started
+                flip = {"claim": now["claim"], "now": after, "before": before, "recorded": start}
+                flips.append({**flip, "task": task} if task else flip)
     return flips
+
+
+def _pair_tasks(
+    then: Mapping[str, Any], now: Mapping[str, Any]
+) -> Iterator[tuple[str, Mapping[str, Any], Mapping[str, Any]]]:
+    """Yield the verdicts then and now on each further task that both runs have measured."""
+    before = {there["task"]: there for there in then.get("elsewhere") or ()}
+    for there in now.get("elsewhere") or ():
+        if there["task"] in before:
+            yield there["task"], before[there["task"]], there
 
 
 def _pair_verdicts(

@@ -35,6 +35,7 @@ class Record:
     cell: int | None = None  # the number in `In [ ]` of the current cell, or of the one that failed
     cells: list[dict[str, Any]] = field(default_factory=list)  # number, status, seconds of each
     verdicts: list[dict[str, Any]] = field(default_factory=list)
+    predictions: list[dict[str, Any]] = field(default_factory=list)  # that the lesson committed
     flips: list[dict[str, Any]] = field(default_factory=list)  # differences from the ledger
     name: str = ""  # the stem of its files: the lesson's, or a grid point's
     code_sha256: str = ""  # of nbkit's own source and data

@@ -21,6 +21,7 @@ def find_problem(content: Mapping[str, Any]) -> str | None:
         return problem
     lists: dict[str, Callable[[Any], str | None]] = {
         "verdicts": find_verdict_problem,
+        "predictions": find_prediction_problem,
         "flips": _find_flip_problem,
         "cells": lambda cell: _find_item_problem(cell, "cells", ("cell",), CELL),
     }
@@ -38,7 +39,21 @@ def find_problem(content: Mapping[str, Any]) -> str | None:
 
 def find_verdict_problem(verdict: object) -> str | None:
     """Describe the first fault of a verdict; None if it has none."""
-    return _find_item_problem(verdict, "verdicts", ("claim", "verdict"), VERDICT)
+    problem = _find_item_problem(verdict, "verdicts", ("claim", "verdict"), VERDICT)
+    if problem:
+        return problem
+    assert isinstance(verdict, Mapping)
+    # The verdicts on further tasks are shown with their effect and interval, too.
+    for there in verdict.get("elsewhere") or ():
+        if problem := _find_item_problem(there, "elsewhere", ("task", "verdict"), ELSEWHERE):
+            return f"one of its verdicts: {problem}"
+    return None
+
+
+def find_prediction_problem(prediction: object) -> str | None:
+    """Describe the first fault of a prediction; None if it has none."""
+    wanted = ("claim", "guess", "confidence")
+    return _find_item_problem(prediction, "predictions", wanted, PREDICTION)
 
 
 def _find_flip_problem(flip: object) -> str | None:
@@ -133,6 +148,7 @@ FIELDS: dict[str, Callable[[Any], bool]] = {
     "seconds": _is_seconds,
     "cells": _is_json_list,
     "verdicts": _is_json_list,
+    "predictions": _is_json_list,
     "flips": _is_json_list,
     "nbkit": _is_text,
     "notebook_sha256": _is_text,
@@ -149,10 +165,25 @@ CELL: dict[str, Callable[[Any], bool]] = {
     "cell": _is_integer,
     "seconds": _or_none(_is_seconds),
 }
-FLIP: dict[str, Callable[[Any], bool]] = {"claim": _is_word, "recorded": _is_text}
+FLIP: dict[str, Callable[[Any], bool]] = {
+    "claim": _is_word,
+    "recorded": _is_text,
+    "task": _or_none(_is_text),
+}
+PREDICTION: dict[str, Callable[[Any], bool]] = {
+    "claim": _is_word,
+    "guess": _is_number,
+    "confidence": _is_integer,
+    "settings": _or_none(_is_mapping),
+}
 VERDICT: dict[str, Callable[[Any], bool]] = {
     "claim": _is_word,
     "verdict": _is_word,
+    "task": _or_none(_is_text),
+    "baseline": _or_none(_is_text),
+    "recorded": _or_none(_is_text),
+    "settings": _or_none(_is_mapping),
+    "elsewhere": _or_none(_is_json_list),
     "sentence": _or_none(_is_text),
     "reason": _or_none(_is_text),
     "metric": _or_none(_is_text),
@@ -165,3 +196,4 @@ VERDICT: dict[str, Callable[[Any], bool]] = {
     "margin": _or_none(_is_number),
     "p_value": _or_none(lambda value: _is_number(value) and not math.isnan(value)),  # type: ignore[arg-type]
 }
+ELSEWHERE = {**VERDICT, "task": _is_word}

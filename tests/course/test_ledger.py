@@ -7,7 +7,7 @@ from course_notebooks import write
 from course_pages import page
 
 from nbkit.course import cli, ledger
-from nbkit.course.ledger import find_flips, keep_record, ledger_dir
+from nbkit.course.ledger import find_flips, keep_record, ledger_dir, list_kept
 from nbkit.course.record import Record
 from nbkit.course.report.write import format_table, summarize_records
 from nbkit.course.run import course_run
@@ -115,6 +115,72 @@ def test_only_the_same_question_on_the_same_hardware_is_compared(tmp_path):
     assert not find_flips(record(*beside, lr=0.1), tmp_path)
 
 
+def skipped(claim="c", **more):
+    reason = "the machine was busy: other programs took 40 % of a core"
+    return {**verdict("SKIPPED", 1.0, claim), "reason": reason, **more}
+
+
+def test_a_judged_verdict_is_kept_where_a_busy_run_has_skipped_its_claim(tmp_path):
+    keep_record(record(verdict("SUPPORTED", 1.0), verdict("REFUTED", 2.0, "o")), tmp_path)
+    later = record(skipped(), verdict("SUPPORTED", 0.5, "o"))
+    later.started = "2026-02-02T03:04:05+00:00"
+    kept = Record.load(keep_record(later, tmp_path)).verdicts
+    judged = {**verdict("SUPPORTED", 1.0), "recorded": "2026-01-02T03:04:05+00:00"}
+    assert kept == [judged, verdict("SUPPORTED", 0.5, "o")]
+    assert list_kept(later, tmp_path) == ["c was skipped, and keeps SUPPORTED of 2026-01-02"]
+    # A second busy run keeps the date of the measurement, and a flip names it.
+    later.started = "2026-03-03T03:04:05+00:00"
+    keep_record(later, tmp_path)
+    (flip,) = find_flips(record(verdict("REFUTED", 1.5)), tmp_path)[:1]
+    assert flip["recorded"] == "2026-01-02T03:04:05+00:00"
+    keep_record(record(verdict("REFUTED", 1.5)), tmp_path)  # a quiet run replaces it again
+    assert list_kept(record(), tmp_path) == []
+
+
+@pytest.mark.parametrize("change", [{"metric": "b"}, {"bound": "below 2"}, {"over": "timings"}])
+def test_a_claim_that_asks_something_else_now_keeps_nothing(tmp_path, change):
+    keep_record(record({**verdict("SUPPORTED", 1.0), "metric": "a", "over": "seeds"}), tmp_path)
+    now = skipped(**{"metric": "a", "over": "seeds", **change})
+    assert Record.load(keep_record(record(now), tmp_path)).verdicts == [now]
+
+
+def test_nothing_is_kept_of_other_parameters_of_a_skipped_claim_or_of_a_damaged_file(tmp_path):
+    path = keep_record(record(verdict("SUPPORTED", 1.0), lr=0.1), tmp_path)
+    keep_record(record(skipped(), lr=0.2), tmp_path)
+    assert Record.load(path).verdicts == [skipped()]
+    keep_record(record(skipped(n=3), lr=0.2), tmp_path)
+    assert Record.load(path).verdicts == [skipped(n=3)]
+    path.write_text("{")
+    keep_record(record(skipped(), lr=0.2), tmp_path)
+    assert Record.load(path).verdicts == [skipped()]
+
+
+def on_tasks(word, *tasks):
+    """A verdict at home, and on further tasks."""
+    return {**verdict(word, 1.0), "elsewhere": [there(task, told) for task, told in tasks]}
+
+
+def there(task, word):
+    told = verdict(word, 1.0)
+    del told["claim"]
+    return {"task": task, **told}
+
+
+def test_a_further_task_flips_and_is_kept_by_itself(tmp_path):
+    keep_record(record(on_tasks("SUPPORTED", ("a", "SUPPORTED"), ("b", "REFUTED"))), tmp_path)
+    run = record(on_tasks("SUPPORTED", ("a", "REFUTED"), ("b", "SKIPPED"), ("new", "REFUTED")))
+    run.flips = find_flips(run, tmp_path)
+    assert [(flip["claim"], flip["task"]) for flip in run.flips] == [("c", "a")]
+    assert "FLIPPED c on a: REFUTED, 1 [0.9, 1.1]" in format_table([run])
+    kept = Record.load(keep_record(run, tmp_path)).verdicts[0]["elsewhere"]
+    assert [(one["task"], one["verdict"]) for one in kept] == [
+        ("a", "REFUTED"),
+        ("b", "REFUTED"),
+        ("new", "REFUTED"),
+    ]
+    assert list_kept(run, tmp_path) == ["c on b was skipped, and keeps REFUTED of 2026-01-02"]
+
+
 @pytest.mark.parametrize("text", ["{", "{}", "[1]"])
 def test_a_damaged_ledger_is_named(tmp_path, text):
     path = keep_record(record(), tmp_path)
@@ -161,6 +227,12 @@ def test_a_run_is_recorded_on_purpose_only_and_a_flip_exits_with_3(tmp_path, mon
     write(lesson, CLAIM % ("REFUTED", 1.5))
     assert cli.main([*words, "--record"]) == 0  # the new verdict is taken for the right one
     assert cli.main(words) == 0
+    write(lesson, CLAIM % ("SKIPPED", 1.5))
+    capsys.readouterr()
+    assert cli.main([*words, "--record"]) == 0
+    assert "ledger: c was skipped, and keeps REFUTED of 20" in capsys.readouterr().out
+    (judged,) = Record.load(kept).verdicts
+    assert judged["verdict"] == "REFUTED"
 
 
 def ledger_file():

@@ -16,9 +16,14 @@ ODD = [None, True, 5, -1, 10**400, float("nan"), *WORDS, [], [1], {}, {"a": 1}]
 
 def whole():
     """A record with every part that a report reads."""
-    flip = {"claim": "near-best", "now": VERDICT, "before": VERDICT, "recorded": "2026-01-02"}
+    there = {"task": "signals", "verdict": "REFUTED", "effect": 1.5, "interval": [1.3, 1.7], "n": 6}
+    verdict = {**VERDICT, "task": "digits", "baseline": "none", "elsewhere": [there]}
+    flip = {"claim": "near-best", "now": there, "before": there, "recorded": "2026-01-02"}
+    flip["task"] = "signals"
+    made = {"claim": "near-best", "guess": 0.5, "confidence": 80, "settings": {"lr": 0.1}}
     cells = [{"cell": 1, "status": "completed", "seconds": 2.5}]
-    one = record("01_a", status="ok", verdicts=[VERDICT], flips=[flip], cells=cells)
+    one = record("01_a", status="ok", verdicts=[verdict], flips=[flip], cells=cells)
+    one.predictions = [made]
     told = vars(one) | {"machine": dict(MACHINE), "peak_bytes": 2**30}
     return json.loads(json.dumps(told))  # no part of it is another part too
 
@@ -72,6 +77,17 @@ def test_no_change_of_a_record_ends_the_report(tmp_path, change):
         (("verdicts", 0, "verdict"), "", "one of its verdicts: verdict is ''"),
         (("verdicts", 0, "claim"), [1], "one of its verdicts: claim is [1]"),
         (("verdicts", 0, "interval"), 5, "one of its verdicts: interval is 5"),
+        (
+            ("verdicts", 0, "elsewhere", 0, "interval"),
+            5,
+            "one of its verdicts: one of its elsewhere: interval is 5",
+        ),
+        (
+            ("verdicts", 0, "elsewhere"),
+            [{"verdict": "REFUTED"}],
+            "one of its verdicts: one of its elsewhere has not all of task, verdict",
+        ),
+        (("predictions", 0, "guess"), "x", "one of its predictions: guess is 'x'"),
         (("cells", 0, "cell"), "x", "one of its cells: cell is 'x'"),
         (("flips", 0, "now", "verdict"), "", "one of its flips: verdict is ''"),
         (("machine", "hardware"), 3, "machine is "),

@@ -113,7 +113,7 @@ def test_each_depth_has_its_interval_in_the_colour_of_its_verdict(axes):
     pictures.draw_effect_by_knob(axes[0], verdicts, x="hidden layers", y="ratio")
     drawn = [line for line in axes[0].lines if list(line.get_xdata()) == [20, 20]]
     assert list(drawn[0].get_ydata()) == [0.4, 0.6]
-    assert same_color(drawn[0].get_color(), plots.BEST)
+    assert same_color(drawn[0].get_color(), plots.VERDICTS["SUPPORTED"])
     told = [text.get_text() for text in axes[0].get_legend().get_texts()]
     assert told == ["refuted", "inconclusive", "supported"]
 

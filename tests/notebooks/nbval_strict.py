@@ -66,10 +66,15 @@ class Text(str):
 def without_timings(text):
     """The text with one and the same word for each verdict, score and takeaway over timings."""
     for takeaway, claim in TAKEAWAYS.items():
-        text = text.replace(takeaway, f"TAKEAWAY OF {claim}")
+        # How many tasks it held on belongs to the machine, too.
+        on_tasks = r"( It held on \d+ of \d+ tasks: .*)?"
+        text = re.sub(re.escape(takeaway) + on_tasks, f"TAKEAWAY OF {claim}", text)
     for claim in TIMED:
         text = re.sub(
-            rf"^{claim.id}  ({'|'.join(WORDS)})( \(.*\))?$", f"{claim.id}  JUDGED", text, flags=re.M
+            rf"^{claim.id}  ({'|'.join(WORDS)})( +\(.*\))?$",
+            f"{claim.id}  JUDGED",
+            text,
+            flags=re.M,
         )
         scored = rf"^{claim.id}: (side .*|\w+, so there is nothing to score)$"
         text = re.sub(scored, f"{claim.id}: SCORED", text, flags=re.M)

@@ -13,8 +13,13 @@ from enum import Enum
 from typing import Any
 
 from nbkit.course.report.words import (
+    count_held_tasks,
+    describe_baseline,
+    describe_elsewhere,
     describe_holm,
     describe_measure,
+    describe_recording,
+    describe_task,
     format_effect,
     format_sample_size,
 )
@@ -55,8 +60,20 @@ COLUMNS = [
     Column("verdict", _read_verdict, ColumnKind.MARK, heading="verdict"),
     Column("effect", format_effect, ColumnKind.NUMBER, heading="effect, interval"),
     Column("n", format_sample_size, ColumnKind.NUMBER, heading="n", label="n = "),
+    Column(
+        "tasks",
+        count_held_tasks,
+        ColumnKind.NUMBER,
+        heading="tasks",
+        label="tasks: ",
+        value=count_held_tasks,
+    ),
     Column("reason", _read_reason, ColumnKind.NOTE),
+    Column("elsewhere", describe_elsewhere, ColumnKind.NOTE),
+    Column("recorded", describe_recording, ColumnKind.NOTE),
     Column("metric", describe_measure, ColumnKind.CLAIM),
+    Column("task", describe_task, ColumnKind.CLAIM),
+    Column("baseline", describe_baseline, ColumnKind.CLAIM),
     Column("verdict_holm", describe_holm, ColumnKind.NOTE),
 ]
 

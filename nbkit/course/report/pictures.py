@@ -131,8 +131,10 @@ def _read_outputs(
 
 
 def _read_verdict_output(output: Mapping[str, Any]) -> str | None:
-    """Return `claim VERDICT` if an output is a verdict."""
+    """Return `claim VERDICT` if an output is a verdict, or the word for verdict cards."""
     carried = (output.get("metadata") or {}).get("nbkit") or {}
+    if carried.get("kind") == "cards":
+        return "verdict cards"
     if carried.get("kind") != "verdict":
         return None
     return f"{carried.get('claim')} {carried.get('verdict')}"

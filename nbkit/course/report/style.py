@@ -26,6 +26,7 @@ th, td { border-bottom: 1px solid var(--line); padding: .45rem .8rem .45rem 0;
   vertical-align: top; }
 .number { font-variant-numeric: tabular-nums; }
 .w-verdict { width: 8rem; } .w-effect { width: 12rem; } .w-n { width: 7rem; }
+.w-tasks { width: 4rem; }
 .w-lesson { width: 25%; } .w-claim { width: 34%; }
 .mark { font-weight: 700; font-size: .8rem; letter-spacing: .03em; white-space: nowrap; }
 .marks { display: flex; flex-wrap: wrap; gap: 0 .9rem; }
@@ -50,7 +51,7 @@ pre { background: var(--panel); border-left: 4px solid var(--bad); padding: .6re
 @media screen and (max-width: 40rem) { body { padding-top: 1rem; } thead { display: none; }
   table, tbody { display: block; }
   tr { display: block; border-bottom: 1px solid var(--line); padding: .5rem 0; }
-  td { display: block; border: 0; padding: .1rem 0; }
+  td { display: block; border: 0; padding: .1rem 0; } td:empty { display: none; }
   td[data-name]::before { content: attr(data-name) ": "; color: var(--soft); font-size: .875rem; }
   td.column { padding: .5rem 0 0; }
   td.column::before { display: block; content: attr(data-name); font-weight: 600; }

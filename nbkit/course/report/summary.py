@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from nbkit.course.record import Record
-from nbkit.course.report.words import describe_flip, format_count
+from nbkit.course.report.words import count_held_tasks, describe_flip, format_count
 
 VERDICTS = ("SUPPORTED", "REFUTED", "INCONCLUSIVE", "SKIPPED")
 # The states of a lesson, by the status in its record. UNFINISHED: the record was never closed, so
@@ -47,8 +47,11 @@ def _make_rows(record: Record) -> list[tuple[str, str, str, str]]:
 
 
 def _word_verdict(verdict: Mapping[str, Any]) -> str:
-    """Return `SUPPORTED`, or `SKIPPED (needs cuda)`."""
+    """Return `SUPPORTED`, `SUPPORTED (2 of 2 tasks)`, or `SKIPPED (needs cuda)`."""
     word, reason = str(verdict.get("verdict")), verdict.get("reason")
+    tasks = count_held_tasks(verdict)
+    if tasks:
+        return f"{word} ({tasks} tasks)"
     return f"{word} ({reason})" if word == "SKIPPED" and reason else word
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from nbkit.course.ledger import MISSING
+from nbkit.lab.evidence.claims import SKIPPED, SUPPORTED
 
 
 def describe_flip(flip: Mapping[str, Any]) -> str:
@@ -20,7 +21,8 @@ def describe_flip(flip: Mapping[str, Any]) -> str:
     if flip["now"]["verdict"] == MISSING:
         now = f"{MISSING}, {flip['now'].get('reason')}"
     recorded = f"recorded {str(flip['recorded'])[:10]}"  # the date of an ISO time
-    return f"FLIPPED {flip['claim']}: {now}; {recorded}: {before}"
+    where = f" on {flip['task']}" if flip.get("task") else ""
+    return f"FLIPPED {flip['claim']}{where}: {now}; {recorded}: {before}"
 
 
 def _describe_flip_side(verdict: Mapping[str, Any]) -> str:
@@ -60,6 +62,45 @@ def describe_measure(verdict: Mapping[str, Any]) -> str:
     if verdict.get("margin") is not None:
         words += f"; claimed: {verdict.get('bound') or format_number(verdict['margin'])}"
     return words
+
+
+def describe_task(verdict: Mapping[str, Any]) -> str:
+    """Describe the task that a claim was measured on; empty if its record does not say."""
+    return f"Task: {verdict['task']}" if verdict.get("task") else ""
+
+
+def describe_baseline(verdict: Mapping[str, Any]) -> str:
+    """Describe what a technique was held against; empty if its record does not say."""
+    return f"Held against: {verdict['baseline']}" if verdict.get("baseline") else ""
+
+
+def count_held_tasks(verdict: Mapping[str, Any]) -> str:
+    """Count on how many tasks a claim held: `2 of 2`; empty if one task was measured."""
+    further = verdict.get("elsewhere") or []
+    # A claim that was not judged at home says nothing about how far it travels.
+    if not further or verdict["verdict"] == SKIPPED:
+        return ""
+    held = 0
+    for each in [verdict, *further]:
+        held += each["verdict"] == SUPPORTED
+    return f"{held} of {1 + len(further)}"
+
+
+def describe_elsewhere(verdict: Mapping[str, Any]) -> str:
+    """Describe the verdict on each further task: `On signals: REFUTED, 1.2 [1.1, 1.3], n = 8`."""
+    lines = []
+    for there in verdict.get("elsewhere") or ():
+        # A task on which nothing was measured has a reason, and no numbers.
+        numbers = f"{format_effect(there)}, n = {format_sample_size(there)}"
+        if there.get("effect") is None:
+            numbers = str(there.get("reason") or "not measured")
+        lines.append(f"On {there['task']}: {there['verdict']}, {numbers}")
+    return ". ".join(lines)
+
+
+def describe_recording(verdict: Mapping[str, Any]) -> str:
+    """Say when a verdict was measured, if that was in an earlier run than its record's."""
+    return f"From the run of {str(verdict['recorded'])[:10]}" if verdict.get("recorded") else ""
 
 
 def describe_holm(verdict: Mapping[str, Any]) -> str:

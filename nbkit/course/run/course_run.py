@@ -13,7 +13,7 @@ from typing import Any
 from nbkit.course.console import print_line
 from nbkit.course.kernel.fork_client import start_fork_server, stop_fork_server
 from nbkit.course.kernel.headless import share_threads
-from nbkit.course.ledger import find_flips, keep_record, ledger_dir
+from nbkit.course.ledger import find_flips, keep_record, ledger_dir, list_kept
 from nbkit.course.lessons import LessonError
 from nbkit.course.record import Record
 from nbkit.course.report.write import PAGE, check_page, format_table, write_reports
@@ -141,12 +141,15 @@ def _run_tasks(tasks: list[Task], pool: Any, out: Path, options: RunOptions) -> 
         _write_waiting_record(task)
 
     problems: list[str] = []
+    notes: list[str] = []
     paths = {task.name: task.record_path for task in tasks}
 
     def check_ledger(record: Record) -> None:
         problem = _compare_with_ledger(record, paths[record.name], options.to_ledger)
         if problem:
             problems.append(problem)
+        elif options.to_ledger and record.ok:
+            notes.extend(list_kept(record, ledger_dir()))
 
     # A kept result is compared again: the ledger may have changed since.
     for record in kept.values():
@@ -161,8 +164,8 @@ def _run_tasks(tasks: list[Task], pool: Any, out: Path, options: RunOptions) -> 
             print_line(f"done before, and kept: {', '.join(kept)}")
         records = [_read_final_record(task) for task in tasks]
         _report_records(records, out)
-        for problem in problems:
-            print_line(f"ledger: {problem}")
+        for line in [*problems, *notes]:
+            print_line(f"ledger: {line}")
     if problems:
         raise LedgerError("; ".join(problems))
     return records

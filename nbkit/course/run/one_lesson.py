@@ -32,7 +32,7 @@ from nbkit.course.kernel.headless import headless_environment
 from nbkit.course.kernel.polling import Stopped
 from nbkit.course.lessons import LessonError, check_parameters
 from nbkit.course.record import RUNNING, Record
-from nbkit.course.record_shape import find_verdict_problem
+from nbkit.course.record_shape import find_prediction_problem, find_verdict_problem
 from nbkit.course.run.exclusive import hold_machine, needs_machine_alone
 from nbkit.course.run.gpu import lease_gpu
 from nbkit.course.run.grid import shorten_name
@@ -240,14 +240,18 @@ def _write_outputs(
 
 
 def _note_verdicts(record: Record, nb: NotebookNode) -> None:
-    """Put the readable verdicts into the record; an unreadable one fails a successful lesson."""
-    record.verdicts = []
-    for verdict in _list_verdicts(nb):
-        problem = find_verdict_problem(verdict)
-        if problem is None:
-            record.verdicts.append(verdict)
-        elif record.ok:
-            record.close(f"a verdict that the lesson has shown cannot be read: {problem}")
+    """Put verdicts and predictions into the record; an unreadable one fails a successful lesson."""
+    record.verdicts, record.predictions = [], []
+    for kind, find_problem, found in (
+        ("prediction", find_prediction_problem, record.predictions),
+        ("verdict", find_verdict_problem, record.verdicts),
+    ):
+        for numbers in _list_numbers(nb, kind):
+            problem = find_problem(numbers)
+            if problem is None:
+                found.append(numbers)
+            elif record.ok:
+                record.close(f"a {kind} that the lesson has shown cannot be read: {problem}")
 
 
 def _save_record(task: Task, record: Record) -> None:
@@ -284,12 +288,12 @@ def _list_cell_states(nb: NotebookNode) -> list[dict[str, Any]]:
     return states
 
 
-def _list_verdicts(nb: NotebookNode) -> list[dict[str, Any]]:
-    """List the verdicts, which lessons store in the metadata of their outputs."""
-    verdicts = []
+def _list_numbers(nb: NotebookNode, kind: str) -> list[dict[str, Any]]:
+    """List what a lesson stored of one kind ("verdict") in the metadata of its outputs."""
+    found = []
     for cell in nb.cells:
         for output in cell.get("outputs", []):
             numbers = output.get("metadata", {}).get("nbkit", {})
-            if numbers.get("kind") == "verdict":
-                verdicts.append(dict(numbers))
-    return verdicts
+            if numbers.get("kind") == kind:
+                found.append(dict(numbers))
+    return found

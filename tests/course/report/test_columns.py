@@ -77,6 +77,52 @@ def test_a_verdict_without_an_effect_has_no_numbers():
     assert list_texts({**VERDICT, "over": None}, ColumnKind.NUMBER)[1] == "n = 8"
 
 
+TASKS = [
+    {"task": "signals", "verdict": "REFUTED", "effect": 1.5, "interval": [1.3, 1.7], "n": 6},
+    {"task": "<b>tiles", "verdict": "SKIPPED", "effect": None, "reason": "needs cuda"},
+]
+
+
+@pytest.fixture
+def travelled(tmp_path):
+    """The folder of a run with a claim that was measured on three tasks."""
+    more = {"elsewhere": TASKS, "task": "digits, 100 steps", "baseline": "the best of 11 lrs"}
+    record("01_a", status="ok", verdicts=[{**VERDICT, **more}]).save(tmp_path / "01_a.json")
+    return tmp_path
+
+
+def test_the_tasks_of_a_claim_are_in_every_file(travelled, tmp_path):
+    write_report([travelled], tmp_path / "out")
+    page, text = ((tmp_path / "out" / name).read_text() for name in ("index.html", "report.md"))
+    assert ">tasks</th>" in page and 'data-name="tasks">1 of 3</td>' in page
+    assert "tasks: 1 of 3" in text
+    for told in (
+        "On signals: REFUTED, 1.5 [1.3, 1.7], n = 6. On ",
+        "Task: digits, 100 steps",
+        "Held against: the best of 11 lrs",
+    ):
+        assert told in page and told in text.replace("\\", "")
+    assert "On &lt;b&gt;tiles: SKIPPED, needs cuda" in page
+    data = json.loads((tmp_path / "out" / "report.json").read_text())
+    (verdict,) = data["lessons"][0]["findings"][0]["verdicts"]
+    assert (verdict["tasks"], verdict["elsewhere"]) == ("1 of 3", TASKS)
+
+
+def test_a_single_task_is_not_counted_and_neither_is_a_skipped_claim():
+    numbers = list_texts({**VERDICT, "elsewhere": []}, ColumnKind.NUMBER)
+    assert numbers == ["1.04 [0.98, 1.12]", "n = 8 seeds"]
+    away = [{"task": "signals", "verdict": "SUPPORTED"}]
+    held = list_texts({**VERDICT, "elsewhere": away}, ColumnKind.NUMBER)
+    assert held[-1] == "tasks: 2 of 2"
+    told = list_texts({**VERDICT, "verdict": "SKIPPED", "elsewhere": away}, ColumnKind.NUMBER)
+    assert told == ["1.04 [0.98, 1.12]", "n = 8 seeds"]
+
+
+def test_a_verdict_kept_in_the_ledger_says_when_it_was_measured():
+    notes = list_texts({**VERDICT, "recorded": "2026-01-02T03:04:05+00:00"}, ColumnKind.NOTE)
+    assert "From the run of 2026-01-02" in notes
+
+
 def test_a_claim_is_described_by_the_first_run_that_does():
     old = {**VERDICT, "metric": None}
     assert describe_claim([None, old, VERDICT]) == "Measured: loss / loss; claimed: below 1.25"

@@ -32,6 +32,28 @@ display({"text/plain": "c  SUPPORTED"}, raw=True, metadata={"nbkit": numbers})
 display({"text/plain": "else"}, raw=True, metadata={"nbkit": {"kind": "table"}})"""
 
 
+PREDICTION = """\
+from IPython.display import display
+made = {"kind": "prediction", "claim": "c", "guess": %s, "confidence": 80, "settings": {}}
+display({"text/plain": "committed"}, raw=True, metadata={"nbkit": made})"""
+
+
+def test_a_record_says_which_predictions_were_made(tmp_path):
+    path, out = write(tmp_path / "01_a.ipynb", PREDICTION % 0.5, VERDICT), tmp_path / "out"
+    out.mkdir()
+    record = run_lesson(path, out)
+    (made,) = record.predictions
+    assert (made["claim"], made["guess"], made["confidence"]) == ("c", 0.5, 80)
+    assert Record.load(out / "01_a.json").predictions == record.predictions
+    write(path, VERDICT)
+    assert run_lesson(path, out).predictions == []
+    write(path, PREDICTION % "'x'")
+    assert run_lesson(path, out).reason == (
+        "a prediction that the lesson has shown cannot be read: "
+        "one of its predictions: guess is 'x'"
+    )
+
+
 def test_a_lesson_that_runs_leaves_notebook_page_and_record(tmp_path):
     path = write(tmp_path / "01_a.ipynb", "print(lr, profile, quick)", VERDICT, parameters=True)
     out = tmp_path / "out"
