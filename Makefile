@@ -5,7 +5,7 @@ BIN := .venv/bin
 BENCHMARKS := $(filter-out %/timing.py %/stalls.py %/verdicts.py,$(wildcard benchmarks/*.py))
 
 # What `make docs` shows: the techniques, and the bench that lessons are written with.
-PUBLIC := nbkit $(addprefix nbkit.lab.,lesson knobs data models plots runs.training runs.seeds evidence.claims evidence.verdicts evidence.register evidence.stats evidence.comparisons evidence.proportions cost.timing)
+PUBLIC := nbkit $(addprefix nbkit.lab.,lesson knobs data models plots runs.training runs.seeds runs.tuned signal_data evidence.claims evidence.verdicts evidence.register evidence.stats evidence.comparisons evidence.proportions cost.timing)
 
 .PHONY: help run lab test check docs bench gpu lock store
 

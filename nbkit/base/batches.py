@@ -59,11 +59,6 @@ def count_rows(batch: Any) -> int:
     )
 
 
-def take_rows(batch: Any, start: int, stop: int) -> Any:
-    """Cut out the rows from `start` to before `stop`, in a batch of the same form."""
-    return _Cutter(batch).cut_node(batch, slice(start, stop), root=True)
-
-
 def split_rows(batch: Any, parts: int) -> list[Any]:
     """Divide the batch into `parts` pieces, in order, whose lengths differ by one at most.
 

@@ -13,7 +13,8 @@ from nbkit.course.lists import format_lists, write_lists
 from nbkit.lab.curriculum import CourseEntry, read_course
 
 TEMPLATE = Path(__file__).parent / "template"
-CELL = re.compile(r"^# %%( \[markdown\])? (\S+)\n", re.MULTILINE)
+CELL = re.compile(r"^# %%( \[markdown\])? (\S+)( folded)?\n", re.MULTILINE)
+FOLDED = {"source_hidden": True}  # JupyterLab shows three dots in place of the code
 WORD = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
 LONGEST = 30  # letters: with a longer word, lines of the skeleton would have over 100
 COURSE = "nbkit/lessons/course.toml"
@@ -138,13 +139,18 @@ def _append_claim(stated: str, text: str) -> str:
 
 
 def _format_as_notebook(text: str) -> str:
-    """Turn the notebook's template into JSON; a line `# %% [markdown] id` starts a cell."""
+    """Turn the notebook's template into JSON.
+
+    A line `# %% id`, `# %% id folded` or `# %% [markdown] id` starts a cell.
+    """
     import nbformat
     from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
     cells = []
-    for is_markdown, name, source in _split_cells(text):
+    for is_markdown, name, is_folded, source in _split_cells(text):
         cell = new_markdown_cell(source, id=name) if is_markdown else new_code_cell(source, id=name)
+        if is_folded:
+            cell.metadata["jupyter"] = dict(FOLDED)
         # The tag tells papermill and nbkit which cell declares the parameters.
         if name == "parameters":
             cell.metadata["tags"] = ["parameters"]
@@ -155,9 +161,10 @@ def _format_as_notebook(text: str) -> str:
     return str(nbformat.writes(notebook)) + "\n"
 
 
-def _split_cells(text: str) -> Iterator[tuple[bool, str, str]]:
-    """Yield (is it markdown, id, source) for each cell of the template."""
-    # `split` returns the text before the first cell, then (kind, id, source) for each cell.
+def _split_cells(text: str) -> Iterator[tuple[bool, str, bool, str]]:
+    """Yield (is it markdown, id, is it folded, source) for each cell of the template."""
+    # `split` returns the text before the first cell, then (kind, id, fold, source) for each cell.
     _, *parts = CELL.split(text)
-    for kind, name, source in zip(parts[::3], parts[1::3], parts[2::3], strict=True):
-        yield kind is not None, name, source.rstrip("\n")
+    groups = zip(parts[::4], parts[1::4], parts[2::4], parts[3::4], strict=True)
+    for kind, name, fold, source in groups:
+        yield kind is not None, name, fold is not None, source.rstrip("\n")

@@ -47,7 +47,8 @@ class LessonPredictions:
         from nbkit.lab.live.prediction_form import PredictionForm
 
         def take_answer(guess: float, confidence: int) -> str:
-            return self.commit(claim, guess, confidence, settings)
+            # A reader pressed the button; the request of a click does not say so, as a cell's does.
+            return self.commit(claim, guess, confidence, settings, keep=True)
 
         form = PredictionForm(claim, take_answer)
         # The cell was run again: its earlier form is no longer on the page.
@@ -59,13 +60,17 @@ class LessonPredictions:
 
     def show_commit(self, claim: Claim, guess: float, confidence: int, settings: Settings) -> None:
         """Commit to a prediction that was typed, and show so."""
-        text = self.commit(claim, guess, confidence, settings)
+        text = self.commit(claim, guess, confidence, settings, keep=is_watched())
         numbers = {"kind": "prediction", **self.made[claim.id].to_dict()}
         display_with_numbers(text, numbers)
 
-    def commit(self, claim: Claim, guess: float, confidence: int, settings: Settings) -> str:
-        """Take down a prediction, and keep it in the diary if a person made it.
+    def commit(
+        self, claim: Claim, guess: float, confidence: int, settings: Settings, *, keep: bool
+    ) -> str:
+        """Take down a prediction.
 
+        Args:
+            keep: whether a person made it, so that it is written into the diary.
         Returns:
             a line that says so.
         Raises:
@@ -76,7 +81,7 @@ class LessonPredictions:
         prediction = Prediction(claim, guess, confidence, dict(settings))
         self.made[claim.id] = prediction
         text = f"committed: {claim.metric}: {prediction}"
-        return f"{text}. {self._keep(prediction)}" if is_watched() else text
+        return f"{text}. {self._keep(prediction)}" if keep else text
 
     def close(self, claim: Claim) -> None:
         """Accept no more predictions of a claim, which has been measured."""

@@ -127,6 +127,8 @@ def test_an_int_takes_no_fraction(notebook):
     notebook.page.keyboard.press("Enter")
     notebook.box().get_by_text("steps must be a whole number from 10 to 50000").wait_for()
     assert notebook.execute("print(ui.values['steps'])") == "100"
+    box.fill("100")
+    notebook.page.keyboard.press("Enter")  # takes the message away
 
 
 def test_arrows_move_the_slider_and_not_the_notebook(notebook):

@@ -21,6 +21,8 @@ from nbkit.course.copy import (
     remove_solutions,
 )
 from nbkit.course.lessons import read_notebook
+from nbkit.lab.curriculum import read_course
+from nbkit.lab.lesson import Lesson
 from nbkit.lab.shipped import lessons_dir
 
 LESSON = lessons_dir() / "00_start_here.ipynb"
@@ -127,6 +129,21 @@ def test_a_learner_s_version_has_run_nothing_and_answers_nothing(lesson):
     code = "\n".join(cell.source for cell in learner.cells if cell.cell_type == "code")
     assert "lesson.predict(" in code and "guess=" not in code and "confidence=" not in code
     assert not re.search(r"lesson\.answer\([^)]*, (?!\.\.\.\))", code)
+
+
+@pytest.mark.parametrize("entry", read_course(), ids=lambda entry: entry.word)
+def test_the_solution_of_a_learner_s_copy_is_accepted_and_in_use_below(entry):
+    nb = read_notebook(lessons_dir() / f"{entry.stem}.ipynb")
+    text = "\n".join(cell.source for cell in make_learner_version(nb).cells)
+    names = set(re.findall(r'@lesson\.exercise\("(\w+)"\)', text))
+    assert names
+    for name in names:
+        decorator = rf'@lesson\.exercise\("{name}"\)'
+        solution = re.findall(rf"```python\n({decorator}\n.*?)```", text, re.DOTALL)[-1]
+        variables = {"lesson": Lesson(entry.word, {})}
+        exec("import math, torch\n" + solution, variables)
+        assert variables["lesson"].whose(name) == f"your {name}"
+        assert variables[name].__module__ != f"nbkit.lessons.{entry.word}.exercise"
 
 
 def test_what_has_run_and_was_answered_is_gone_and_the_picture_stays():

@@ -9,11 +9,16 @@ from pathlib import Path
 
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "house"))
+
+import anatomy
+
 import nbkit
 from nbkit.course.cli import main
 from nbkit.course.lessons import LessonError, read_knobs, read_notebook
 from nbkit.course.new import create_lesson
 from nbkit.lab.curriculum import read_course
+from nbkit.lab.evidence.register import load_claims
 
 ROOT = Path(nbkit.__file__).parents[1]
 COPIED = ("pyproject.toml", "README.md", "nbkit/lessons", "notebooks", "data/ledger",
@@ -122,6 +127,16 @@ def test_the_knobs_of_the_notebook_are_read_without_a_kernel(checkout):
     knobs = read_knobs(read_notebook(path))
     assert list(knobs) == ["profile", "lr"]
     assert knobs["lr"].default == 0.1 and knobs["profile"].default == "lesson"
+
+
+@pytest.mark.parametrize("rule", anatomy.RULES, ids=lambda rule: rule.__name__)
+def test_the_skeleton_has_the_anatomy_of_a_lesson(checkout, rule):
+    create_lesson("my_trick", checkout)
+    (path,) = (checkout / "notebooks").glob("*_my_trick.ipynb")
+    folder = checkout / "nbkit/lessons/my_trick"
+    claims = load_claims("my_trick", folder / "claims.toml")
+    modules = [(folder / "task.py").read_text()]
+    assert rule(nb=read_notebook(path), claims=claims, modules=modules) == []
 
 
 def test_the_command_lists_the_files_and_says_what_is_next(checkout, monkeypatch, capsys):

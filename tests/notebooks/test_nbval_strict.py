@@ -166,6 +166,10 @@ def test_a_verdict_over_timings_is_not_compared_but_has_to_be_there():
     assert {without_timings(line) for line in lines} == {"ddp-speed  JUDGED"}
     told = {without_timings(f"- {Verdict(claim, word, '').takeaway()}") for word in words}
     assert told == {"- TAKEAWAY OF ddp-speed"}
+    there = (("signals", Verdict(claim, "REFUTED", "")),)
+    told = [Verdict(claim, word, "", elsewhere=there) for word in words[:3]]
+    assert {without_timings(str(one)) for one in told} == {"ddp-speed  JUDGED"}
+    assert {without_timings(one.takeaway()) for one in told} == {"TAKEAWAY OF ddp-speed"}
     scores = ("side right at 80 % confidence", "INCONCLUSIVE, so there is nothing to score")
     assert {without_timings(f"ddp-speed: {score}") for score in scores} == {"ddp-speed: SCORED"}
     assert without_timings("ddp-speed: an error") == "ddp-speed: an error"

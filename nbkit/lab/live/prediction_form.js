@@ -57,6 +57,18 @@ function drawMark(svg) {
   };
 }
 
+// Read how far a key moves something with `last` steps, and keep the key from the front end, which
+// has commands for the arrow keys. undefined: the key moves nothing.
+function takeKey(event, last) {
+  const steps = { ArrowRight: 1, ArrowUp: 1, ArrowLeft: -1, ArrowDown: -1, PageUp: 10,
+                  PageDown: -10, Home: -last, End: last }[event.key];
+  if (steps !== undefined) {
+    event.preventDefault();
+    event.stopPropagation();
+  }
+  return steps;
+}
+
 // Let the mouse, a finger and the arrow keys move the mark; `move` takes the new index.
 function listen(svg, axis, index, move, isLocked) {
   const last = axis.values.length - 1;
@@ -78,11 +90,8 @@ function listen(svg, axis, index, move, isLocked) {
   for (const name of ["pointerup", "pointercancel"])
     svg.addEventListener(name, () => (dragging = false));
   svg.addEventListener("keydown", (event) => {
-    const steps = { ArrowRight: 1, ArrowUp: 1, ArrowLeft: -1, ArrowDown: -1, PageUp: 10,
-                    PageDown: -10, Home: -last, End: last }[event.key];
+    const steps = takeKey(event, last);
     if (steps === undefined || isLocked()) return;
-    event.preventDefault();
-    event.stopPropagation();
     // The first key brings the mark to the middle of the axis.
     move(index() < 0 && Math.abs(steps) < last ? Math.round(last / 2) : clamp(index() + steps));
   });
@@ -127,6 +136,10 @@ function render({ model, el }) {
   };
   listen(svg, axis, () => model.get("index"), move, () => model.get("locked"));
   sure.addEventListener("input", update);
+  sure.addEventListener("keydown", (event) => {
+    sure.value = Number(sure.value) + (takeKey(event, 49) ?? 0); // the input keeps to its range
+    update();
+  });
   button.addEventListener("click", () =>
     model.send({ kind: "commit", index: model.get("index"), confidence: Number(sure.value) }));
   const names = ["change:index", "change:locked", "change:status"];

@@ -66,13 +66,16 @@ def _check_arm_names(name: str, values: Mapping[str, Any]) -> None:
             f"arm {name!r}: optimizer must be one of {', '.join(optimizers)}, got {optimizer!r}."
         )
     # Only the arm's own optimizer would read these names: with another they would do nothing.
-    for owner in optimizers.values():
-        for option in owner.defaults:
-            if option in values and optimizer not in owner.optimizers:
-                raise ValueError(
-                    f"arm {name!r}: {option} is for {' and '.join(owner.optimizers)}, and this arm "
-                    f"trains with {optimizer}: leave {option} out, or name another optimizer."
-                )
+    readers: dict[str, list[str]] = {}  # for each of these names, the optimizers that read it
+    for each, owner in optimizers.items():
+        for option in owner.list_names():
+            readers.setdefault(option, []).append(each)
+    for option, known_to in readers.items():
+        if option in values and optimizer not in known_to:
+            raise ValueError(
+                f"arm {name!r}: {option} is for {', '.join(known_to)}, and this arm trains with "
+                f"{optimizer}: leave {option} out, or name another optimizer."
+            )
 
 
 def _split_seeds(name: str, values: Mapping[str, Any], seeds: int) -> list[dict[str, Any]]:

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nbkit.lab.runs.layouts import Layout
+from nbkit.lab.runs.layouts import Layout, Role, find_roles
 from nbkit.lab.runs.option import (
     ForwardOption,
     GradientOption,
     Loss,
     LossOption,
     MakeModel,
+    ParameterOption,
     Rule,
     StackedLoss,
+    StackedUpdate,
     StartOption,
+    Trained,
 )
 from nbkit.lab.runs.options import OPTIONS, find_optimizers, select_options
 
@@ -75,17 +78,27 @@ def group_program(rule: Rule) -> Hashable:
 def make_optimizer(rule: Rule, model: nn.Module) -> torch.optim.Optimizer:
     """Make torch's own optimizer for one run; it changes the gradients before each step."""
     option = find_optimizers()[rule["optimizer"]]
-    # Any: torch's classes take different arguments.
-    make: Any = option.optimizers[rule["optimizer"]]
-    # What every optimizer takes, and the names that this one adds.
-    names = ("lr", "weight_decay", *option.defaults)
-    arguments = {name: rule[name] for name in names}
-    optimizer: torch.optim.Optimizer = make(model.parameters(), **arguments)
+    roles = find_roles(model)
+    trained = []
+    for parameter in model.parameters():
+        role = roles[id(parameter)]
+        lr = rule["lr"] * find_lr_factor(rule, role)
+        trained.append(Trained(parameter, Layout(parameter.shape, role=role), lr))
+    option.check_layouts([each.layout for each in trained])
+    optimizer = option.build_optimizer(rule, trained)
     for each in select_options(GradientOption):
         change = each.change_gradients(rule, model)
         if change is not None:
             _call_before_step(optimizer, change)
     return optimizer
+
+
+def find_lr_factor(rule: Rule, role: Role) -> float:
+    """Find the factor on the lr of a parameter: the product of what the options say."""
+    factor = 1.0
+    for option in select_options(ParameterOption):
+        factor *= option.find_factor(rule, role)
+    return factor
 
 
 def _call_before_step(optimizer: torch.optim.Optimizer, change: Callable[[], None]) -> None:
@@ -149,7 +162,7 @@ def make_update(
     weights = [parameter.detach().view(len(rules), -1) for parameter in parameters]
     if layouts is None:
         layouts = [Layout(parameter.shape[1:]) for parameter in parameters]
-    optimizer = find_optimizers()[rules[0]["optimizer"]].stack_update(rules, weights, steps)
+    updates = _make_updates(rules, weights, steps, layouts)
     changes = []
     for option in select_options(GradientOption):
         change = option.stack_change(rules, weights, layouts)
@@ -166,6 +179,33 @@ def make_update(
             flat = dict(change(flat))
         # The optimizer sees the changed gradients only, as with torch's step_pre_hook.
         for index, gradient in flat.items():
-            optimizer.take_step(step, index, gradient)
+            update, place = updates[index]
+            update.take_step(step, place, gradient)
 
     return update_runs
+
+
+def _make_updates(
+    rules: Sequence[Rule], weights: Sequence[Tensor], steps: int, layouts: Sequence[Layout]
+) -> dict[int, tuple[StackedUpdate, int]]:
+    """Make the optimizers' updates: for each parameter, its update and its place in that one.
+
+    Parameters that train with the same lrs share an update, as they share a group in torch.
+    """
+    option = find_optimizers()[rules[0]["optimizer"]]
+    option.check_layouts(layouts)
+    groups: dict[tuple[float, ...], list[int]] = {}  # by the factor of each run
+    for index, layout in enumerate(layouts):
+        factors = tuple([find_lr_factor(rule, layout.role) for rule in rules])
+        groups.setdefault(factors, []).append(index)
+    updates = {}
+    for factors, indices in groups.items():
+        scaled = []
+        for rule, factor in zip(rules, factors, strict=True):
+            scaled.append(rule.replace_values(lr=rule["lr"] * factor))
+        own_weights = [weights[index] for index in indices]
+        own_layouts = [layouts[index] for index in indices]
+        update = option.stack_update(scaled, own_weights, steps, own_layouts)
+        for place, index in enumerate(indices):
+            updates[index] = (update, place)
+    return updates

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
-from nbkit.lab.runs.layouts import Layout
+from nbkit.lab.runs.layouts import Layout, Role
 
 REQUIRED = object()  # the default of a name that every arm must set
 
@@ -42,6 +42,19 @@ class Rule:
         """List the lr of each step: `lr * schedule(step)`."""
         schedule = self["schedule"] or (lambda step: 1.0)
         return [self["lr"] * schedule(step) for step in range(steps)]
+
+    def replace_values(self, **values: Any) -> Rule:
+        """Return the rule with other values for these names."""
+        return Rule({**self.values, **values})
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Name a parameter of a separate run, how it looks, and its lr before the schedule."""
+
+    parameter: nn.Parameter
+    layout: Layout
+    lr: float
 
 
 class Option:
@@ -125,6 +138,14 @@ class GradientOption(Option):
         raise NotImplementedError
 
 
+class ParameterOption(Option):
+    """Train some parameters with another lr than others."""
+
+    def find_factor(self, rule: Rule, role: Role) -> float:
+        """Return the factor on the lr of a parameter with this role."""
+        raise NotImplementedError
+
+
 class StackedUpdate(Protocol):
     """Update the weights of stacked runs as an optimizer does."""
 
@@ -137,16 +158,55 @@ class OptimizerOption(Option):
 
     Attributes:
         optimizers: what an arm may write as `optimizer`, with the class of torch.optim.
+        shared: names of other optimizers' options that this one takes as well, such as "eps".
     """
 
     optimizers: ClassVar[Mapping[str, type[torch.optim.Optimizer]]] = {}
+    shared: ClassVar[Sequence[str]] = ()
 
     def fill_defaults(self, optimizer: str) -> Mapping[str, Any]:
         """Return this optimizer's defaults for names of other options, such as weight_decay."""
         return {}
 
+    def list_names(self) -> list[str]:
+        """List the names that arms with this optimizer may set, besides those for every arm."""
+        return [*self.defaults, *self.shared]
+
+    def check_layouts(self, layouts: Sequence[Layout]) -> None:
+        """Raise a ValueError if a model with these parameters cannot be trained."""
+
+    def build_optimizer(self, rule: Rule, trained: Sequence[Trained]) -> torch.optim.Optimizer:
+        """Build the optimizer of a separate run."""
+        # Any: torch's classes take different arguments.
+        make: Any = self.optimizers[rule["optimizer"]]
+        names = ("weight_decay", *self.list_names())
+        optimizer: torch.optim.Optimizer = make(
+            make_groups(trained), lr=rule["lr"], **{name: rule[name] for name in names}
+        )
+        return optimizer
+
     def stack_update(
-        self, rules: Sequence[Rule], weights: Sequence[Tensor], steps: int
+        self,
+        rules: Sequence[Rule],
+        weights: Sequence[Tensor],
+        steps: int,
+        layouts: Sequence[Layout],
     ) -> StackedUpdate:
-        """Return the update of stacked runs; `weights` are (runs, numbers of one run) each."""
+        """Return the update of stacked runs.
+
+        Args:
+            rules: one for each run.
+            weights: the trained parameters, (runs, numbers of one run) each.
+            steps: how many updates there will be.
+            layouts: how one run's part of each parameter looks in the run's own model.
+        """
         raise NotImplementedError
+
+
+def make_groups(trained: Sequence[Trained]) -> list[dict[str, Any]]:
+    """Make torch's parameter groups: one for each lr, in the order of the parameters."""
+    groups: dict[float, dict[str, Any]] = {}
+    for each in trained:
+        group = groups.setdefault(each.lr, {"params": [], "lr": each.lr})
+        group["params"].append(each.parameter)
+    return list(groups.values())

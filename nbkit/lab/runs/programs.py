@@ -27,6 +27,8 @@ from nbkit.lab.runs.training import Step, train
 
 PROBE = 8  # samples on which a stack is compared with its models before it is trained
 
+# Changes the weights in place: the step, and the gradients of each parameter.
+Update = Callable[[int, Sequence[Tensor | None]], None]
 Predict = Callable[[Tensor], Tensor]  # samples -> logits (runs, samples, classes)
 # How to predict, and an iterator that trains one step at a time and yields the losses (runs).
 Start = tuple[Predict, Iterator[Tensor]]
@@ -117,18 +119,21 @@ def _start_program(plans: Sequence[Plan], data: Data) -> Start:
     def predict_runs(x: Tensor) -> Tensor:
         return predict(x.expand(len(plans), *x.shape))
 
-    return predict_runs, _train_program(model, plans, data)
+    # Made at once, so that what cannot be trained is refused before the first step.
+    layouts = find_layouts(model, plans[0].model)
+    rules, steps = [plan.rule for plan in plans], plans[0].order.steps
+    update = make_update(rules, list_trained_parameters(model), steps, layouts)
+    return predict_runs, _train_program(model, plans, data, update)
 
 
-def _train_program(model: nn.Module, plans: Sequence[Plan], data: Data) -> Iterator[Tensor]:
+def _train_program(
+    model: nn.Module, plans: Sequence[Plan], data: Data, update: Update
+) -> Iterator[Tensor]:
     """Yield the losses (runs) of each step, before its update."""
     parameters = list_trained_parameters(model)
-    rules = [plan.rule for plan in plans]
-    find_losses = choose_stacked_loss(rules, parameters[0])
-    layouts = find_layouts(model, plans[0].model)
-    update = make_update(rules, parameters, plans[0].order.steps, layouts)
+    find_losses = choose_stacked_loss([plan.rule for plan in plans], parameters[0])
     # The stack itself keeps the names of its parameters; what wraps it is called in its place.
-    computed = wrap_model(rules[0], model)
+    computed = wrap_model(plans[0].rule, model)
     for step, rows in enumerate(_draw_batches(plans)):
         losses = find_losses(computed(data.x_train[rows]), data.y_train[rows])
         # A run's loss depends on its own weights only, so the sum gives each run its gradients.

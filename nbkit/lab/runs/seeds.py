@@ -117,8 +117,11 @@ def train_runs(
         data: the training data; the models train on its device.
         arms: name -> `{"lr": 0.1, "momentum": 0.9, "schedule": step -> factor}`; lr is required. A
             number may be a list with one for each seed. An arm may also set:
-            optimizer: "sgd" (the default), "adam" or "adamw", as in torch.optim, with momentum and
-                nesterov, or betas and eps; and weight_decay, 0.01 for "adamw".
+            optimizer: "sgd" (the default), "adagrad", "adam", "adamw", "muon", "nadam" or
+                "rmsprop", with torch's options of these names and its defaults; "lamb" or "lion"
+                by their papers. Muon trains hidden matrices, and AdamW the rest.
+            weight_decay: 0.1 for "muon", 0.01 for "adamw" and "lamb", otherwise 0 by default.
+            lr_factors: (name, layers_above) -> factor on the lr of one parameter.
             max_norm, max_value or agc: clips each run's gradients, as `clip_gradients_` does with
                 nonfinite="ignore"; `inf` does not clip.
             init: a function that sets a built model's weights, or a scheme of nbkit.initialize_

@@ -279,12 +279,14 @@ def test_pictures_are_those_before_and_with_the_verdicts():
             [],
             [verdict_output(), verdict_output("other"), shown("bars"), shown("own", **ALT)],
             [shown("after")],
+            [shown("cards", nbkit={"kind": "cards"}, **ALT)],
         )
     )["cells"]
     assert choose_pictures(cells) == [
         ("figure", ""),
         ("bars", "Intervals and margins: near-best SUPPORTED, other SUPPORTED."),
         ("own", "in words"),
+        ("cards", "in words"),
     ]
     assert choose_pictures(cells[:4]) == []  # without a verdict there is nothing to show
 

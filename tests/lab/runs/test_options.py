@@ -109,7 +109,7 @@ class Signs(OptimizerOption):
 
     optimizers = {"signs": SignSgd}  # noqa: RUF012
 
-    def stack_update(self, rules, weights, steps):
+    def stack_update(self, rules, weights, steps, layouts):
         return SignUpdate(rules, weights, steps)
 
 
@@ -243,7 +243,8 @@ def test_every_file_of_the_package_holds_one_option_with_names_of_its_own():
 def test_the_options_of_torch_mean_what_they_mean_there():
     """Each optimizer's names are arguments of torch's class, with the same defaults."""
     for name, option in options.find_optimizers().items():
-        parameters = [nn.Parameter(torch.zeros(1))]
+        parameters = [nn.Parameter(torch.zeros(1, 1))]
         defaults = option.optimizers[name](parameters, lr=0.1).defaults
-        expected = {**option.defaults, "weight_decay": 0.0, **option.fill_defaults(name)}
+        own = {key: list_defaults()[key] for key in option.list_names()}
+        expected = {**own, "weight_decay": 0.0, **option.fill_defaults(name)}
         assert {key: defaults[key] for key in expected} == expected

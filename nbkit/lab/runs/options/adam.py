@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from nbkit.base.numbers import read_real
+from nbkit.lab.runs.layouts import Layout
 from nbkit.lab.runs.option import OptimizerOption, Rule, StackedUpdate
 from nbkit.lab.runs.run_values import make_zeros, stack_option, stack_steps, stack_values
 
@@ -34,7 +35,11 @@ class Adam(OptimizerOption):
         return None
 
     def stack_update(
-        self, rules: Sequence[Rule], weights: Sequence[Tensor], steps: int
+        self,
+        rules: Sequence[Rule],
+        weights: Sequence[Tensor],
+        steps: int,
+        layouts: Sequence[Layout],
     ) -> StackedUpdate:
         """Return the update of Adam and AdamW for stacked runs."""
         return StackedAdam(rules, weights, steps)

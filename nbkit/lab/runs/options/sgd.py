@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from nbkit.lab.runs.layouts import Layout
 from nbkit.lab.runs.option import OptimizerOption, Rule, StackedUpdate
 from nbkit.lab.runs.run_values import make_zeros, stack_lrs, stack_option, stack_used_option
 
@@ -30,7 +31,11 @@ class Sgd(OptimizerOption):
         return None
 
     def stack_update(
-        self, rules: Sequence[Rule], weights: Sequence[Tensor], steps: int
+        self,
+        rules: Sequence[Rule],
+        weights: Sequence[Tensor],
+        steps: int,
+        layouts: Sequence[Layout],
     ) -> StackedUpdate:
         """Return the update of SGD for stacked runs."""
         return StackedSgd(rules, weights, steps)
