@@ -23,7 +23,7 @@ accumulation-smooths-gradient adagrad-against-sgd adam-against-sgd adamw-against
 amp-equal-accuracy amp-float64-slows amp-float64-slows-dense amp-memory amp-needs-scale
 amp-slower-when-small amp-speed asynchronous-updates-cut-waiting batch-size-follows-hardware
 batchnorm-frozen-transfer batchnorm-needs-running-statistics batchnorm-reestimation-repairs
-batchnorm-rescaled-momentum clipping-saves-vit clipping-saves-mixed-precision
+clipping-saves-vit clipping-saves-mixed-precision
 clipping-saves-rnn clipping-saves-vit-under-adamw clipping-too-small-hurts
 cutmix-reduces-overfitting cyclical-lr-speeds ddp-buckets-save-time ddp-is-one-process
 ddp-no-sync-saves-time ddp-speed distillation-keeps-accuracy distillation-shrinks float64-breaks
