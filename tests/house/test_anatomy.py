@@ -21,6 +21,7 @@ from nbkit.lab.evidence.register import load_claims
 from nbkit.lab.shipped import LESSONS, lessons_dir
 
 REWORKED = {
+    "amp",
     "start_here",
     "lr_finder",
     "initialization",

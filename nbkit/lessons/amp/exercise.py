@@ -48,7 +48,7 @@ def the_step_takes_the_true_gradient(attempt: Callable[..., Any]) -> str | None:
     if weight.item() != -2.0:
         return (
             f"for a weight of 1 with gradient 3, SGD at lr 1 and scale 1024, expected the weight "
-            f"1 - 3 = -2, got {weight.item():g}."
+            f"1 - 3 = -2, got {weight.item():g} after the step."
         )
     return None
 
