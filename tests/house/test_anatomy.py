@@ -20,13 +20,14 @@ from nbkit.lab.curriculum import read_course
 from nbkit.lab.evidence.register import load_claims
 from nbkit.lab.shipped import LESSONS, lessons_dir
 
-REWORKED = {
+REWORKED: set[str] = {
     "amp",
-    "start_here",
-    "lr_finder",
-    "initialization",
     "batchnorm",
     "clipping",
+    "ddp",
+    "initialization",
+    "lr_finder",
+    "start_here",
 }
 ENTRIES = {entry.word: entry for entry in read_course()}
 
