@@ -58,7 +58,9 @@ def test_a_list_that_is_out_of_date_is_seen_and_rewritten(tmp_path):
     for name in ("README.md", "nbkit/lessons/course.toml"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         text = (ROOT / name).read_text()
-        (tmp_path / name).write_text(text.replace("minutes = 30", "minutes = 31"))
+        (tmp_path / name).write_text(
+            text.replace(f"minutes = {COURSE[1].minutes}\n", "minutes = 31\n")
+        )
     (tmp_path / "notebooks").mkdir()
     for entry in COURSE:
         text = lists.notebook_path(ROOT, entry).read_text()
