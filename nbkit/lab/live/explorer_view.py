@@ -12,6 +12,8 @@ import ipywidgets as widgets
 
 from nbkit.lab.knobs import Knob, Value
 from nbkit.lab.live.controls import PageLabels, make_control
+from nbkit.lab.live.fitting import Fitting
+from nbkit.lab.live.headless_stops import format_value
 
 # The box is alive only where there is a kernel. The same picture is stored once more, as an
 # ordinary output below the box; where the box is alive, this rule hides that copy.
@@ -68,6 +70,26 @@ def _format_error(error: BaseException) -> str:
     while frames and frames.tb_frame.f_globals.get("__name__", "").startswith("nbkit.lab."):
         frames = frames.tb_next
     return "".join(traceback.format_exception(type(error), error, frames))
+
+
+def describe_picture(run: Fitting) -> str:
+    """Write the text of a picture: the values that it was made for, and the result."""
+    values = [f"{name} = {format_value(value)}" for name, value in run.values.items()]
+    return f"{', '.join(values)}: {run.result}"
+
+
+def describe_end(run: Fitting, full: int | None) -> str:
+    """Write the status line of a run that has come to an end.
+
+    Args:
+        run: the run.
+        full: number of seeds of a complete run; None if fit takes no seeds.
+    """
+    if full is None:
+        return f"{run.result} ({run.seconds:.2f} s)"
+    if run.count == full:
+        return f"{run.result} (final, n = {full}, {run.seconds:.2f} s)"
+    return f"{run.result} (n = {run.count}; going on to n = {full} …)"
 
 
 def make_controls(knobs: Mapping[str, Knob], values: Mapping[str, Value]) -> dict[str, Any]:

@@ -10,7 +10,8 @@ A fit function trains something small and draws what it sees on the figure that 
                 yield                   # here the picture may be redrawn, or this run dropped
         return "94 % of the test set"   # one line of text
 
-It should yield every 20 ms or so: between two yields it cannot be stopped.
+It should yield every 20 ms or so: between two yields it cannot be stopped. A parameter `seeds` is
+no knob: a fit that has it gets a range of seeds, few of them at first while a slider moves.
 The sliders (`nbkit.lab.live.explorer`) and a headless run call it through the same `Fitting`.
 """
 
@@ -23,16 +24,20 @@ import math
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 
+from nbkit.base.numbers import read_integer
 from nbkit.lab.knobs import Knob, Value, check_names
 from nbkit.lab.live.isolation import RandomState, collect_pyplot_figures
 from nbkit.lab.live.picture import Picture
 from nbkit.lab.runs.training import one_thread
 
 Fit = Callable[..., Generator[None, None, str]]
+SEEDS = "seeds"  # the parameter that is no knob: the lab chooses how many
 
 
 def find_knobs(fit: Fit, knobs: Mapping[str, Knob]) -> dict[str, Knob]:
-    """Find the knobs that a fit function's parameters name, in its order; the first is the figure.
+    """Find the knobs that a fit function's parameters name, in its order.
+
+    The first parameter is the figure; one that is called `seeds` is no knob.
 
     Raises:
         TypeError: if fit is not a generator function, or takes `*args` or `**kwargs`.
@@ -51,9 +56,35 @@ def find_knobs(fit: Fit, knobs: Mapping[str, Knob]) -> dict[str, Knob]:
             f"fit must read `def {fit.__name__}(fig, *, lr, ...)`: a figure, then knobs by name, "
             f"got `def {fit.__name__}{inspect.signature(fit)}`."
         )
-    names = [parameter.name for parameter in parameters[1:]]
+    names = [parameter.name for parameter in parameters[1:] if parameter.name != SEEDS]
     check_names(dict.fromkeys(names), knobs)
     return {name: knobs[name] for name in names}
+
+
+def read_seed_count(fit: Fit, seeds: int | None) -> int | None:
+    """Read how many seeds a complete run of this fit has; None if fit takes no seeds.
+
+    Raises:
+        TypeError: if fit takes seeds and none are given, or the other way round.
+        ValueError: if seeds is not a whole number from 1 on.
+    """
+    takes = SEEDS in inspect.signature(fit).parameters
+    if takes and seeds is None:
+        raise TypeError(
+            f"fit takes `seeds`, so the lab must know how many a complete run has: write "
+            f"`explore({fit.__name__}, seeds=8)`."
+        )
+    if seeds is None:
+        return None
+    if not takes:
+        raise TypeError(
+            f"seeds={seeds!r} is given, but fit does not take them: write "
+            f"`def {fit.__name__}(fig, *, ..., seeds)`."
+        )
+    count = read_integer(seeds)
+    if count is None or count < 1:
+        raise ValueError(f"seeds must be a whole number from 1 on, such as 8, got {seeds!r}.")
+    return count
 
 
 def read_start(knobs: Mapping[str, Knob], start: Mapping[str, Value]) -> dict[str, Value]:
@@ -77,12 +108,21 @@ class Fitting:
         picture: what it draws on, cleared first.
         seed: of the random state that it sees, the same for each run. Between two slices the
             notebook's random state, thread count and stdout are restored.
+        count: number of seeds that fit gets, as a range; None if it takes none.
     """
 
     def __init__(
-        self, fit: Fit, values: Mapping[str, Value], picture: Picture, *, seed: int = 0
+        self,
+        fit: Fit,
+        values: Mapping[str, Value],
+        picture: Picture,
+        *,
+        seed: int = 0,
+        count: int | None = None,
     ) -> None:
         self.values = dict(values)
+        self.count = count
+        self.yields = 0  # how often fit has yielded so far
         self.result = ""
         self.seconds = 0.0
         self.printed = io.StringIO()
@@ -104,6 +144,7 @@ class Fitting:
         try:
             with self._isolate_slice():
                 for _ in self._steps:
+                    self.yields += 1
                     if time.perf_counter() - start >= seconds:
                         return False
         finally:
@@ -119,7 +160,8 @@ class Fitting:
 
     def _call_fit(self, fit: Fit) -> Generator[None, None, None]:
         """Yield whenever fit yields, and keep what it returns."""
-        self.result = yield from fit(self._figure, **self.values)
+        seeds = {} if self.count is None else {SEEDS: range(self.count)}
+        self.result = yield from fit(self._figure, **self.values, **seeds)
 
     def _check_end(self) -> None:
         """Check, once fit has returned, that it drew on its figure and returned a line of text."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nbkit.lab.knobs import Knob, Value
-from nbkit.lab.live.fitting import Fit, Fitting, find_knobs, read_start
+from nbkit.lab.live.fitting import Fit, Fitting, find_knobs, read_seed_count, read_start
 from nbkit.lab.live.picture import Picture
 
 _HEAD = 42  # pixels above each picture, for two lines of text
@@ -90,6 +90,7 @@ def run_stops(
     figsize: tuple[float, float] = (3.6, 2.7),
     dpi: int = 100,
     seed: int = 0,
+    seeds: int | None = None,
 ) -> Stops:
     """Run `fit` at every stop of every knob that it names, as a slider there would.
 
@@ -100,6 +101,7 @@ def run_stops(
         figsize: inches of one picture of the row.
         dpi: dots per inch.
         seed: of each run.
+        seeds: number of seeds that each run trains, if fit takes them.
     Raises:
         TypeError, KnobError, ValueError: if fit, a value or the stops do not fit; nothing has been
             trained.
@@ -108,6 +110,7 @@ def run_stops(
     is run once.
     """
     named = find_knobs(fit, knobs)
+    count = read_seed_count(fit, seeds)
     values = read_start(named, start)
     if not any(knob.stops for knob in named.values()):
         raise ValueError(
@@ -125,7 +128,8 @@ def run_stops(
             key = tuple(point.values())
             if key not in done:
                 label = f"{name} = {format_value(value)}"
-                done[key] = _run_point(fit, point, picture, seed, label)
+                fitting = Fitting(fit, point, picture, seed=seed, count=count)
+                done[key] = _run_point(fitting, picture, label)
             stops.append(Stop(name, value, *done[key]))
     return Stops(tuple(stops))
 
@@ -135,11 +139,8 @@ def format_value(value: Value) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def _run_point(
-    fit: Fit, point: Mapping[str, Value], picture: Picture, seed: int, label: str
-) -> tuple[str, str, bytes]:
-    """Run fit with these values; return its result, what it printed, and its picture."""
-    fitting = Fitting(fit, point, picture, seed=seed)
+def _run_point(fitting: Fitting, picture: Picture, label: str) -> tuple[str, str, bytes]:
+    """Run a fit to its end; return its result, what it printed, and its picture."""
     try:
         fitting.train_for()
     except Exception as error:

@@ -6,6 +6,8 @@ import io
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from nbkit.lab.live.ghosts import Ghosts, has_content, hide_empty_axes
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -27,6 +29,7 @@ class Picture:
         self.figure: Figure = Figure(figsize=figsize, dpi=dpi)
         # A canvas without pyplot, which would show or keep the figure itself.
         self._canvas = FigureCanvasAgg(self.figure)
+        self.ghosts = Ghosts()
         self._births: dict[Any, Any] = {}  # where fit put each of the axes
         self._places: list[Any] = []  # where they were in the last picture that was laid out
 
@@ -41,9 +44,14 @@ class Picture:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
 
         self.clear_figure()
+        self.ghosts.forget_runs()
         self._places = []
         # The canvas before holds the pixels of the last picture.
         self._canvas = FigureCanvasAgg(self.figure)
+
+    def has_content(self) -> bool:
+        """Return whether any of the axes shows something yet."""
+        return any(map(has_content, self.figure.axes))
 
     def draw_png(self, *, lay_out: bool = True) -> bytes:
         """Draw the figure as it is now.
@@ -51,7 +59,15 @@ class Picture:
         Args:
             lay_out: False puts the axes where they were in the last picture that was laid out,
                 which halves the time of drawing and keeps them from jumping.
+
+        Axes without data are left out, and the lines of the run before lie under the new ones.
         """
+        with self.ghosts.draw_under(self.figure), hide_empty_axes(self.figure):
+            self._draw_axes(lay_out)
+        return self._encode_pixels()
+
+    def _draw_axes(self, lay_out: bool) -> None:
+        """Lay the axes out anew, or put them where they were, and draw them."""
         axes = self.figure.axes
         for ax in axes:
             self._births.setdefault(ax, ax.get_position(original=True))
@@ -65,7 +81,6 @@ class Picture:
             self.figure.set_layout_engine("none")
             _place_axes(zip(axes, self._places, strict=True))
             self._redraw()
-        return self._encode_pixels()
 
     def _redraw(self) -> None:
         """Draw the figure onto the canvas."""

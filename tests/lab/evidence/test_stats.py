@@ -5,7 +5,6 @@ import math
 import numpy as np
 import pytest
 
-from nbkit.lab.evidence.comparisons import compare_losses, first_step
 from nbkit.lab.evidence.intervals import Interval, make_interval
 from nbkit.lab.evidence.stats import mean_interval, paired_difference, paired_ratio
 
@@ -123,28 +122,6 @@ def test_the_interval_holds_the_truth_as_often_as_it_says():
         interval = paired_ratio(base * ratio, base)
         held += interval.low <= 1.2 <= interval.high
     assert 0.93 < held / 1500 < 0.97
-
-
-@pytest.mark.parametrize(
-    ("losses", "others", "start"),
-    [
-        ([1.0, 1.1], [2.0, 2.1], "a ends lower than b: ratio of losses 0.512 ["),
-        ([2.0, 2.1], [1.0, 1.1], "a ends higher than b: ratio"),
-        ([1.0, 2.0], [2.0, 1.0], "a and b cannot be told apart: ratio of losses 1 ["),
-        ([1.0, math.inf], [2.0, 1.0], "a diverged with 1 of 2 seeds, b with 0 of 2"),
-        ([math.nan, math.inf], [2.0, math.inf], "a diverged with 2 of 2 seeds, b with 1 of 2"),
-    ],
-)
-def test_compare_says_which_ends_lower(losses, others, start):
-    assert compare_losses("a", losses, "b", others).startswith(start)
-
-
-def test_first_step():
-    steps = [5, 10, 15]
-    assert first_step([0.1, 0.9, 0.95], steps, at_least=0.9) == 10
-    assert first_step([0.1, math.nan, 0.2], steps, at_least=0.9) == math.inf
-    with pytest.raises(ValueError, match="got 2 values and 3 steps"):
-        first_step([0.1, 0.2], steps, at_least=0.9)
 
 
 def test_a_difference_is_paired_and_signed():

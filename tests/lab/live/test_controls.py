@@ -2,11 +2,10 @@ import math
 
 import ipywidgets as widgets
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from nbkit.lab.knobs import KnobError, between, choice, flag, log
 from nbkit.lab.live.controls import PageLabels, make_control, read_control
+from nbkit.lab.live.number_control import NumberControl
 
 LR = log(1e-4, 10).with_name("lr", float)
 
@@ -14,10 +13,10 @@ LR = log(1e-4, 10).with_name("lr", float)
 @pytest.mark.parametrize(
     "knob, value, kind",
     [
-        (LR, 0.1, widgets.FloatLogSlider),
-        (log(8, 256).with_name("batch_size", int), 64, widgets.FloatLogSlider),
-        (between(0, 1).with_name("momentum", float), 0.9, widgets.FloatSlider),
-        (between(1, 8).with_name("depth", int), 3, widgets.IntSlider),
+        (LR, 0.1, NumberControl),
+        (log(8, 256).with_name("batch_size", int), 64, NumberControl),
+        (between(0, 1).with_name("momentum", float), 0.9, NumberControl),
+        (between(1, 8).with_name("depth", int), 3, NumberControl),
         (choice("SGD", "Adam").with_name("optimizer", str), "Adam", widgets.Dropdown),
         (choice(16, 64).with_name("width", int), 64, widgets.Dropdown),
         (flag().with_name("nesterov", bool), True, widgets.Checkbox),
@@ -25,44 +24,49 @@ LR = log(1e-4, 10).with_name("lr", float)
 )
 def test_a_knob_becomes_the_widget_of_its_kind_with_its_name_and_value(knob, value, kind):
     widget = make_control(knob, value)
-    assert type(widget) is kind
+    assert isinstance(widget, kind)  # anywidget makes a class for each of its widgets
     assert widget.description == knob.name
     assert widget.tooltip == knob.describe_values()
     assert read_control(knob, widget) == value
     assert type(read_control(knob, widget)) is knob.type
 
 
-@given(low=st.floats(1e-9, 1.0), factor=st.floats(2, 1e9), at=st.floats(0, 1))
-@settings(max_examples=50, deadline=None)
-def test_every_position_of_a_logarithmic_slider_is_a_value_that_its_knob_allows(low, factor, at):
-    knob = log(low, low * factor).with_name("lr", float)
-    widget = make_control(knob, low)
-    widget.value = 10 ** (widget.min + at * (widget.max - widget.min))
-    value = read_control(knob, widget)
-    assert knob.read_value(value) == value
-    assert math.isclose(value, widget.value, rel_tol=0.01)
-
-
-def test_a_logarithmic_slider_gives_the_digits_that_it_shows():
+def test_a_typed_value_stays_as_it_is():
     widget = make_control(LR, 0.1)
-    widget.value = 0.0316227766
-    assert read_control(LR, widget) == 0.0316
+    for typed in (0.25, 0.12345, 3e-4):
+        widget.value = typed
+        assert read_control(LR, widget) == typed
 
 
-def test_a_logarithmic_slider_of_ints_gives_all_digits():
+def test_an_int_comes_back_as_one():
     knob = log(1, 5000).with_name("width", int)
     widget = make_control(knob, 1)
-    widget.value = 1234.4
+    widget.value = 1234.0
     assert read_control(knob, widget) == 1234
-    assert widget.readout_format == "d"
+    assert type(read_control(knob, widget)) is int
 
 
-def test_a_linear_slider_gives_no_rounding_noise():
+def test_a_linear_control_gives_no_rounding_noise():
     knob = between(0, 1, step=0.1).with_name("momentum", float)
     widget = make_control(knob, 0.0)
     widget.value = 0.1 + 0.2
     assert read_control(knob, widget) == 0.3
-    assert widget.readout_format == ".1f"
+
+
+@pytest.mark.parametrize("value", [-1, 11, math.nan])
+def test_a_value_that_the_knob_does_not_allow_is_an_error_and_not_corrected(value):
+    widget = make_control(LR, 0.1)
+    widget.value = value
+    with pytest.raises(KnobError, match="lr must be a float from 0.0001 to 10, got"):
+        read_control(LR, widget)
+
+
+def test_a_fraction_is_no_int():
+    knob = between(1, 8).with_name("depth", int)
+    widget = make_control(knob, 3)
+    widget.value = 3.5
+    with pytest.raises(KnobError, match="depth must be an int from 1 to 8, got 3.5"):
+        read_control(knob, widget)
 
 
 def test_a_knob_without_anything_to_choose_from_is_refused():
@@ -72,5 +76,5 @@ def test_a_knob_without_anything_to_choose_from_is_refused():
         make_control(Knob(name="path", type=str), "data.npz")
 
 
-def test_names_is_a_widget_without_a_value_of_its_own():
-    assert "aria-label" in PageLabels()._esm
+def test_labels_is_a_widget_without_a_value_of_its_own():
+    assert "status" in PageLabels()._esm

@@ -131,9 +131,10 @@ async def test_a_newer_value_drops_the_run_but_shows_how_far_it_came():
 
 
 @in_a_loop
-async def test_a_run_that_is_no_longer_wanted_is_shown_once_before_it_is_dropped():
+async def test_a_run_that_is_no_longer_wanted_is_shown_once_before_it_is_dropped(monkeypatch):
+    monkeypatch.setattr("nbkit.lab.live.newest_first.FIRST_PICTURE", 0.5)
     started = []
-    ui = explore(endless(started), KNOBS, {"steps": 1}, every=0.05, **SMALL)
+    ui = explore(endless(started), KNOBS, {"steps": 1}, every=0.5, **SMALL)
     ui.controls["steps"].value = 7
     await asyncio.sleep(0)
     await asyncio.sleep(0)
@@ -407,3 +408,155 @@ async def test_what_runs_have_left_over_goes_when_nothing_moves(monkeypatch):
     finally:
         gc.enable()
     assert len(rings) == 3 and not any(ring() for ring in rings)
+
+
+def seeded(seen):
+    """Make a fit that takes seeds, notes how many, and draws a median that ends at lr."""
+
+    def fit(fig, *, lr, seeds):
+        seen.append((lr, len(seeds)))
+        (line,) = fig.add_subplot().plot([], [], gid="median")
+        for step in range(10):
+            line.set_data([0, step + 1], [0, lr])
+            yield
+        return f"lr {lr}"
+
+    return fit
+
+
+def choose(monkeypatch, count):
+    """Let the pace of this machine be such that a move is first run with so many seeds."""
+    monkeypatch.setattr("nbkit.lab.live.pace.Pace.choose_count", lambda _: count)
+
+
+@in_a_loop
+async def test_a_move_is_run_with_few_seeds_and_then_with_all(monkeypatch):
+    seen = []
+    ui = explore(seeded(seen), KNOBS, {"lr": 0.1}, seeds=8, **SMALL)
+    assert seen == [(0.1, 8)]
+    assert ui.screen.status.value.startswith("lr 0.1 (final, n = 8, ")
+    choose(monkeypatch, 5)
+    told = []
+    ui.screen.status.observe(lambda change: told.append(change.new), "value")
+    ui.controls["lr"].value = 0.5
+    await settled(ui)
+    assert seen[1:] == [(0.5, 5), (0.5, 8)]
+    assert told[:2] == ["training …", "lr 0.5 (n = 5; going on to n = 8 …)"]
+    assert told[-1].startswith("lr 0.5 (final, n = 8, ")
+    assert "seeds" not in ui.screen.labels.alt
+
+
+@in_a_loop
+async def test_a_machine_that_is_quick_enough_trains_all_seeds_at_once(monkeypatch):
+    seen = []
+    ui = explore(seeded(seen), KNOBS, {"lr": 0.1}, seeds=8, **SMALL)
+    choose(monkeypatch, 8)
+    ui.controls["lr"].value = 0.5
+    await settled(ui)
+    assert seen[1:] == [(0.5, 8)]
+
+
+@in_a_loop
+async def test_going_on_to_all_seeds_shows_no_picture_of_its_beginning(monkeypatch):
+    ui = explore(seeded([]), KNOBS, {"lr": 0.1}, seeds=8, every=0.0, **SMALL)
+    choose(monkeypatch, 3)
+    monkeypatch.setattr("nbkit.lab.live.newest_first.SLICE", 0.0)
+    ui.controls["lr"].value = 0.5
+    while ui.finished == 1:
+        await asyncio.sleep(0)
+    preliminary = ui.pictures
+    await settled(ui)
+    assert ui.finished == 3 and ui.pictures == preliminary + 1
+
+
+@in_a_loop
+async def test_a_new_move_drops_the_run_with_all_seeds_at_once(monkeypatch):
+    seen = []
+    ui = explore(seeded(seen), KNOBS, {"lr": 0.1}, seeds=8, **SMALL)
+    choose(monkeypatch, 3)
+    monkeypatch.setattr("nbkit.lab.live.newest_first.SLICE", 0.0)
+    ui.controls["lr"].value = 0.5
+    while (0.5, 8) not in seen:
+        await asyncio.sleep(0)
+    ui.controls["lr"].value = 0.7
+    await settled(ui)
+    assert seen[1:] == [(0.5, 3), (0.5, 8), (0.7, 3), (0.7, 8)]
+    assert ui.dropped == 1 and ui.result == "lr 0.7"
+
+
+@in_a_loop
+async def test_a_run_that_turns_out_too_slow_is_begun_again_with_fewer_seeds(monkeypatch):
+    """The first values are quick; from the others on, every seed costs time."""
+    seen, slow = [], {"is": 0.0}
+
+    def fit(fig, *, lr, seeds):
+        seen.append((lr, len(seeds)))
+        fig.add_subplot().plot([0, lr])
+        for _ in range(20):
+            time.sleep(slow["is"] * len(seeds))
+            yield
+        return "done"
+
+    ui = explore(fit, KNOBS, {"lr": 0.1}, seeds=16, **SMALL)
+    slow["is"] = 0.02  # all of it: 6.4 s
+    ui.controls["lr"].value = 0.5
+    while ui.finished == 1:
+        await asyncio.sleep(0.001)
+    assert seen[1] == (0.5, 16) and seen[2][1] < 16
+    ui.close()
+    await settled(ui)
+
+
+@in_a_loop
+async def test_the_first_picture_of_a_new_run_has_the_ghost_of_the_one_before(monkeypatch):
+    drawn = []
+
+    def note(picture):
+        (ax,) = picture.figure.axes
+        drawn.append([list(line.get_ydata()) for line in ax.lines if line.get_linestyle() == "--"])
+
+    monkeypatch.setattr("nbkit.lab.live.picture.Picture._redraw", note)
+    monkeypatch.setattr("nbkit.lab.live.picture.Picture._encode_pixels", lambda _: b"")
+    ui = explore(seeded([]), KNOBS, {"lr": 0.1}, seeds=8, every=0.0, **SMALL)
+    assert drawn == [[]]
+    choose(monkeypatch, 3)
+    ui.controls["lr"].value = 0.5
+    await settled(ui)
+    # The run with few seeds and the one with all are compared with the same one before.
+    assert set(map(str, drawn[1:])) == {str([[0, 0.1]])}
+    ui.run(lr=0.7)
+    assert drawn[-1] == [[0, 0.5]]
+
+
+@in_a_loop
+async def test_axes_without_data_are_not_shown_before_they_have_some():
+    def fit(fig, *, lr):
+        fig.add_subplot()
+        yield
+        waiting.append(ui.pictures)
+        fig.axes[0].plot([0, lr])
+        yield
+        return "done"
+
+    waiting = []
+    ui = explore(seeded([]), KNOBS, {"lr": 0.1}, seeds=3, every=0.0, **SMALL)
+    ui.fit, ui.seeds, ui._pace = fit, None, None
+    before = ui.pictures
+    ui.controls["lr"].value = 0.5
+    await settled(ui)
+    assert waiting == [before]
+
+
+def test_what_is_said_about_seeds_must_fit():
+    def without(fig, *, lr):
+        yield
+
+    for seeds, error, text in [
+        (None, TypeError, r"fit takes `seeds`, .*write `explore\(fit, seeds=8\)`"),
+        (0, ValueError, "seeds must be a whole number from 1 on, such as 8, got 0"),
+        (2.5, ValueError, "got 2.5"),
+    ]:
+        with pytest.raises(error, match=text):
+            explore(seeded([]), KNOBS, {"lr": 0.1}, seeds=seeds, **SMALL)
+    with pytest.raises(TypeError, match="seeds=8 is given, but fit does not take them"):
+        explore(without, KNOBS, {"lr": 0.1}, seeds=8, **SMALL)

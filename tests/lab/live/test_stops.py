@@ -79,3 +79,33 @@ def test_knobs_without_stops_are_refused(fit):
     }
     with pytest.raises(ValueError, match=r"none of fit's knobs \(lr, steps\) declares stops"):
         run_stops(fit, knobs, START, **SMALL)
+
+
+def test_a_fit_that_takes_seeds_gets_all_of_them_at_each_stop():
+    def fit(fig, *, lr, seeds):
+        seen.append((lr, seeds))
+        fig.add_subplot().plot([0, lr], gid="median")
+        yield
+        return "done"
+
+    seen = []
+    stops = run_stops(fit, KNOBS, START, seeds=8, **SMALL)
+    assert seen == [(lr, range(8)) for lr in (0.01, 0.1, 1.0)]
+    assert [(stop.knob, stop.value) for stop in stops.stops] == [
+        ("lr", 0.01), ("lr", 0.1), ("lr", 1.0),
+    ]  # fmt: skip
+    with pytest.raises(TypeError, match="fit takes `seeds`"):
+        run_stops(fit, KNOBS, START, **SMALL)
+
+
+def test_a_stop_has_no_ghost_of_another_one():
+    """Each stop's picture is the one that it has alone."""
+
+    def fit(fig, *, lr):
+        fig.add_subplot().plot([0, lr], gid="median")
+        yield
+        return "done"
+
+    together = {stop.value: stop.png for stop in run_stops(fit, KNOBS, START, **SMALL).stops}
+    alone = {"lr": log(0.01, 1, stops=[1]).with_name("lr", float)}
+    assert run_stops(fit, alone, START, **SMALL).stops[0].png == together[1.0]
