@@ -204,7 +204,8 @@ _UP_TO_DATE = """box => {
         ? shown === made : Math.abs(shown - made) <= 0.005 * Math.abs(made) + 1e-9;
     const all = (query, test) => [...box.querySelectorAll(query)].every(test);
     const named = control => made[control.labels[0].textContent];
-    return !box.querySelector('[role=status]').innerText.startsWith('training')
+    const status = box.querySelector('[role=status]').innerText;
+    return !status.startsWith('training') && !status.includes('going on to n = ')
         && all('[role=slider]', c => same(c.ariaValueText, made[c.ariaLabel]))
         && all('select', c => named(c) === c.selectedOptions[0].text)
         && all('input[type=checkbox]', c => named(c) === (c.checked ? 'True' : 'False'));

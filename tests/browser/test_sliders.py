@@ -63,7 +63,7 @@ def test_every_control_has_a_name_and_says_its_value(notebook):
     ]:
         assert box.get_by_role(role, name=name, exact=True).count() == 1
     assert box.get_by_role("slider").count() == 2
-    assert notebook.slider("lr").get_attribute("aria-valuetext") == "0.100"
+    assert notebook.slider("lr").get_attribute("aria-valuetext") == "0.1"
     alt = re.compile("^lr = 0.1, steps = 100, optimizer = SGD, fails = False: final loss 0")
     assert box.get_by_role("img", name=alt).count() == 1
 
@@ -77,8 +77,8 @@ def test_a_slider_moved_by_keyboard_changes_the_picture(notebook, screenshots):
     notebook.slider("lr").press("ArrowRight")
     notebook.wait_for_new_picture(before)
     notebook.wait_for_run()
-    assert notebook.slider("lr").get_attribute("aria-valuetext") == "0.112"
-    assert notebook.execute("print(ui.values['lr'])") == "0.112"
+    assert notebook.slider("lr").get_attribute("aria-valuetext") == "0.11"
+    assert notebook.execute("print(ui.values['lr'])") == "0.11"
     assert_right_picture(notebook)
     notebook.box().scroll_into_view_if_needed()
     notebook.page.screenshot(path=screenshots / "sliders.png")
@@ -97,13 +97,56 @@ def test_the_other_controls_change_it_too(notebook):
     assert_right_picture(notebook)
 
 
+@pytest.mark.parametrize("typed", ["0.25", "0.5", "1"])
+def test_a_typed_value_stays_as_it_is(notebook, typed):
+    box = notebook.box().get_by_role("textbox", name="lr")
+    box.fill(typed)
+    notebook.page.keyboard.press("Enter")
+    notebook.wait_for_run()
+    assert box.input_value() == typed
+    assert float(notebook.execute("print(ui.values['lr'])")) == float(typed)
+    assert_right_picture(notebook)
+
+
+@pytest.mark.parametrize("typed", ["abc", "-1", "5", ""])
+def test_what_cannot_be_used_is_refused_in_words_and_changes_nothing(notebook, typed):
+    box = notebook.box().get_by_role("textbox", name="lr")
+    box.fill(typed)
+    notebook.page.keyboard.press("Enter")
+    told = f'lr must be a number from 0.001 to 1, got "{typed}": it stays 0.1.'
+    notebook.box().get_by_text(told, exact=True).wait_for()
+    assert notebook.execute("print(ui.values['lr'])") == "0.1"
+    notebook.slider("lr").press("ArrowRight")  # a good value takes the message away
+    notebook.wait_for_run()
+    assert notebook.box().get_by_text(told, exact=True).count() == 0
+
+
+def test_an_int_takes_no_fraction(notebook):
+    box = notebook.box().get_by_role("textbox", name="steps")
+    box.fill("2.5")
+    notebook.page.keyboard.press("Enter")
+    notebook.box().get_by_text("steps must be a whole number from 10 to 50000").wait_for()
+    assert notebook.execute("print(ui.values['steps'])") == "100"
+    box.fill("100")
+    notebook.page.keyboard.press("Enter")  # takes the message away
+
+
+def test_arrows_move_the_slider_and_not_the_notebook(notebook):
+    slider = notebook.slider("lr")
+    for key in ("ArrowUp", "ArrowUp", "ArrowDown"):
+        slider.press(key)
+    notebook.wait_for_run()
+    assert slider.get_attribute("aria-valuetext") == "0.11"
+    assert slider.evaluate("node => document.activeElement === node")
+
+
 def test_a_storm_of_a_hundred_keys_ends_with_the_right_picture(notebook):
     notebook.slider("lr").focus()
     for key in ["ArrowLeft"] * 40 + ["ArrowRight"] * 60:
         notebook.page.keyboard.press(key)
     notebook.wait_for_run()
     shown = notebook.slider("lr").get_attribute("aria-valuetext")
-    assert shown == "1.00"
+    assert shown == "1"
     assert notebook.execute("print(ui.values['lr'])") == "1.0"
     assert_right_picture(notebook)
 
@@ -160,7 +203,7 @@ def test_the_picture_is_stored_as_an_ordinary_output_that_hides_while_the_slider
     stored = json.loads((server.root / "sliders.ipynb").read_text())
     box, copy = stored["cells"][0]["outputs"]
     assert box["data"]["text/plain"] == ["Sliders: run the notebook to move them."]
-    assert copy["data"]["text/plain"][0].startswith("lr = 0.112, steps = 100")
+    assert copy["data"]["text/plain"][0].startswith("lr = 0.11, steps = 100")
     assert base64.b64decode(copy["data"]["image/png"]) == notebook.picture()
 
 
@@ -175,6 +218,6 @@ def test_jupyterlabs_own_default_trains_on_the_main_thread_as_well(browser, serv
         slider.press("ArrowRight")
     notebook.wait_for_run()
     assert "SGD on MainThread" in notebook.box().inner_text()
-    assert slider.get_attribute("aria-valuetext") == "1.00"
+    assert slider.get_attribute("aria-valuetext") == "1"
     assert_right_picture(notebook)
     assert notebook.errors() == []

@@ -20,7 +20,13 @@ from nbkit.lab.curriculum import read_course
 from nbkit.lab.evidence.register import load_claims
 from nbkit.lab.shipped import LESSONS, lessons_dir
 
-REWORKED: set[str] = {"start_here", "lr_finder", "initialization"}
+REWORKED = {
+    "start_here",
+    "lr_finder",
+    "initialization",
+    "batchnorm",
+    "clipping",
+}
 ENTRIES = {entry.word: entry for entry in read_course()}
 
 

@@ -1,5 +1,7 @@
 """The check of `pooled` passes the reference and fails the stub and plausible wrong versions."""
 
+import itertools
+
 import pytest
 import torch
 
@@ -60,8 +62,20 @@ def all_channels_together(batches):
     return xs.mean().reshape(1), xs.var(unbiased=False).reshape(1)
 
 
+def counts_first(batches):
+    """Count in a first loop and divide in a second: the division is by zero."""
+    count = sum(len(x) for x in batches)
+    mean = sum(x.double().sum(0) for x in batches) / count
+    return mean, sum((x**2).sum(0) for x in batches) / count - mean**2
+
+
+def divides_by_the_second_count(batches):
+    total = sum(x.double().sum(0) for x in batches)
+    return total / sum(len(x) for x in batches), total
+
+
 def goes_through_twice(batches):
-    """Go through a generator twice: the second pass gets no batches."""
+    """Go through the batches twice: the second pass gets none."""
     count, total = 0, 0.0
     for x in batches:
         count += len(x)
@@ -75,13 +89,15 @@ def goes_through_twice(batches):
     [
         (moving_average, "batches [[[0.0], [2.0]]] expected the mean [1.0], got [0.1]"),
         (unbiased, "batches [[[0.0], [2.0]]] expected the variance [1.0], got [2.0]"),
-        (goes_through_twice, "expected the variance [1.0], got 0.0"),
+        (goes_through_twice, "expected one loop over them, got a second one"),
+        (counts_first, "expected one loop over them, got a second one"),
+        (divides_by_the_second_count, "The batches come once"),
         (all_channels_together, "expected the mean [1.0, 3.0], got [2.0]"),
         (mean_of_means, "[[10.0]]] expected the mean [4.0], got [5.5]"),
         (weighted_but_without_the_variance_between, "expected the variance [18.6667], got [0.6667"),
         (squares_in_float32, "expected the variance [0.3125]"),
         (keeps_all, "for 20 batches expected one or two in memory at a time, there were 20"),
-        (lambda batches: None, "for pooled(<generator>) it returned None, which cannot be read"),
+        (lambda batches: None, "for pooled(<OnePass>) it returned None, which cannot be read"),
         (lambda batches: None, "expected: It returns the mean and the population variance"),
     ],
 )
@@ -110,3 +126,50 @@ def test_a_version_that_keeps_the_batch_it_counts_passes():
         return mean, m2 / count
 
     assert POOLED.check(chan) is None
+
+
+def test_an_error_of_a_version_with_one_loop_is_its_own():
+    def divides(batches):
+        for _ in batches:
+            return 1 / 0
+
+    assert "it raised ZeroDivisionError" in POOLED.check(divides)
+
+
+def welford(batches):
+    """Update mean and sum of squared deviations sample by sample."""
+    count, mean, m2 = 0, 0.0, 0.0
+    for x in batches:
+        for row in x.double():
+            count += 1
+            delta = row - mean
+            mean = mean + delta / count
+            m2 = m2 + delta * (row - mean)
+    return mean, m2 / count
+
+
+def shifted(batches):
+    """Subtract the first sample, so that float32 has digits enough."""
+    iterator = iter(batches)
+    first = next(iterator)
+    origin, count, total, squares = first[0], 0, 0.0, 0.0
+    for x in itertools.chain([first], iterator):
+        moved = x - origin
+        count, total = count + len(x), total + moved.sum(0)
+        squares = squares + moved.square().sum(0)
+    return origin + total / count, squares / count - (total / count) ** 2
+
+
+def with_next(batches):
+    """Ask for each batch by hand."""
+    iterator, count, total, squares = iter(batches), 0, 0.0, 0.0
+    while (x := next(iterator, None)) is not None:
+        count += len(x)
+        total = total + x.double().sum(0)
+        squares = squares + x.double().square().sum(0)
+    return total / count, squares / count - (total / count) ** 2
+
+
+@pytest.mark.parametrize("right", [welford, shifted, with_next])
+def test_other_right_versions_pass(right):
+    assert POOLED.check(right) is None

@@ -87,8 +87,9 @@ class NumberControl(anywidget.AnyWidget):  # type: ignore[misc,unused-ignore] # 
     .nbkit-number [role=alert]:empty { display: none; }
     """
 
-    # The range input counts stops, so the keyboard moves from one round value to the next one.
-    # JupyterLab must leave the keys alone: its own arrows would move to another cell.
+    # The range input counts stops, so the keyboard moves from one round value to the next one. Keys
+    # are handled here, since a notebook takes the arrows away from the elements inside its cells;
+    # the attribute keeps JupyterLab's own shortcuts from moving to another cell.
     _esm = """
     const add = (parent, tag, options) =>
       parent.appendChild(Object.assign(document.createElement(tag), options));
@@ -135,8 +136,22 @@ class NumberControl(anywidget.AnyWidget):  # type: ignore[misc,unused-ignore] # 
             `${name} must be ${kind} from ${low} to ${high}, got "${box.value}": it stays ` +
             `${model.get("value")}.`;
         };
-        slider.addEventListener("input", () => choose(model.get("positions")[slider.value]));
+        const chooseStop = (stop) => choose(model.get("positions")[stop]);
+        const press = (event) => {
+          const at = Number(slider.value), end = Number(slider.max);
+          const stops = {
+            ArrowRight: at + 1, ArrowUp: at + 1, ArrowLeft: at - 1, ArrowDown: at - 1,
+            PageUp: at + 10, PageDown: at - 10, Home: 0, End: end,
+          };
+          if (!(event.key in stops) || event.ctrlKey || event.altKey || event.metaKey) return;
+          event.preventDefault();
+          event.stopPropagation();
+          chooseStop(Math.min(Math.max(stops[event.key], 0), end));
+        };
+        slider.addEventListener("input", () => chooseStop(slider.value));
+        slider.addEventListener("keydown", press);
         box.addEventListener("change", read);
+        box.addEventListener("keydown", (event) => { if (event.key === "Enter") read(); });
         model.on("change:value", show);
         model.on("change:positions", show);
         show();

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nbkit.lab.answers import Answer
 from nbkit.lab.exercise import Exercise
 
 Attempt = Callable[..., Any]  # the learner's function; nothing about it is certain
@@ -39,12 +40,43 @@ def solve_pooled(batches: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
     return mean, squares / count - mean**2
 
 
+class OnePass:
+    """Batches that come once, as from a stream; it notes whether somebody asks for them again."""
+
+    def __init__(self, batches: Batches) -> None:
+        self._left = iter(batches)
+        self._is_over = False
+        self.was_asked_again = False
+
+    def __iter__(self) -> OnePass:
+        return self
+
+    def __next__(self) -> Tensor:
+        # An iterator that has ended is asked once more by a second loop only.
+        self.was_asked_again = self.was_asked_again or self._is_over
+        try:
+            return torch.tensor(next(self._left))
+        except StopIteration:
+            self._is_over = True
+            raise
+
+
 def _check_moments(
     given: Batches, mean: list[float], var: list[float], attempt: Attempt
 ) -> str | None:
     """Compare what the attempt returns for these batches with mean and variance, one a channel."""
-    # A generator, which the attempt can go through once only.
-    found = attempt(torch.tensor(batch) for batch in given)
+    batches = OnePass(given)
+    try:
+        found = attempt(batches)
+    except Exception:
+        # What a second loop over nothing raises, such as a division by zero, is not the cause.
+        if not batches.was_asked_again:
+            raise
+    if batches.was_asked_again:
+        return (
+            f"for the batches {given} expected one loop over them, got a second one, which finds "
+            f"none left. The batches come once: keep what you need of each as it passes."
+        )
     got_mean, got_var = (torch.as_tensor(part).double() for part in found)
     for name, got, expected in (("mean", got_mean, mean), ("variance", got_var, var)):
         wanted = torch.tensor(expected, dtype=torch.float64)
@@ -128,3 +160,18 @@ EXERCISES = [
         ],
     )
 ]
+
+ANSWERS = {
+    "freezing": Answer(
+        choices="abc",
+        right="a",
+        why="it stops the training of weight and bias only. The forward pass moves the running "
+        "statistics, and they have no gradient to switch off.",
+        hints={
+            "b": "look again at what the mode decides. In eval mode a layer moves nothing, until "
+            "somebody calls model.train().",
+            "c": "look again at measure_transfer: with freeze_bn_ the second training kept the "
+            "statistics of the first.",
+        },
+    )
+}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -12,9 +12,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from nbkit.base.state import preserve_state
-from nbkit.batchnorm import BNReport, reestimate_bn_
+from nbkit.batchnorm import freeze_bn_
 from nbkit.lab.data import Data
-from nbkit.lab.runs.stacking import stack
 from nbkit.lab.runs.training import train
 
 
@@ -25,6 +24,7 @@ def build_bn_net(
     momentum: float | None = 0.1,
     track: bool = True,
     classes: int = 10,
+    inputs: int = 64,
 ) -> nn.Sequential:
     """Build `depth` hidden layers of Linear, BatchNorm and ReLU, then a Linear.
 
@@ -34,13 +34,13 @@ def build_bn_net(
         momentum: of BatchNorm, in torch's convention: the weight of the new batch.
         track: whether BatchNorm keeps running statistics.
         classes: outputs of the last layer.
+        inputs: numbers in each sample; a digit has 8 x 8 pixels.
 
     >>> [type(layer).__name__ for layer in build_bn_net(depth=1)]
     ['Linear', 'BatchNorm1d', 'ReLU', 'Linear']
     """
     layers: list[nn.Module] = []
-    # 64 inputs: a digit has 8 x 8 pixels.
-    for fan_in, fan_out in pairwise([64] + [width] * depth):
+    for fan_in, fan_out in pairwise([inputs] + [width] * depth):
         norm = nn.BatchNorm1d(fan_out, momentum=momentum, track_running_stats=track)
         layers += [nn.Linear(fan_in, fan_out), norm, nn.ReLU()]
     return nn.Sequential(*layers, nn.Linear(width, classes))
@@ -51,21 +51,15 @@ def brighten_images(data: Data, shift: float) -> Data:
     return Data(data.x_train + shift, data.y_train, data.x_test + shift, data.y_test)
 
 
-def take_half(data: Data, *, first: bool, train: int | None = None) -> Data:
-    """Take the digits 0 to 4, or 5 to 9 with the labels 0 to 4: two tasks that share their strokes.
-
-    Args:
-        first: True takes the digits 0 to 4.
-        train: number of training samples to keep; None keeps all.
-    """
+def take_classes(data: Data, *, first: bool) -> Data:
+    """Take the classes 0 to 4, or 5 to 9 with the labels 0 to 4: two tasks of the same kind."""
     start = 0 if first else 5
     parts = []
     for x, y in ((data.x_train, data.y_train), (data.x_test, data.y_test)):
         ours = (y >= start) & (y < start + 5)
         # Both tasks have the labels 0 to 4, and so the same last layer.
         parts += [x[ours], y[ours] - start]
-    x, y, x_test, y_test = parts
-    return Data(x[:train], y[:train], x_test, y_test)
+    return Data(*parts)
 
 
 def train_bn_net(
@@ -91,24 +85,6 @@ def train_bn_net(
     return model
 
 
-def measure_both_ways(
-    measure: Callable[..., float], seeds: Iterable[int], **changed: Any
-) -> tuple[list[float], list[float]]:
-    """Call `measure(seed, True)` and `measure(seed, False)` for each seed.
-
-    Args:
-        measure: its second argument says whether to use the technique.
-        changed: further arguments of `measure`.
-    Returns:
-        the values with the technique and those without, in the order of the seeds.
-    """
-    with_technique, without = [], []
-    for seed in seeds:
-        with_technique.append(measure(seed, True, **changed))
-        without.append(measure(seed, False, **changed))
-    return with_technique, without
-
-
 @torch.no_grad()
 def measure_accuracy(
     model: nn.Module, x: Tensor, y: Tensor, batch_size: int | None = None
@@ -127,6 +103,19 @@ def measure_accuracy(
         for samples, labels in split_evenly(x, y, batch_size):
             right += int((model(samples).argmax(-1) == labels).sum())
     return right / len(x)
+
+
+def measure_modes(
+    model: nn.Sequential, data: Data
+) -> tuple[dict[str, float], dict[str, list[float]]]:
+    """Measure the share of right answers, and the spread of each layer's output, in both modes."""
+    shares: dict[str, float] = {}
+    spreads: dict[str, list[float]] = {}
+    for mode in ("train", "eval"):
+        model.train(mode == "train")
+        shares[mode] = measure_accuracy(model, data.x_test, data.y_test)
+        spreads[mode] = measure_spreads(model, data.x_test)
+    return shares, spreads
 
 
 def split_evenly(x: Tensor, y: Tensor, batch_size: int | None) -> Iterator[tuple[Tensor, Tensor]]:
@@ -149,139 +138,68 @@ def measure_input_mean(model: nn.Sequential, layer: int, x: Tensor, *, channel: 
         return float(model.train()[:layer](x)[:, channel].mean())
 
 
-class SideBySide:
-    """Train networks of several seeds as one, fast enough to retrain at each move of a slider.
+@torch.no_grad()
+def measure_spreads(model: nn.Sequential, x: Tensor) -> list[float]:
+    """Measure the standard deviation of what each BatchNorm layer puts out, in the present mode.
 
-    `model` takes (runs, samples, inputs); its BatchNorm layers hold the channels of all runs, so
-    `bn_gap` and `reestimate_bn_` see them as one wide network.
-
-    Args:
-        seeds: one network each.
-        options: arguments of `build_bn_net`.
+    The root of the variance over samples, averaged over channels. 1 is a signal of full size; the
+    running statistics are restored.
     """
-
-    def __init__(self, seeds: Sequence[int], **options: Any) -> None:
-        self.seeds = tuple(seeds)
-        models = []
-        with preserve_state():
-            for seed in self.seeds:
-                # The same initial weights as in `train_bn_net`.
-                torch.manual_seed(seed)
-                models.append(build_bn_net(**options))
-        self.model = stack(models)
-
-    def repeat_samples(self, x: Tensor) -> Tensor:
-        """Give each network the same samples: (samples, ...) -> (runs, samples, ...)."""
-        return x.expand(len(self.seeds), *x.shape)
-
-    def stack_batches(
-        self, data: Data, *, steps: int, batch_size: int
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield training batches (runs, samples, ...), each network's in the order of its seed."""
-        orders = [data.batches(batch_size, seed=seed, steps=steps) for seed in self.seeds]
-        for batches in zip(*orders, strict=True):
-            # One (samples, inputs) and one (samples,) from each network's order.
-            xs, ys = zip(*batches, strict=True)
-            yield torch.stack(xs), torch.stack(ys)
-
-    def sum_losses(self, x: Tensor, y: Tensor) -> Tensor:
-        """Sum the networks' cross-entropies, so that each gets the gradient of its own loss."""
-        # .mT puts the classes where cross_entropy wants them: (runs, classes, samples).
-        return cross_entropy(self.model(x).mT, y, reduction="none").mean(1).sum()
-
-    def train_networks(
-        self, data: Data, *, lr: float, steps: int, batch_size: int
-    ) -> Iterator[int]:
-        """Train all networks by SGD with momentum 0.9; yield the number of steps so far."""
-        optimizer = torch.optim.SGD(self.model.parameters(), lr=lr, momentum=0.9)
-        batches = self.stack_batches(data, steps=steps, batch_size=batch_size)
-        for count, (x, y) in enumerate(batches, start=1):
-            loss = self.sum_losses(x, y)
-            optimizer.zero_grad()
-            torch.autograd.backward(loss)
-            optimizer.step()
-            yield count
-
-    @torch.no_grad()
-    def measure_accuracies(
-        self, x: Tensor, y: Tensor, *, train: bool = False, batch_size: int | None = None
-    ) -> Tensor:
-        """Measure each network's share of right answers (runs,); mode and statistics are restored.
-
-        Args:
-            x: samples (samples, ...), the same for each network.
-            y: their labels (samples,).
-            train: evaluate in train mode, by the batch's statistics; False takes the running ones.
-            batch_size: about how many samples to evaluate together; None takes all.
-        """
-        right = []
-        with preserve_state(self.model):
-            self.model.train(train)
-            for samples, labels in split_evenly(x, y, batch_size):
-                answers = self.model(self.repeat_samples(samples)).argmax(-1)  # (runs, samples)
-                right.append((answers == labels).sum(1))
-        return torch.stack(right).sum(0) / len(x)
-
-    def reestimate_statistics(self, x: Tensor) -> BNReport:
-        """Run `reestimate_bn_` on all networks with these samples, a hundred at a time."""
-        # The last part may be smaller; `reestimate_bn_` weighs each part by its samples.
-        parts = [self.repeat_samples(part) for part in torch.split(x, 100)]
-        return reestimate_bn_(self.model, parts)
-
-    @torch.no_grad()
-    def measure_gaps(self, x: Tensor) -> Tensor:
-        """Measure how far each network's running statistics are from those of these samples.
-
-            mean over layers of  sqrt(mean_gap^2 + var_gap^2)
-
-        with the two gaps of `bn_gap`, root mean squares over the network's own channels.
-
-        Returns:
-            one gap for each network (runs,). The running statistics are restored.
-        Raises:
-            ValueError: if the networks were built with track=False.
-        """
-        with preserve_state(self.model):
-            before = _copy_statistics(self.model)
-            self.reestimate_statistics(x)
-            after = _copy_statistics(self.model)
-        gaps = []
-        for (mean, var), (true_mean, true_var) in zip(before, after, strict=True):
-            # Both gaps are in units of the true standard deviation: (runs * channels,).
-            squares = (mean - true_mean).square() / true_var + (var / true_var).log().square()
-            gaps.append(squares.view(len(self.seeds), -1).mean(1).sqrt())
-        return torch.stack(gaps).mean(0)
-
-    def compare_statistics(self, data: Data, test_batch: int) -> tuple[list[Tensor], BNReport]:
-        """Measure test accuracy with running, with re-estimated and with the batch's statistics.
-
-        Args:
-            data: 500 of its training samples serve the re-estimation.
-            test_batch: samples that share the batch's statistics.
-        Returns:
-            the accuracies (runs,) in that order, and the report of the re-estimation. The networks
-            are restored.
-        """
-        x, y = data.x_test, data.y_test
-        running = self.measure_accuracies(x, y)
-        of_batch = self.measure_accuracies(x, y, train=True, batch_size=test_batch)
-        # Last, since it changes the running statistics.
-        with preserve_state(self.model):
-            report = self.reestimate_statistics(data.x_train[:500])
-            reestimated = self.measure_accuracies(x, y)
-        return [running, reestimated, of_batch], report
+    spreads = []
+    with preserve_state(model):
+        for layer in model:
+            x = layer(x)
+            if isinstance(layer, nn.BatchNorm1d):
+                spreads.append(float(x.var(0).mean().sqrt()))
+    return spreads
 
 
-def _copy_statistics(model: nn.Module) -> list[tuple[Tensor, Tensor]]:
-    """Copy running mean and variance of each BatchNorm layer, (channels of all runs,) each."""
-    copies = []
+def follow_channel(
+    data: Data, momenta: Sequence[float], *, lr: float
+) -> tuple[list[float], list[float], dict[float, list[float]]]:
+    """Follow the mean of one channel of the second BatchNorm layer over 80 steps of batches of 8.
+
+    Returns:
+        the mean of each batch; the mean over all training samples with the weights of each step;
+        and for each momentum the moving average before the first step and after each step.
+    """
+    torch.manual_seed(0)
+    # Momentum 1: the running statistics are those of the last batch alone.
+    model = build_bn_net(depth=5, momentum=1.0)
+    layer = model[4]
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9)
+    batch_means: list[float] = []
+    truth: list[float] = []
+    running = {momentum: [0.0] for momentum in momenta}
+    for _ in train(model, data.batches(8, seed=0, steps=80), optimizer, cross_entropy):
+        assert isinstance(layer, nn.BatchNorm1d) and layer.running_mean is not None
+        batch_means.append(float(layer.running_mean[0]))
+        truth.append(measure_input_mean(model, 4, data.x_train, channel=0))
+        for momentum, values in running.items():
+            values.append((1 - momentum) * values[-1] + momentum * batch_means[-1])
+    return batch_means, truth, running
+
+
+# ---- the bug hunt ----
+
+
+def freeze_by_gradient(model: nn.Module) -> None:
+    """Switch off the training of BatchNorm's weight and bias: snippet a."""
     for layer in model.modules():
         if isinstance(layer, nn.BatchNorm1d):
-            if layer.running_mean is None or layer.running_var is None:
-                raise ValueError(
-                    "a gap needs running statistics, got a BatchNorm layer without. "
-                    "Build the networks with track=True."
-                )
-            # eps is added because the layer adds it before it divides.
-            copies.append((layer.running_mean.clone(), layer.running_var + layer.eps))
-    return copies
+            layer.requires_grad_(False)
+
+
+def freeze_by_mode(model: nn.Module) -> None:
+    """Put BatchNorm into eval mode: snippet b."""
+    for layer in model.modules():
+        if isinstance(layer, nn.BatchNorm1d):
+            layer.eval()
+
+
+def freeze_by_library(model: nn.Module) -> None:
+    """Freeze BatchNorm as the library does: snippet c."""
+    freeze_bn_(model)
+
+
+FREEZES = {"a": freeze_by_gradient, "b": freeze_by_mode, "c": freeze_by_library}

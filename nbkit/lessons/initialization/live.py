@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 LAB_STEPS, LAB_LR = 40, 0.003
-RIVAL = "PyTorch at its best lr"
+RIVAL = "PyTorch, best lr"
 
 
 def keep_start(model: nn.Module) -> None:
@@ -37,8 +37,8 @@ def find_rival_lr(depth: int, activation: str) -> float:
     """Find the best lr of PyTorch's own start for the trainings of the lab."""
     make = partial(build_deep_net, depth, activation)
     arms = {"PyTorch": {"optimizer": "adam"}}
-    options = {"steps": LAB_STEPS, "batch_size": BATCH}
-    found = tuned(make, load_centred_digits(), arms, LRS[::2], TUNING[:2], **options)
+    data, seeds = load_centred_digits(), TUNING[:2]
+    found = tuned(make, data, arms, LRS[::2], seeds, steps=LAB_STEPS, batch_size=BATCH)
     return found.lrs["PyTorch"]
 
 
@@ -51,7 +51,7 @@ def draw_lab(
     activation: str,
     rival_at_its_best: bool,
     seeds: Sequence[int],
-) -> Iterator[None]:
+) -> Generator[None, None, str]:
     """Draw each layer's signal and gradient, and train, from PyTorch's start and from yours."""
     data = load_centred_digits()
     look = data.x_train[:256], data.y_train[:256]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 COLORS = {
     "PyTorch": plots.BASELINE,
     "yours": plots.TECHNIQUE,
-    "PyTorch at its best lr": plots.BEST,
+    "PyTorch, best lr": plots.BEST,
 }
 FLOOR, CEILING = 1e-12, 1e6  # the range of the pictures of signal and gradient
 

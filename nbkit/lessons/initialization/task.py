@@ -124,9 +124,8 @@ def compare_starts(
         "Kaiming": {"optimizer": "adam", "init": "kaiming_normal"},
         "Xavier": {"optimizer": "adam", "init": "xavier_normal"},
     }
-    options = {"steps": STEPS, "batch_size": BATCH}
-    chosen = tuned(make, data, arms, lrs, TUNING, **options)
-    *_, runs = train_runs(make, data, chosen.arms, seeds, **options)
+    chosen = tuned(make, data, arms, lrs, TUNING, steps=STEPS, batch_size=BATCH)
+    *_, runs = train_runs(make, data, chosen.arms, seeds, steps=STEPS, batch_size=BATCH)
     return paired_ratio(*runs.evaluate(data.x_train, data.y_train)[0].tolist())
 
 
@@ -142,7 +141,7 @@ def compare_first_gradients(
             model = build_deep_net(depth, inputs=data.x_train.shape[1])
             initialize_(model, "kaiming_normal", gain=scale * math.sqrt(2))
             loss = cross_entropy(model(look[0]), look[1])
-            found.append(torch.autograd.grad(loss, [model[0].weight])[0].norm().item())
+            found.append(torch.autograd.grad(loss, list(model[0].parameters()))[0].norm().item())
     return paired_ratio(norms[factor], norms[1.0])
 
 
@@ -185,9 +184,10 @@ def measure_factor(gain: float, activation: str, look: tuple[Tensor, Tensor]) ->
 def compare_spreads(mine: nn.Sequential, theirs: nn.Sequential) -> float:
     """Find the largest factor between the weights' standard deviations, over the Linear layers."""
     largest = 1.0
-    for a, b in zip(mine[::2], theirs[::2], strict=True):
-        ratio = float(a.weight.detach().std() / b.weight.detach().std())
-        largest = max(largest, ratio, 1 / ratio)
+    for a, b in zip(mine, theirs, strict=True):
+        if isinstance(a, nn.Linear) and isinstance(b, nn.Linear):
+            ratio = float(a.weight.detach().std() / b.weight.detach().std())
+            largest = max(largest, ratio, 1 / ratio)
     return largest
 
 

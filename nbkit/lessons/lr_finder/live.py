@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from nbkit.lab.runs.seeds import train_runs
 from nbkit.lab.runs.tuned import tuned
 from nbkit.lessons.lr_finder.pictures import LAB_STEPS, draw_arms, draw_range_test
 from nbkit.lessons.lr_finder.task import GRID, TUNING, find_lr, make_net
-from nbkit.lr_finder.curve import LRCurve
+from nbkit.lr_finder import LRCurve
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,8 +24,8 @@ def find_best_of_grid(depth: int, momentum: float, batch_size: int) -> float:
     """Find the best constant lr for the live lab's trainings, on every other lr of the grid."""
     data = digits()
     arms = {"constant": {"momentum": momentum}}
-    options = {"steps": LAB_STEPS, "batch_size": batch_size}
-    found = tuned(make_net(data, depth), data, arms, GRID[::2], TUNING[:3], **options)
+    net, seeds = make_net(data, depth), TUNING[:3]
+    found = tuned(net, data, arms, GRID[::2], seeds, steps=LAB_STEPS, batch_size=batch_size)
     return found.lrs["constant"]
 
 
@@ -38,7 +38,7 @@ def draw_lab(
     depth: int,
     best_of_grid: bool,
     seeds: Sequence[int],
-) -> Iterator[None]:
+) -> Generator[None, None, str]:
     """Draw a range test, and train at your lr, at the suggestion, and at the best lr of a grid."""
     left, right = fig.subplots(1, 2)
     data = digits()
@@ -53,8 +53,8 @@ def draw_lab(
         # A range test may suggest nothing; then there is no such arm.
         if rate is not None:
             arms[name] = {"lr": rate, "momentum": momentum}
-    options = {"steps": LAB_STEPS, "batch_size": batch_size}
-    for runs in train_runs(make_net(data, depth), data, arms, seeds, **options):
+    net = make_net(data, depth)
+    for runs in train_runs(net, data, arms, seeds, steps=LAB_STEPS, batch_size=batch_size):
         if runs.step % 15 == 0:
             draw_arms(right, runs)
             yield

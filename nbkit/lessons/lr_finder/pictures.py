@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from nbkit.lab import plots
 from nbkit.lab.runs.seeds import Runs
 from nbkit.lessons.lr_finder.race import EVERY, Race
-from nbkit.lr_finder.curve import LRCurve
+from nbkit.lr_finder import LRCurve
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

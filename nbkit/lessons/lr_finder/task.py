@@ -17,7 +17,7 @@ from nbkit.lab.models import mlp
 from nbkit.lab.runs.seeds import train_runs
 from nbkit.lab.runs.training import train
 from nbkit.lab.runs.tuned import tuned
-from nbkit.lr_finder.curve import LRCurve
+from nbkit.lr_finder import LRCurve
 
 GRID = [10 ** (k / 4) for k in range(-9, 2)]  # 0.0056 to 1.8, four lrs to the decade
 TUNING = range(100, 104)  # seeds that choose an lr; no claim is decided on them
@@ -101,8 +101,9 @@ def suggest_lrs(
 def tune_constant(data: Data, *, depth: int, momentum: float, batch_size: int, steps: int) -> float:
     """Find the lr of GRID with the lowest final training loss, on the seeds TUNING."""
     arms = {"constant": {"momentum": momentum}}
-    options = {"steps": steps, "batch_size": batch_size}
-    return tuned(make_net(data, depth), data, arms, GRID, TUNING, **options).lrs["constant"]
+    net = make_net(data, depth)
+    found = tuned(net, data, arms, GRID, TUNING, steps=steps, batch_size=batch_size)
+    return found.lrs["constant"]
 
 
 def train_at(
@@ -117,8 +118,8 @@ def train_at(
 ) -> list[list[float]]:
     """Train an arm at each of these lrs, one or one a seed; return final losses (arms, seeds)."""
     arms = {f"arm {k}": {"lr": lr, "momentum": momentum} for k, lr in enumerate(rates)}
-    options = {"steps": steps, "batch_size": batch_size}
-    *_, runs = train_runs(make_net(data, depth), data, arms, seeds, **options)
+    net = make_net(data, depth)
+    *_, runs = train_runs(net, data, arms, seeds, steps=steps, batch_size=batch_size)
     final: list[list[float]] = runs.final().tolist()
     return final
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import TYPE_CHECKING
 
 from nbkit.lab import plots
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def draw_lab(
     fig: Figure, *, lr: float, momentum: float, count: int, rival_at_its_best: bool
-) -> Iterator[None]:
+) -> Generator[None, None, str]:
     """Draw the losses of both arms, and the first claim's verdict on them."""
     left, right = fig.subplots(1, 2)
     rival_lr = find_rival_lr() if rival_at_its_best else lr

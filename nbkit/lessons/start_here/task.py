@@ -50,8 +50,8 @@ def compare_both(data: Data, seeds: Sequence[int], **settings: Any) -> Interval:
 def tune_both(data: Data, momentum: float) -> dict[str, float]:
     """Find each arm's best lr: the same grid, the same seeds, the same steps for both."""
     arms = {"momentum": {"momentum": momentum}, "without": {}}
-    options = {"steps": STEPS, "batch_size": BATCH}
-    return tuned(make_net(data), data, arms, GRID, TUNING, **options).lrs
+    found = tuned(make_net(data), data, arms, GRID, TUNING, steps=STEPS, batch_size=BATCH)
+    return found.lrs
 
 
 @cache
