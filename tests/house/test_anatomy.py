@@ -26,6 +26,8 @@ REWORKED = {
     "initialization",
     "batchnorm",
     "clipping",
+    "weight_norm",
+    "embeddings",
 }
 ENTRIES = {entry.word: entry for entry in read_course()}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +31,7 @@ def find_rival_lr(optimizer: str) -> float:
     """Find the best lr of PyTorch's own table for the trainings of the lab."""
     data, arms = make_author_data(), {"PyTorch": {"optimizer": optimizer}}
     grid = ADAM_GRID if optimizer == "adam" else SGD_GRID
-    options = {"steps": LAB_STEPS, "batch_size": BATCH}
+    options: dict[str, Any] = {"steps": LAB_STEPS, "batch_size": BATCH}
     return tuned(make_net(data), data, arms, grid, TUNING[:2], **options).lrs["PyTorch"]
 
 
@@ -43,7 +43,7 @@ def draw_lab(
     optimizer: str,
     rival_at_its_best: bool,
     seeds: Sequence[int],
-) -> Iterator[None]:
+) -> Generator[None, None, str]:
     """Draw the training losses with your table and with PyTorch's, and say which ends lower."""
     ax, data, rival = fig.subplots(), make_author_data(), "PyTorch"
     common: dict[str, Any] = {"lr": lr, "optimizer": optimizer}
@@ -51,7 +51,7 @@ def draw_lab(
     if rival_at_its_best:
         rival = RIVAL
         arms[RIVAL] = {**common, "lr": find_rival_lr(optimizer)}
-    options = {"steps": LAB_STEPS, "batch_size": BATCH}
+    options: dict[str, Any] = {"steps": LAB_STEPS, "batch_size": BATCH}
     for runs in train_runs(make_net(data), data, arms, seeds, **options):
         if runs.step % 15 == 0:
             draw_arms(ax, runs)

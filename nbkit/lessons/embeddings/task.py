@@ -106,14 +106,14 @@ def compare_tables(
     grid: Sequence[float] = ADAM_GRID,
 ) -> Interval:
     """Measure the training loss with a Xavier table / with PyTorch's, each at its best lr."""
-    common = {"optimizer": optimizer}
+    common: dict[str, Any] = {"optimizer": optimizer}
     arms = {"xavier": {**common, "init": set_xavier}, "PyTorch": common}
-    options = {"steps": steps, "batch_size": BATCH}
+    options: dict[str, Any] = {"steps": steps, "batch_size": BATCH}
     found = tuned(make_net(data), data, arms, grid, TUNING, **options)
     return _compare_losses(data, found.arms, seeds, **options)
 
 
-def _compare_losses(data: Data, arms: Any, seeds: Sequence[int], **options: int) -> Interval:
+def _compare_losses(data: Data, arms: Any, seeds: Sequence[int], **options: Any) -> Interval:
     """Measure the loss on the whole training set, first arm / second arm, pair by pair."""
     *_, runs = train_runs(make_net(data), data, arms, seeds, **options)
     return paired_ratio(*runs.evaluate(data.x_train, data.y_train)[0].tolist())

@@ -22,7 +22,7 @@ def stub_normed_weight(g: Tensor, v: Tensor) -> Tensor | None:
 def solve_normed_weight(g: Tensor, v: Tensor) -> Tensor:
     """Return g * v / |v|, with a length for each row; g (outputs,), v (outputs, ...)."""
     # All dimensions but the first belong to one unit; g gets as many of size one.
-    lengths = v.flatten(1).norm(dim=1)
+    lengths: Tensor = v.flatten(1).norm(dim=1)
     return v * (g / lengths).view(-1, *[1] * (v.dim() - 1))
 
 

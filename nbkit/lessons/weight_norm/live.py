@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from functools import cache, partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nbkit.lab.data import digits
 from nbkit.lab.evidence.comparisons import compare_losses
@@ -23,21 +23,21 @@ RIVAL = "plain at its best lr"
 def find_rival_lr(scale: float) -> float:
     """Find the best lr of the plain network at this scale, for the trainings of the lab."""
     plain = {"plain": make_arms(partial(start_net, scale=scale))["plain"]}
-    options = {"steps": LAB_STEPS, "batch_size": BATCH}
+    options: dict[str, Any] = {"steps": LAB_STEPS, "batch_size": BATCH}
     data = digits()
-    return tuned(make_net(data), data, plain, GRID, TUNING[:2], **options).lrs["plain"]
+    return tuned(make_net(data), data, plain, GRID[1:5], TUNING, **options).lrs["plain"]
 
 
 def draw_lab(
     fig: Figure, *, lr: float, scale: float, rival_at_its_best: bool, seeds: Sequence[int]
-) -> Iterator[None]:
+) -> Generator[None, None, str]:
     """Draw the training losses of both arms, and say which ends lower."""
     ax, data = fig.subplots(), digits()
     arms, rival = make_arms(partial(start_net, scale=scale), lr=lr), "plain"
     if rival_at_its_best:
         rival = RIVAL
         arms[RIVAL] = {**arms["plain"], "lr": find_rival_lr(scale)}
-    options = {"steps": LAB_STEPS, "batch_size": BATCH}
+    options: dict[str, Any] = {"steps": LAB_STEPS, "batch_size": BATCH}
     for runs in train_runs(make_net(data), data, arms, seeds, **options):
         if runs.step % 15 == 0:
             draw_arms(ax, runs)
@@ -56,4 +56,5 @@ def describe_goal(lost: Mapping[str, int], sentence: str, rival: str) -> str:
     """
     if lost["weight norm"] > lost[rival]:
         return "goal 1 reached: "
-    return "goal 2 reached: " if sentence.startswith("weight norm ends lower") else ""
+    is_lower = rival == "plain" and sentence.startswith("weight norm ends lower")
+    return "goal 2 reached: " if is_lower else ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nbkit.lab import plots
 
@@ -35,7 +35,7 @@ def draw_trials(ax: Axes, trials: Mapping[float, Sequence[float]]) -> Axes:
         shade = str(0.7 * (1 - k / len(trials)))
         ax.plot(range(1, len(losses) + 1), losses, color=shade, label=f"scale {scale:g}")
     ax.axhline(CHANCE, color=plots.QUIET, linestyle=":", linewidth=1)
-    ax.set(xlabel="step", ylabel="training loss", ylim=(0, 6))
+    ax.set(xlabel="step", ylabel="training loss", yscale="log", ylim=(0.1, 1000))
     ax.legend(frameon=False, loc="upper right")
     return ax
 
@@ -52,7 +52,7 @@ def draw_accuracy_by_scale(
     """
     ours, theirs = accuracies.tolist()
     # The baseline's ring is larger, so that a dot at the same place does not hide it.
-    ring = {"color": plots.BASELINE, "markerfacecolor": "none", "markersize": 8}
+    ring: dict[str, Any] = {"color": plots.BASELINE, "markerfacecolor": "none", "markersize": 8}
     ax.plot(scales, theirs, "o", label="plain", **ring)
     ax.plot(scales, ours, "o", label="weight norm", color=plots.TECHNIQUE, markersize=4)
     ax.axhline(passing, color=plots.QUIET, linewidth=0.8, linestyle=":")
@@ -73,7 +73,6 @@ def draw_lengths(ax: Axes, lengths: Mapping[float, Sequence[float]]) -> Axes:
         shade = str(0.7 * (1 - k / len(lengths)))
         # Each line is divided by its first value: all of them start at 1.
         ax.plot([value / values[0] for value in values], color=shade, label=f"lr {lr:g}")
-    ax.set(xlabel="step", ylabel="length of v / at the start", yscale="log")
-    plots.write_plain_ticks(ax.yaxis)
+    ax.set(xlabel="step", ylabel="length of v / at the start")
     ax.legend(frameon=False)
     return ax

@@ -80,7 +80,7 @@ def race_to_loss(
     data: Data, arms: Mapping[str, Mapping[str, Any]], seeds: Sequence[int], target: float
 ) -> Interval:
     """Measure the steps to the target loss, the first arm's / the second's, pair by pair."""
-    options = {"steps": RACE_STEPS, "batch_size": BATCH}
+    options: dict[str, Any] = {"steps": RACE_STEPS, "batch_size": BATCH}
     *_, runs = train_runs(make_net(data), data, arms, seeds, **options)
     return paired_ratio(*count_steps_below(runs.losses, target, window=WINDOW))
 
@@ -115,7 +115,7 @@ def train_scaled(data: Data, seeds: Sequence[int], *, steps: int = 80) -> Tensor
     Returns:
         (2 arms, seeds), weight norm first.
     """
-    options = {"steps": steps, "batch_size": BATCH}
+    options: dict[str, Any] = {"steps": steps, "batch_size": BATCH}
     make, lrs = make_net(data), [lr / 10 for lr in GRID]
     arms = make_arms(start_scaled, momentum=MOMENTUM)
     found = tuned(make, data, arms, lrs, MANY_TUNING, **options)
@@ -138,7 +138,7 @@ def judge_cells(
     for lr, scale in pairs:
         for name, arm in make_arms(partial(start_net, scale=scale), lr=lr).items():
             arms[f"{name}, lr {lr}, scale {scale}"] = arm
-    options = {"steps": RACE_STEPS, "batch_size": BATCH}
+    options: dict[str, Any] = {"steps": RACE_STEPS, "batch_size": BATCH}
     # One call for all cells: many runs at once cost little more than a few.
     *_, runs = train_runs(make_net(data), data, arms, seeds, **options)
     counts = count_steps_below(runs.losses, 0.5, window=WINDOW)
@@ -188,12 +188,14 @@ def follow_lengths(data: Data, lr: float, *, steps: int = 80) -> list[float]:
 
 def divide_by_rows(g: Tensor, v: Tensor) -> Tensor:
     """Divide each row by its length."""
-    return g[:, None] * v / v.norm(dim=1, keepdim=True)
+    lengths: Tensor = v.norm(dim=1, keepdim=True)
+    return g[:, None] * v / lengths
 
 
 def divide_by_matrix(g: Tensor, v: Tensor) -> Tensor:
     """Divide by the length of the whole matrix: the mistake of the bug hunt."""
-    return g[:, None] * v / v.norm()
+    length: Tensor = v.norm()
+    return g[:, None] * v / length
 
 
 def call_normalize(g: Tensor, v: Tensor) -> Tensor:
