@@ -20,12 +20,13 @@ from nbkit.lab.curriculum import read_course
 from nbkit.lab.evidence.register import load_claims
 from nbkit.lab.shipped import LESSONS, lessons_dir
 
-REWORKED = {
-    "start_here",
-    "lr_finder",
-    "initialization",
+REWORKED: set[str] = {
     "batchnorm",
     "clipping",
+    "ddp",
+    "initialization",
+    "lr_finder",
+    "start_here",
     "weight_norm",
     "embeddings",
 }
