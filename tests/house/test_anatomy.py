@@ -21,14 +21,15 @@ from nbkit.lab.evidence.register import load_claims
 from nbkit.lab.shipped import LESSONS, lessons_dir
 
 REWORKED: set[str] = {
+    "amp",
     "batchnorm",
     "clipping",
     "ddp",
+    "embeddings",
     "initialization",
     "lr_finder",
     "start_here",
     "weight_norm",
-    "embeddings",
 }
 ENTRIES = {entry.word: entry for entry in read_course()}
 
