@@ -37,13 +37,13 @@ def test_a_pixel_is_its_grey_level():
     ("data", "shape"), [(DATA, (200, 16)), (task.read_pixels_as_words(), (17, 4))]
 )
 def test_a_table_has_a_row_for_each_word(data, shape):
-    model = task.make_net(data)()
+    model = task.make_word_net(data)()
     assert model[0].weight.shape == shape
     assert model(data.x_train[:3]).shape == (3, 10)
 
 
 def test_only_the_table_is_drawn_anew():
-    model = task.make_net(DATA)()
+    model = task.make_word_net(DATA)()
     rest = [weight.clone() for weight in list(model.parameters())[1:]]
     task.set_spread(model, spread=0.25)
     assert model[0].weight.std().item() == pytest.approx(0.25, rel=0.05)
@@ -54,14 +54,14 @@ def test_only_the_table_is_drawn_anew():
 
 def test_a_cell_of_the_map_is_the_ratio_of_two_plain_trainings():
     claim = load_claims("embeddings")["init-xavier-embedding"]
-    cells = task.judge_cells(claim, DATA, range(2), (0.01,), (0.1, 3.0))
+    cells = task.judge_spread_cells(claim, DATA, range(2), (0.01,), (0.1, 3.0))
     assert list(cells) == [(0.01, 0.1), (0.01, 3.0)]
     ratios = []
     for seed in range(2):
         losses = []
         for spread in (3.0, None):
             torch.manual_seed(seed)
-            model = task.make_net(DATA)()
+            model = task.make_word_net(DATA)()
             if spread:
                 task.set_spread(model, spread=spread)
             optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
@@ -90,7 +90,7 @@ def test_rows_that_are_never_read_do_not_turn():
     [(0.5, "learned"), (2.0, "little better than guessing"), (math.nan, "worse than guessing")],
 )
 def test_the_end_of_a_training_in_words(last, word):
-    assert task.describe_end([9.0] * 10 + [last] * 10) == word
+    assert task.describe_table_end([9.0] * 10 + [last] * 10) == word
 
 
 def test_the_right_answer_is_the_one_that_fails():
@@ -105,16 +105,16 @@ def test_the_right_answer_is_the_one_that_fails():
 
 def test_goals_are_announced():
     lower, higher = "yours ends lower than it", "yours ends higher than it"
-    assert live.describe_goal(lower, 0.1, "adam", "PyTorch") == "goal 1 reached: "
-    assert live.describe_goal(higher, 0.1, "sgd", "PyTorch") == "goal 2 reached: "
-    assert live.describe_goal(lower, 0.1, "adam", live.RIVAL) == "goal 3 reached: "
-    assert live.describe_goal("no difference", 0.1, "sgd", "PyTorch") == ""
+    assert live.describe_table_goal(lower, 0.1, "adam", "PyTorch") == "goal 1 reached: "
+    assert live.describe_table_goal(higher, 0.1, "sgd", "PyTorch") == "goal 2 reached: "
+    assert live.describe_table_goal(lower, 0.1, "adam", live.RIVAL) == "goal 3 reached: "
+    assert live.describe_table_goal("no difference", 0.1, "sgd", "PyTorch") == ""
 
 
 def test_pictures_show_what_they_are_given(ax):
     arms = {name: {"lr": 0.1} for name in ("yours", "PyTorch")}
-    *_, runs = train_runs(task.make_net(DATA), DATA, arms, range(2), steps=5, batch_size=32)
-    assert pictures.draw_arms(ax, runs) is ax and ax.get_ylim() == (0.03, 10)
+    *_, runs = train_runs(task.make_word_net(DATA), DATA, arms, range(2), steps=5, batch_size=32)
+    assert pictures.draw_table_arms(ax, runs) is ax and ax.get_ylim() == (0.03, 10)
     ax.clear()
     pictures.draw_turns(ax, {0.1: torch.tensor([10.0, 20.0, 60.0])})
     assert list(ax.lines[0].get_ydata()) == [10, 20, 60]

@@ -22,7 +22,7 @@ DATA = digits()
 
 def make_started(**options):
     torch.manual_seed(0)
-    model = task.make_net(DATA)()
+    model = task.make_small_net(DATA)()
     task.start_net(model, **options)
     return model
 
@@ -51,7 +51,7 @@ def test_each_seed_starts_at_its_own_scale():
     models = []
     for seed in (0, 1):
         torch.manual_seed(seed)
-        models.append(task.make_net(DATA)())
+        models.append(task.make_small_net(DATA)())
         task.start_scaled(models[-1], normed=False)
     first, second = (model[2].weight.std().item() for model in models)
     wanted = task.find_scale(1) / task.find_scale(0)
@@ -74,7 +74,7 @@ def test_a_cell_of_the_map_is_the_race_of_that_lr_and_scale(monkeypatch):
     monkeypatch.setattr(task, "RACE_STEPS", 40)
     claim = load_claims("weight_norm")["init-weight-norm-speeds"]
     seeds = range(3)
-    cells = task.judge_cells(claim, DATA, seeds, (0.1, 0.3), (1.0,))
+    cells = task.judge_speed_cells(claim, DATA, seeds, (0.1, 0.3), (1.0,))
     assert list(cells) == [(0.1, 1.0), (0.3, 1.0)]
     arms = task.make_arms(task.start_net, lr=0.3)
     assert list(arms) == ["weight norm", "plain"]
@@ -101,7 +101,7 @@ def test_v_grows_as_by_pythagoras():
     [(0.5, "learned"), (2.3, "little better than guessing"), (math.nan, "worse than guessing")],
 )
 def test_the_end_of_a_training_in_words(last, word):
-    assert task.describe_end([9.0] * 10 + [last] * 10) == word
+    assert task.describe_scaled_end([9.0] * 10 + [last] * 10) == word
 
 
 def test_the_right_answer_is_the_one_that_fails():
@@ -116,16 +116,16 @@ def test_the_right_answer_is_the_one_that_fails():
 def test_goals_are_announced():
     even = {"weight norm": 0, "plain": 0, live.RIVAL: 0}
     lower = "weight norm ends lower than plain"
-    assert live.describe_goal({**even, "weight norm": 2}, "", "plain") == "goal 1 reached: "
-    assert live.describe_goal(even, lower, "plain") == "goal 2 reached: "
-    assert live.describe_goal(even, lower, live.RIVAL) == ""
-    assert live.describe_goal(even, "no difference", "plain") == ""
+    assert live.describe_norm_goal({**even, "weight norm": 2}, "", "plain") == "goal 1 reached: "
+    assert live.describe_norm_goal(even, lower, "plain") == "goal 2 reached: "
+    assert live.describe_norm_goal(even, lower, live.RIVAL) == ""
+    assert live.describe_norm_goal(even, "no difference", "plain") == ""
 
 
 def test_pictures_show_what_they_are_given(ax):
     arms = task.make_arms(task.start_net, lr=0.1)
-    *_, runs = train_runs(task.make_net(DATA), DATA, arms, range(2), steps=5, batch_size=32)
-    assert pictures.draw_arms(ax, runs) is ax and ax.get_ylim() == (0.1, 10)
+    *_, runs = train_runs(task.make_small_net(DATA), DATA, arms, range(2), steps=5, batch_size=32)
+    assert pictures.draw_normed_arms(ax, runs) is ax and ax.get_ylim() == (0.1, 10)
 
     figure, (left, right) = plt.subplots(1, 2)
     accuracies = torch.tensor([[0.9, 0.2], [0.5, 0.1]])
@@ -141,4 +141,4 @@ def test_the_race_is_paired_by_seed():
     twins = {name: {"lr": 0.1} for name in ("one", "other")}
     assert task.race_to_loss(DATA, twins, range(3), target=1.5).estimate == 1
     assert paired_ratio([2.0, 4.0], [1.0, 2.0]).estimate == pytest.approx(2)
-    assert isinstance(task.make_net(DATA)(), nn.Sequential)
+    assert isinstance(task.make_small_net(DATA)(), nn.Sequential)

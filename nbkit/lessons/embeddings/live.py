@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 from nbkit.lab.evidence.comparisons import compare_losses
 from nbkit.lab.runs.seeds import train_runs
 from nbkit.lab.runs.tuned import tuned
-from nbkit.lessons.embeddings.pictures import LAB_STEPS, draw_arms
+from nbkit.lessons.embeddings.pictures import LAB_STEPS, draw_table_arms
 from nbkit.lessons.embeddings.task import (
     ADAM_GRID,
     BATCH,
     SGD_GRID,
     TUNING,
     make_author_data,
-    make_net,
+    make_word_net,
     set_spread,
 )
 
@@ -27,12 +27,12 @@ RIVAL = "PyTorch at its best lr"
 
 
 @cache
-def find_rival_lr(optimizer: str) -> float:
+def find_default_lr(optimizer: str) -> float:
     """Find the best lr of PyTorch's own table for the trainings of the lab."""
     data, arms = make_author_data(), {"PyTorch": {"optimizer": optimizer}}
     grid = ADAM_GRID if optimizer == "adam" else SGD_GRID
     options: dict[str, Any] = {"steps": LAB_STEPS, "batch_size": BATCH}
-    return tuned(make_net(data), data, arms, grid, TUNING[:2], **options).lrs["PyTorch"]
+    return tuned(make_word_net(data), data, arms, grid, TUNING[:2], **options).lrs["PyTorch"]
 
 
 def draw_lab(
@@ -50,18 +50,18 @@ def draw_lab(
     arms = {"yours": {**common, "init": partial(set_spread, spread=spread)}, "PyTorch": common}
     if rival_at_its_best:
         rival = RIVAL
-        arms[RIVAL] = {**common, "lr": find_rival_lr(optimizer)}
+        arms[RIVAL] = {**common, "lr": find_default_lr(optimizer)}
     options: dict[str, Any] = {"steps": LAB_STEPS, "batch_size": BATCH}
-    for runs in train_runs(make_net(data), data, arms, seeds, **options):
+    for runs in train_runs(make_word_net(data), data, arms, seeds, **options):
         if runs.step % 15 == 0:
-            draw_arms(ax, runs)
+            draw_table_arms(ax, runs)
             yield
     final = dict(zip(runs.arms, runs.final().tolist(), strict=True))
     sentence = compare_losses("yours", final["yours"], rival, final[rival])
-    return f"{describe_goal(sentence, spread, optimizer, rival)}{sentence}"
+    return f"{describe_table_goal(sentence, spread, optimizer, rival)}{sentence}"
 
 
-def describe_goal(sentence: str, spread: float, optimizer: str, rival: str) -> str:
+def describe_table_goal(sentence: str, spread: float, optimizer: str, rival: str) -> str:
     """Say which goal a comparison has reached, as the start of a sentence."""
     if optimizer == "sgd" and spread <= 0.3 and sentence.startswith("yours ends higher"):
         return "goal 2 reached: "

@@ -23,12 +23,12 @@ COLORS = {
 }
 
 
-def draw_arms(ax: Axes, runs: Runs) -> Axes:
+def draw_table_arms(ax: Axes, runs: Runs) -> Axes:
     """Draw the training losses of the live lab so far, on fixed axes."""
     return plots.arms(ax, runs, COLORS, steps=LAB_STEPS, ylim=(0.03, 10), chance=CHANCE)
 
 
-def draw_trials(ax: Axes, trials: Mapping[float, Sequence[float]]) -> Axes:
+def draw_spread_trials(ax: Axes, trials: Mapping[float, Sequence[float]]) -> Axes:
     """Draw the losses of trainings from tables of several spreads; what leaves the frame is cut."""
     # From grey to black: colours belong to the arms of a comparison.
     for k, (spread, losses) in enumerate(trials.items(), start=1):

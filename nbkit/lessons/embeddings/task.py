@@ -60,7 +60,7 @@ def read_pixels_as_words() -> Data:
     return Data(x_train, raw.y_train, x_test, raw.y_test)
 
 
-def build_net(words: int, length: int, numbers: int) -> nn.Sequential:
+def build_word_net(words: int, length: int, numbers: int) -> nn.Sequential:
     """Build a table of `numbers` numbers a word and, on top, a small network that names one of ten.
 
     Args:
@@ -77,12 +77,12 @@ def build_net(words: int, length: int, numbers: int) -> nn.Sequential:
     )
 
 
-def make_net(data: Data) -> Callable[[], nn.Module]:
+def make_word_net(data: Data) -> Callable[[], nn.Module]:
     """Return a function that builds the network for this data: 8 words, or 64 pixels."""
     words = int(data.x_train.max()) + 1
     length = data.x_train.shape[1]
     # 64 pixels at 4 numbers each make a first layer of twice the size of 8 words at 16.
-    return partial(build_net, words, length, 16 if length < 16 else 4)
+    return partial(build_word_net, words, length, 16 if length < 16 else 4)
 
 
 def set_spread(model: nn.Module, *, spread: float) -> None:
@@ -109,17 +109,17 @@ def compare_tables(
     common: dict[str, Any] = {"optimizer": optimizer}
     arms = {"xavier": {**common, "init": set_xavier}, "PyTorch": common}
     options: dict[str, Any] = {"steps": steps, "batch_size": BATCH}
-    found = tuned(make_net(data), data, arms, grid, TUNING, **options)
+    found = tuned(make_word_net(data), data, arms, grid, TUNING, **options)
     return _compare_losses(data, found.arms, seeds, **options)
 
 
 def _compare_losses(data: Data, arms: Any, seeds: Sequence[int], **options: Any) -> Interval:
     """Measure the loss on the whole training set, first arm / second arm, pair by pair."""
-    *_, runs = train_runs(make_net(data), data, arms, seeds, **options)
+    *_, runs = train_runs(make_word_net(data), data, arms, seeds, **options)
     return paired_ratio(*runs.evaluate(data.x_train, data.y_train)[0].tolist())
 
 
-def judge_cells(
+def judge_spread_cells(
     claim: Claim, data: Data, seeds: Sequence[int], lrs: Iterable[float], spreads: Sequence[float]
 ) -> dict[tuple[float, float], Verdict]:
     """Judge a table of each spread against PyTorch's, both at the same lr of Adam."""
@@ -130,7 +130,7 @@ def judge_cells(
         arms[f"PyTorch, lr {lr}"] = adam
         arms[f"{spread}, lr {lr}"] = {**adam, "init": partial(set_spread, spread=spread)}
     # One call for all cells: many runs at once cost little more than a few.
-    *_, runs = train_runs(make_net(data), data, arms, seeds, steps=150, batch_size=BATCH)
+    *_, runs = train_runs(make_word_net(data), data, arms, seeds, steps=150, batch_size=BATCH)
     losses = runs.evaluate(data.x_train, data.y_train)[0].tolist()
     by_arm = dict(zip(runs.arms, losses, strict=True))
     cells = {}
@@ -143,14 +143,14 @@ def judge_cells(
 def train_table(data: Data, *, spread: float, lr: float = 0.01, steps: int = 150) -> list[float]:
     """Train one network with a table of this spread by Adam, and return the loss of each step."""
     torch.manual_seed(0)
-    model = make_net(data)()
+    model = make_word_net(data)()
     set_spread(model, spread=spread)
     optimizer = torch.optim.Adam(model.parameters(), lr=lr)
     batches = data.batches(BATCH, seed=0, steps=steps)
     return [step.loss.item() for step in train(model, batches, optimizer, cross_entropy)]
 
 
-def describe_end(losses: Sequence[float]) -> str:
+def describe_table_end(losses: Sequence[float]) -> str:
     """Say how a training ended, by its last losses beside that of guessing."""
     last = sum(losses[-10:]) / len(losses[-10:])
     if not last < 1.1 * math.log(10):  # NaN counts as worse
@@ -169,7 +169,7 @@ def measure_turns(
     turns = {}
     for spread in spreads:
         torch.manual_seed(0)
-        model = make_net(data)()
+        model = make_word_net(data)()
         set_spread(model, spread=spread)
         table = next(model.parameters())
         before = table.detach().clone()

@@ -10,8 +10,8 @@ from nbkit.lab.data import digits
 from nbkit.lab.evidence.comparisons import compare_losses
 from nbkit.lab.runs.seeds import train_runs
 from nbkit.lab.runs.tuned import tuned
-from nbkit.lessons.weight_norm.pictures import LAB_STEPS, draw_arms
-from nbkit.lessons.weight_norm.task import BATCH, GRID, TUNING, make_arms, make_net, start_net
+from nbkit.lessons.weight_norm.pictures import LAB_STEPS, draw_normed_arms
+from nbkit.lessons.weight_norm.task import BATCH, GRID, TUNING, make_arms, make_small_net, start_net
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -20,12 +20,12 @@ RIVAL = "plain at its best lr"
 
 
 @cache
-def find_rival_lr(scale: float) -> float:
+def find_plain_lr(scale: float) -> float:
     """Find the best lr of the plain network at this scale, for the trainings of the lab."""
     plain = {"plain": make_arms(partial(start_net, scale=scale))["plain"]}
     options: dict[str, Any] = {"steps": LAB_STEPS, "batch_size": BATCH}
     data = digits()
-    return tuned(make_net(data), data, plain, GRID[1:5], TUNING, **options).lrs["plain"]
+    return tuned(make_small_net(data), data, plain, GRID[1:5], TUNING, **options).lrs["plain"]
 
 
 def draw_lab(
@@ -36,19 +36,19 @@ def draw_lab(
     arms, rival = make_arms(partial(start_net, scale=scale), lr=lr), "plain"
     if rival_at_its_best:
         rival = RIVAL
-        arms[RIVAL] = {**arms["plain"], "lr": find_rival_lr(scale)}
+        arms[RIVAL] = {**arms["plain"], "lr": find_plain_lr(scale)}
     options: dict[str, Any] = {"steps": LAB_STEPS, "batch_size": BATCH}
-    for runs in train_runs(make_net(data), data, arms, seeds, **options):
+    for runs in train_runs(make_small_net(data), data, arms, seeds, **options):
         if runs.step % 15 == 0:
-            draw_arms(ax, runs)
+            draw_normed_arms(ax, runs)
             yield
     final = dict(zip(runs.arms, runs.final().tolist(), strict=True))
     sentence = compare_losses("weight norm", final["weight norm"], rival, final[rival])
     lost = dict(zip(runs.arms, runs.diverged.sum(1).tolist(), strict=True))
-    return f"{describe_goal(lost, sentence, rival)}{sentence}"
+    return f"{describe_norm_goal(lost, sentence, rival)}{sentence}"
 
 
-def describe_goal(lost: Mapping[str, int], sentence: str, rival: str) -> str:
+def describe_norm_goal(lost: Mapping[str, int], sentence: str, rival: str) -> str:
     """Say which goal a comparison has reached, as the start of a sentence.
 
     Args:

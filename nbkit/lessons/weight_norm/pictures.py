@@ -23,12 +23,12 @@ COLORS = {
 }
 
 
-def draw_arms(ax: Axes, runs: Runs) -> Axes:
+def draw_normed_arms(ax: Axes, runs: Runs) -> Axes:
     """Draw the training losses of the live lab so far, on fixed axes."""
     return plots.arms(ax, runs, COLORS, steps=LAB_STEPS, ylim=(0.1, 10), chance=CHANCE)
 
 
-def draw_trials(ax: Axes, trials: Mapping[float, Sequence[float]]) -> Axes:
+def draw_scale_trials(ax: Axes, trials: Mapping[float, Sequence[float]]) -> Axes:
     """Draw the losses of trainings from starts of several scales; what leaves the frame is cut."""
     # From grey to black: colours belong to the arms of a comparison.
     for k, (scale, losses) in enumerate(trials.items(), start=1):

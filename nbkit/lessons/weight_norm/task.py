@@ -34,7 +34,7 @@ RACE_STEPS, WINDOW = 200, 10  # a run arrives when its mean loss over the window
 GOLDEN = (math.sqrt(5) - 1) / 2
 
 
-def make_net(data: Data) -> Callable[[], nn.Module]:
+def make_small_net(data: Data) -> Callable[[], nn.Module]:
     """Return a function that builds the lesson's network for this data."""
     return partial(mlp, DEPTH, WIDTH, inputs=data.x_train.shape[1])
 
@@ -73,7 +73,7 @@ def make_arms(start: Callable[..., None], **options: Any) -> dict[str, dict[str,
 def tune_race(data: Data) -> dict[str, dict[str, Any]]:
     """Give each arm of the race its best lr of GRID, from trainings of 100 steps."""
     arms = make_arms(start_net)
-    return tuned(make_net(data), data, arms, GRID, TUNING, steps=100, batch_size=BATCH).arms
+    return tuned(make_small_net(data), data, arms, GRID, TUNING, steps=100, batch_size=BATCH).arms
 
 
 def race_to_loss(
@@ -81,7 +81,7 @@ def race_to_loss(
 ) -> Interval:
     """Measure the steps to the target loss, the first arm's / the second's, pair by pair."""
     options: dict[str, Any] = {"steps": RACE_STEPS, "batch_size": BATCH}
-    *_, runs = train_runs(make_net(data), data, arms, seeds, **options)
+    *_, runs = train_runs(make_small_net(data), data, arms, seeds, **options)
     return paired_ratio(*count_steps_below(runs.losses, target, window=WINDOW))
 
 
@@ -116,7 +116,7 @@ def train_scaled(data: Data, seeds: Sequence[int], *, steps: int = 80) -> Tensor
         (2 arms, seeds), weight norm first.
     """
     options: dict[str, Any] = {"steps": steps, "batch_size": BATCH}
-    make, lrs = make_net(data), [lr / 10 for lr in GRID]
+    make, lrs = make_small_net(data), [lr / 10 for lr in GRID]
     arms = make_arms(start_scaled, momentum=MOMENTUM)
     found = tuned(make, data, arms, lrs, MANY_TUNING, **options)
     *_, runs = train_runs(make, data, found.arms, seeds, **options)
@@ -130,7 +130,7 @@ def compare_failures(accuracies: Tensor, passing: float) -> Interval:
     return proportion_difference(ours, n, theirs, n)
 
 
-def judge_cells(
+def judge_speed_cells(
     claim: Claim, data: Data, seeds: Sequence[int], lrs: Iterable[float], scales: Sequence[float]
 ) -> dict[tuple[float, float], Verdict]:
     """Judge the claim about speed with both arms at one lr and one scale, for each pair of them."""
@@ -140,7 +140,7 @@ def judge_cells(
             arms[f"{name}, lr {lr}, scale {scale}"] = arm
     options: dict[str, Any] = {"steps": RACE_STEPS, "batch_size": BATCH}
     # One call for all cells: many runs at once cost little more than a few.
-    *_, runs = train_runs(make_net(data), data, arms, seeds, **options)
+    *_, runs = train_runs(make_small_net(data), data, arms, seeds, **options)
     counts = count_steps_below(runs.losses, 0.5, window=WINDOW)
     cells = {}
     for k, pair in enumerate(pairs):
@@ -148,17 +148,17 @@ def judge_cells(
     return cells
 
 
-def train_plainly(data: Data, *, scale: float, lr: float, steps: int = 80) -> list[float]:
+def train_from_scale(data: Data, *, scale: float, lr: float, steps: int = 80) -> list[float]:
     """Train one network without weight_norm, and return the loss of each step."""
     torch.manual_seed(0)
-    model = make_net(data)()
+    model = make_small_net(data)()
     start_net(model, scale=scale)
     optimizer = torch.optim.SGD(model.parameters(), lr=lr)
     batches = data.batches(BATCH, seed=0, steps=steps)
     return [step.loss.item() for step in train(model, batches, optimizer, cross_entropy)]
 
 
-def describe_end(losses: Sequence[float]) -> str:
+def describe_scaled_end(losses: Sequence[float]) -> str:
     """Say how a training ended, by its last losses beside that of guessing."""
     last = sum(losses[-10:]) / len(losses[-10:])
     if not last < 1.1 * math.log(10):  # NaN counts as worse
@@ -172,7 +172,7 @@ def follow_lengths(data: Data, lr: float, *, steps: int = 80) -> list[float]:
     The rows are those of the second Linear layer.
     """
     torch.manual_seed(0)
-    model = make_net(data)()
+    model = make_small_net(data)()
     start_net(model, normed=True)
     # torch calls the length `original0` and the direction `original1`.
     v = dict(model.named_parameters())["2.parametrizations.weight.original1"].detach()
