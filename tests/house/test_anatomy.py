@@ -20,7 +20,7 @@ from nbkit.lab.curriculum import read_course
 from nbkit.lab.evidence.register import load_claims
 from nbkit.lab.shipped import LESSONS, lessons_dir
 
-REWORKED: set[str] = {"batchnorm"}
+REWORKED: set[str] = {"accumulation", "batchnorm"}
 ENTRIES = {entry.word: entry for entry in read_course()}
 
 
