@@ -46,8 +46,7 @@ def draw_by_examples(ax: Axes, curves: Mapping[str, Tensor], window: int, *, exa
         shown = losses.clamp(max=HIGHEST)  # a divergence stays at the upper edge
         plots.seeds(ax, shown, label=name, color=COLORS[name], x=x)
     ax.axhline(math.log(10), color=plots.QUIET, linestyle=":", linewidth=1)
-    place = 1.44 * examples, 1.05 * math.log(10)
-    ax.text(*place, "guessing", color=plots.QUIET, fontsize=8, ha="right")
+    ax.text(0.01 * examples, 1.5 * math.log(10), "dotted: guessing", color=plots.QUIET, fontsize=8)
     ax.set(xlabel="examples seen", ylabel="training loss", yscale="log")
     ax.set(xlim=(0, 1.45 * examples), ylim=(LOWEST, HIGHEST))
     ax.set_xticks(range(0, examples + 1, examples // 4))
