@@ -16,6 +16,7 @@ FIRST_CELLS, LINES_BEFORE_THE_LAB = 5, 15
 ACTS = {"explore", "predict", "exercise", "answer"}  # what a reader does by one of these calls
 YOUR_TURN = re.compile(r"#+\s*your turn\b", re.IGNORECASE)  # a line that the reader changes
 DETAILS = re.compile(r"<details\b.*?</details>", re.DOTALL | re.IGNORECASE)
+TABLE_ROW = re.compile(r"^\|.*$", re.MULTILINE)
 NUMBER = r"(?<![\w.])[-+]?(?:\d+\.\d*(?:e[-+]?\d+)?|\d+e[-+]?\d+)(?!\w|\.\d)"
 DECIMAL = re.compile(NUMBER, re.IGNORECASE)  # not part of a word, a version or a date
 ANY_NUMBER = re.compile(r"(?<![\w.])\d+(?:\.\d*)?(?:e[-+]?\d+)?", re.IGNORECASE)
@@ -102,10 +103,10 @@ def check_cards(nb, **_):
 
 
 def check_text(nb, **_):
-    """A text is short; the title and what folds out do not count."""
+    """A text is short; the title, tables and what folds out do not count."""
     faults = []
     for cell in nb.cells[1:]:
-        words = len(DETAILS.sub("", cell.source).split())
+        words = len(TABLE_ROW.sub("", DETAILS.sub("", cell.source)).split())
         if cell.cell_type == "markdown" and words > MOST_WORDS:
             faults.append(f"{cell.id}: {words} words")
     return faults

@@ -20,7 +20,14 @@ from nbkit.lab.curriculum import read_course
 from nbkit.lab.evidence.register import load_claims
 from nbkit.lab.shipped import LESSONS, lessons_dir
 
-REWORKED: set[str] = {"accumulation", "batchnorm"}
+REWORKED = {
+    "start_here",
+    "lr_finder",
+    "initialization",
+    "batchnorm",
+    "clipping",
+    "accumulation",
+}
 ENTRIES = {entry.word: entry for entry in read_course()}
 
 
@@ -68,7 +75,7 @@ def make_lesson(**changed):
         "parameters": "lr: float = 0.25  # step size",
         "guard": "lesson.knobs(lr=log(0.1, 1))",
         "lab": "lesson.explore(fit)",
-        "text": "word " * 150 + "<details>" + "word " * 300 + "</details>",
+        "text": "word " * 150 + "<details>" + "word " * 300 + "</details>\n| a | row |",
         "predict": "lesson.predict('c')",
         "build": "@lesson.exercise('f')\ndef f(x):\n    return x",
         "measure": "chosen = tuned(make, data, arms, lrs, seeds)",

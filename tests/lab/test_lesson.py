@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from nbconvert.filters import markdown2html_mistune
+from three_claims import THREE_CLAIMS
 
 from nbkit.lab import lesson as module
 from nbkit.lab.attempts import Attempts
@@ -22,7 +23,7 @@ RANGES = {"max_lr": log(0.1, 100), "steps": between(1, 500)}
 def notebook():
     """The variables of a notebook after its opening cell and its parameters cell."""
     variables = {"In": [], "torch": object(), "mlp": len, "classes": 10, "_i": "import torch"}
-    variables["lesson"] = Lesson("lr_finder", variables)
+    variables["lesson"] = Lesson("lr_finder", variables, claims=THREE_CLAIMS)
     variables |= {"max_lr": 10.0, "steps": 100}
     variables["__annotations__"] = {"max_lr": float, "steps": int}
     return variables
@@ -42,7 +43,7 @@ def shown(monkeypatch):
 
 
 def test_opening_prints_one_stable_line(capsys):
-    Lesson("lr_finder", {})
+    Lesson("lr_finder", {}, claims=THREE_CLAIMS)
     assert capsys.readouterr().out == f"nbkit {module.nbkit.__version__}, lesson lr_finder\n"
 
 
@@ -432,7 +433,7 @@ def test_a_lesson_without_exercises_of_nbkit_s_says_what_to_hand_over(tmp_path, 
 
 def test_the_live_lab_wants_the_guard_first():
     with pytest.raises(KnobError, match=r"no knobs yet: call `lesson.knobs"):
-        Lesson("lr_finder", {}).explore(lambda fig: None)
+        Lesson("lr_finder", {}, claims=THREE_CLAIMS).explore(lambda fig: None)
 
 
 def test_progress_hands_the_items_on_and_leaves_an_empty_line(notebook, monkeypatch):

@@ -3,6 +3,7 @@
 import math
 
 import pytest
+import torch
 
 from nbkit.lab.exercise import load_exercise
 
@@ -93,3 +94,34 @@ def test_the_reference_passes_and_the_stub_does_not():
     assert CLIP.check(CLIP.stub) == (
         "for the gradients [3.0] and [4.0] expected the norm 5.0 to be returned, got 0.0."
     )
+
+
+def one_long_vector(parameters, max_norm):
+    grads = [p.grad for p in parameters if p.grad is not None]
+    total_norm = torch.cat([grad.flatten() for grad in grads]).norm()
+    factor = torch.clamp(max_norm / (total_norm + 1e-6), max=1.0)
+    for grad in grads:
+        grad *= factor
+    return total_norm
+
+
+def all_at_once(parameters, max_norm):
+    grads = [p.grad for p in parameters if p.grad is not None]
+    total_norm = float(torch.stack(torch._foreach_norm(grads)).norm())
+    torch._foreach_mul_(grads, min(1.0, max_norm / total_norm))
+    return total_norm
+
+
+def new_gradients(parameters, max_norm):
+    parameters = [p for p in parameters if p.grad is not None]
+    total_norm = norm_of(parameters)
+    for p in parameters:
+        p.grad = p.grad * min(1.0, max_norm / total_norm)
+    return total_norm
+
+
+@pytest.mark.parametrize(
+    "right", [one_long_vector, all_at_once, new_gradients, torch.nn.utils.clip_grad_norm_]
+)
+def test_any_right_solution_passes(right):
+    assert CLIP.check(right) is None

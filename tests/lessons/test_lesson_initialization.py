@@ -5,17 +5,13 @@ import math
 import matplotlib.pyplot as plt
 import pytest
 import torch
-from matplotlib.colors import same_color
 from torch import nn
 from torch.nn.functional import cross_entropy
 
 from nbkit import init_report
-from nbkit.lab import plots
-from nbkit.lab.evidence.claims import Claim
-from nbkit.lab.evidence.intervals import Interval
-from nbkit.lab.evidence.verdicts import judge
+from nbkit.lab.evidence.stats import paired_ratio
 from nbkit.lab.runs.seeds import train_runs
-from nbkit.lessons.initialization import pictures, task
+from nbkit.lessons.initialization import live, pictures, task
 
 DATA = task.load_centred_digits()
 LOOK = DATA.x_train[:64], DATA.y_train[:64]
@@ -34,19 +30,6 @@ def test_the_digits_are_centred_by_the_training_set_alone():
     assert DATA.x_test.mean(0).abs().max() > 0.01  # its own mean would have been taken off
 
 
-def test_the_authors_are_always_the_same_ten_and_have_habits():
-    data, again = task.make_author_data(), task.make_author_data()
-    assert torch.equal(data.x_train, again.x_train) and torch.equal(data.y_test, again.y_test)
-    assert data.y_train.bincount().tolist() == [150] * 10
-    assert data.x_train.shape == (1500, 8) and data.x_train.max() < 200
-    counts = torch.zeros(10, 200)
-    for words, author in zip(data.x_train, data.y_train, strict=True):
-        counts[author] += words.bincount(minlength=200)
-    habits = (counts + 1).log() - (counts + 1).sum(1, keepdim=True).log()
-    guesses = habits[:, data.x_test].sum(-1).argmax(0)
-    assert (guesses == data.y_test).float().mean() > 0.8
-
-
 @pytest.mark.parametrize("name", task.ACTIVATIONS)
 def test_every_second_layer_of_the_net_is_its_activation(name):
     model = task.build_deep_net(3, name, width=8)
@@ -60,10 +43,6 @@ def test_a_start_is_the_scheme_for_the_activation_times_the_gain():
     task.make_scaled_init("kaiming_normal", 3.0, "tanh")(model)
     assert model[0].weight.std().item() == pytest.approx(3 * 5 / 3 / math.sqrt(64), rel=0.02)
     assert not model[0].bias.any()
-
-
-def test_the_reader_reads_eight_words():
-    assert task.build_author_net()(task.make_author_data().x_train[:5]).shape == (5, 10)
 
 
 def test_signal_and_gradient_are_drawn_layer_by_layer_and_stay_in_the_frame(axes):
@@ -82,65 +61,10 @@ def test_signal_and_gradient_are_drawn_layer_by_layer_and_stay_in_the_frame(axes
     assert max(odd) == pictures.CEILING and min(odd) >= pictures.FLOOR
 
 
-def test_names_of_arms_that_end_at_the_same_place_do_not_lie_on_each_other(axes):
-    arms = {"one": {"lr": 0.1}, "two": {"lr": 0.1}}
-    *_, runs = train_runs(
-        lambda: task.build_deep_net(1), DATA, arms, range(2), steps=5, batch_size=16
-    )
-    pictures.draw_loss_race(
-        axes[0], runs, {"one": plots.TECHNIQUE, "two": plots.BASELINE}, room=2.0
-    )
-    axes[0].figure.canvas.draw()
-    first, second = [text.get_window_extent() for text in axes[0].texts]
-    assert not first.overlaps(second)
-    assert axes[0].get_xlim() == (1, 11)
-
-
-def test_a_short_log_scale_has_plain_numbers_and_a_long_one_has_powers(axes):
-    for ax, top in zip(axes, (3.0, 1e9), strict=True):
-        ax.set(yscale="log", ylim=(0.3, top))
-        pictures._write_plain_numbers(ax)
-        ax.figure.canvas.draw()
-    shown = [label.get_text() for label in axes[0].get_yticklabels(which="both")]
-    assert {"1", "0.4"} <= set(shown)
-    assert any("10^" in label.get_text() for label in axes[1].get_yticklabels())
-
-
-def test_each_depth_has_its_interval_in_the_colour_of_its_verdict(axes):
-    claim = Claim("id", "l", "s.", "w", "m", "ratio", "below", 8, margin=0.8)
-    bounds = {2: (1.1, 1.0, 1.2), 8: (0.8, 0.7, 0.9), 20: (0.5, 0.4, 0.6)}
-    verdicts = {depth: judge(claim, Interval(*b, 8)) for depth, b in bounds.items()}
-    pictures.draw_effect_by_knob(axes[0], verdicts, x="hidden layers", y="ratio")
-    drawn = [line for line in axes[0].lines if list(line.get_xdata()) == [20, 20]]
-    assert list(drawn[0].get_ydata()) == [0.4, 0.6]
-    assert same_color(drawn[0].get_color(), plots.VERDICTS["SUPPORTED"])
-    told = [text.get_text() for text in axes[0].get_legend().get_texts()]
-    assert told == ["refuted", "inconclusive", "supported"]
-
-
-def test_one_depth_that_was_not_measured_leaves_the_others(axes):
-    claim = Claim("id", "l", "s.", "w", "m", "ratio", "below", 8, margin=0.8)
-    few = judge(claim, Interval(0.5, 0.4, 0.6, 3))
-    pictures.draw_effect_by_knob(axes[0], {2: few}, x="x", y="y")
-    assert [text.get_text() for text in axes[0].get_legend().get_texts()] == ["skipped"]
-
-
-def test_every_run_is_a_dot_over_its_scale(axes):
-    accuracies = torch.tensor([[0.1, 0.9], [0.2, 0.8]])
-    colors = {"plain": plots.BASELINE, "norm": plots.TECHNIQUE}
-    pictures.draw_accuracy_by_scale(axes[0], [0.5, 1.0], accuracies, colors)
-    assert list(axes[0].lines[1].get_xdata()) == [0.5, 1.0]
-    assert list(axes[0].lines[1].get_ydata()) == pytest.approx([0.2, 0.8])
-
-
-def test_the_factor_lies_on_the_formula_and_the_shares_are_percent(axes):
+def test_the_factor_is_drawn_beside_the_formula(axes):
     pictures.draw_signal_factors(axes[0], [1.0, 2.0], {"relu": [0.7, 1.4], "tanh": [0.9, 1.0]})
     assert list(axes[0].lines[0].get_ydata()) == pytest.approx([0.7071, 1.4142], abs=1e-3)
     assert list(axes[0].lines[1].get_ydata()) == [0.7, 1.4]
-    layers = init_report(task.build_deep_net(2), LOOK, cross_entropy).layers
-    pictures.draw_varying_shares(axes[1], {"a": layers, "b": layers})
-    expected = [100 * layer.varying_fraction for layer in layers]
-    assert list(axes[1].lines[0].get_ydata()) == pytest.approx(expected)
 
 
 def test_a_report_is_of_the_network_of_seed_zero():
@@ -152,6 +76,112 @@ def test_a_report_is_of_the_network_of_seed_zero():
     assert found.to_dict() == expected.to_dict()
 
 
-def test_steps_are_counted_until_the_mean_of_the_window_is_below_the_target():
-    losses = torch.tensor([[[4.0, 0.0, 0.0, 0.0], [4.0, 4.0, 4.0, 4.0]]])
-    assert task.count_steps_below(losses, 1.0, window=2) == [[3.0, 4.0]]
+def test_first_gradients_are_those_of_two_networks_of_one_seed():
+    """Both starts draw the same numbers, so each layer's weights differ by the factor alone."""
+    norms = {0.25: [], 1.0: []}
+    look = DATA.x_train[:256], DATA.y_train[:256]
+    for seed in (0, 1, 2):
+        for factor, found in norms.items():
+            torch.manual_seed(seed)
+            model = task.build_deep_net(3)  # draws first, as the lesson's network does
+            for layer in model[::2]:
+                nn.init.normal_(layer.weight, 0, factor * math.sqrt(2 / layer.in_features))
+                nn.init.zeros_(layer.bias)
+            cross_entropy(model(look[0]), look[1]).backward()
+            found.append(model[0].weight.grad.norm().item())
+    expected = paired_ratio(norms[0.25], norms[1.0])
+    found = task.compare_first_gradients(DATA, [0, 1, 2], depth=3, factor=0.25)
+    assert found.estimate == pytest.approx(expected.estimate, rel=1e-4)
+
+
+def test_a_start_explodes_only_if_no_lr_saves_it(monkeypatch):
+    huge = task.compare_explosions(DATA, [0, 1, 2], depth=20, factor=8)
+    assert huge.estimate == 1.0
+    # Without weights at all nothing can overflow, whatever the lr.
+    assert task.compare_explosions(DATA, [0, 1, 2], depth=20, factor=0.5).estimate == 0.0
+    # A single saving lr is enough: at an lr of 0 only the first loss is left to overflow.
+    monkeypatch.setattr(task, "SGD_LRS", [0.1, 1e-30])
+    assert task.compare_explosions(DATA, [0, 1, 2], depth=4, factor=8).estimate == 0.0
+
+
+def test_starts_are_compared_each_at_its_best_lr():
+    """With a grid of which one lr learns nothing, the other is chosen for both."""
+    found = task.compare_starts(DATA, [0, 1, 2], depth=2, lrs=[1e-7, 0.003])
+    arms = {}
+    for name in ("kaiming_normal", "xavier_normal"):
+        arms[name] = {"optimizer": "adam", "lr": 0.003, "init": name}
+    *_, runs = train_runs(
+        lambda: task.build_deep_net(2), DATA, arms, [0, 1, 2], steps=100, batch_size=32
+    )
+    expected = paired_ratio(*runs.evaluate(DATA.x_train, DATA.y_train)[0].tolist())
+    assert found.estimate == pytest.approx(expected.estimate, rel=1e-3)
+
+
+def test_the_spread_of_a_start_does_not_depend_on_how_it_draws():
+    torch.manual_seed(0)
+    normal, uniform, doubled = (task.build_deep_net(4) for _ in range(3))
+    for layer in normal[::2]:
+        nn.init.normal_(layer.weight, 0, 0.2)
+    for layer in uniform[::2]:
+        nn.init.uniform_(layer.weight, -0.2 * math.sqrt(3), 0.2 * math.sqrt(3))
+    for layer in doubled[::2]:
+        nn.init.normal_(layer.weight, 0, 0.4)
+    assert task.compare_spreads(normal, uniform) < 1.25
+    assert task.compare_spreads(doubled, uniform) == pytest.approx(2, rel=0.15)
+
+
+def test_a_layer_of_relu_multiplies_by_its_gain_over_root_two():
+    look = DATA.x_train[:256], DATA.y_train[:256]
+    for gain in (1.0, 2.0):
+        measured = task.measure_factor(gain, "relu", look)
+        assert measured == pytest.approx(gain / math.sqrt(2), rel=0.1)
+
+
+def test_only_pytorchs_own_start_lets_the_signal_vanish():
+    vanishes = {}
+    for letter, fill in task.FILLERS.items():
+        vanishes[letter] = task.send_through(fill, LOOK[0]) < 1e-3
+    assert vanishes == {"a": False, "b": True, "c": False}
+
+
+def test_twenty_layers_learn_nothing_from_pytorchs_own_start():
+    shallow, deep = task.train_default(2, DATA), task.train_default(20, DATA)
+    assert sum(shallow[-10:]) < sum(shallow[:10]) / 2
+    assert sum(deep[-10:]) > 0.9 * sum(deep[:10])
+
+
+def test_depths_share_one_scale():
+    figure = pictures.draw_depths({2: [2.3, 1.0], 20: [2.3, 2.3]})
+    assert [ax.get_title() for ax in figure.axes] == ["2 hidden layers", "20 hidden layers"]
+    assert [ax.get_ylim() for ax in figure.axes] == [(0, 3)] * 2
+    plt.close(figure)
+
+
+def run_lab(**changed):
+    values = {
+        "depth": 4,
+        "scheme": "kaiming_normal",
+        "gain": 1.0,
+        "activation": "relu",
+        "rival_at_its_best": False,
+        "seeds": range(3),
+    } | changed
+    figure = plt.figure()
+    fitting = live.draw_lab(figure, **values)
+    while True:
+        try:
+            next(fitting)
+        except StopIteration as end:
+            return figure, end.value
+
+
+def test_the_lab_trains_the_rival_at_its_own_lr_when_asked():
+    for asked, names in ((False, {"yours", "PyTorch"}), (True, {"yours", "PyTorch", live.RIVAL})):
+        figure, _ = run_lab(rival_at_its_best=asked)
+        assert {text.get_text() for text in figure.axes[2].texts} - {"chance"} == names
+
+
+def test_the_axes_of_the_lab_stay_where_they_are():
+    one, other = run_lab(gain=0.25)[0].axes, run_lab(gain=4.0)[0].axes
+    for ax, again in zip(one, other, strict=True):
+        assert ax.get_ylim() == again.get_ylim()

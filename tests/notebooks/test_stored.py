@@ -72,8 +72,10 @@ def test_cells_are_short_and_have_sentences_between_them(lesson):
 
 
 def test_a_prediction_is_committed_before_anything_of_it_is_shown(lesson):
-    calls = re.findall(r"lesson\.(predict|explore|verdict|reveal)\(", all_code(lesson))
-    assert calls[0] == "predict" and {"explore", "verdict", "reveal"} <= set(calls), calls
+    # The lab may come first: it shows no verdict, and is what the prediction is made from.
+    calls = re.findall(r"lesson\.(predict|verdict|reveal)\(", all_code(lesson))
+    assert calls[0] == "predict" and {"verdict", "reveal"} <= set(calls), calls
+    assert "lesson.explore(" in all_code(lesson)
 
 
 def test_no_formula_has_a_doubled_backslash(lesson):
@@ -92,14 +94,16 @@ def test_every_claim_of_the_lesson_has_a_stored_verdict(path, lesson):
 
 
 def test_the_solution_that_folds_out_passes_its_check(path, lesson):
-    """The last Python block below each exercise cell, run with a decorator that only hands on."""
+    """The last Python block beside each exercise cell, run with a decorator that only hands on."""
     cells = lesson.cells
     exercises = [n for n, cell in enumerate(cells) if "@lesson.exercise(" in cell.source]
     exercises = [n for n in exercises if cells[n].cell_type == "code"]
     assert exercises
     for n in exercises:
         (name,) = re.findall(r'@lesson\.exercise\("(\w+)"\)', cells[n].source)
-        solution = re.findall(r"```python\n(.*?)```", cells[n + 1].source, re.DOTALL)[-1]
+        # It folds out above the cell, in its task, or below it.
+        beside = cells[n - 1].source + cells[n + 1].source
+        solution = re.findall(r"```python\n(.*?)```", beside, re.DOTALL)[-1]
         variables = {}
         exec("import math\n" + solution.replace(f'@lesson.exercise("{name}")\n', ""), variables)
         exercise = load_exercise(word_of(path.stem), name)

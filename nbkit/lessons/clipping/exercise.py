@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nbkit.base.numbers import read_real
+from nbkit.lab.answers import Answer
 from nbkit.lab.exercise import Exercise
 
 
@@ -122,3 +123,18 @@ EXERCISES = [
         ],
     )
 ]
+
+ANSWERS = {
+    "parameters": Answer(
+        choices="abc",
+        right="c",
+        why=(
+            "`model.parameters()` is a generator. The first clip reads it to its end; from the "
+            "second step on it is empty, its norm is 0, and nothing is clipped."
+        ),
+        hints={
+            "a": "a list can be read again at each step.",
+            "b": "what is left out here has no gradient, so that its share of the norm is 0.",
+        },
+    )
+}

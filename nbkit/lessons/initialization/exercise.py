@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nbkit.base.state import preserve_state
+from nbkit.lab.answers import Answer
 from nbkit.lab.exercise import Exercise
 
 Attempt = Callable[..., Any]  # the learner's function; nothing about it is certain
@@ -114,3 +115,17 @@ EXERCISES = [
         ],
     )
 ]
+
+ANSWERS = {
+    "fill": Answer(
+        choices="abc",
+        right="b",
+        why="b is what torch.nn.Linear.reset_parameters does. Its `a` is not a gain but "
+        "the slope of a leaky ReLU, whose gain is sqrt(2 / (1 + a²)) = sqrt(1/3). "
+        "With the ReLU after it a layer multiplies the signal by 0.41.",
+        hints={
+            "a": "a leaky ReLU of slope 0, which is the default, is a ReLU.",
+            "c": "with as many outputs as inputs, Xavier with Kaiming's gain is Kaiming.",
+        },
+    )
+}

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from nbkit.lab.answers import Answer
 from nbkit.lab.exercise import Exercise
 
 Attempt = Callable[..., Any]  # the learner's function; nothing about it is certain
@@ -122,3 +123,18 @@ EXERCISES = [
         ],
     )
 ]
+
+ANSWERS = {
+    "smoothing": Answer(
+        choices="abc",
+        right="c",
+        why="c divides by the weights of one loss too many. Its first value is about half of the "
+        "truth, so a flat curve starts by rising, and a rule that stops at 1.5 times the best "
+        "loss stops at once (Lightning's finder: issue 14167).",
+        hints={
+            "a": "for a constant loss L its mean is L * (1 - beta**k), and it divides by that.",
+            "b": "its mean starts at the first loss and never leaves it, though that loss weighs "
+            "ten times as much as the others.",
+        },
+    )
+}

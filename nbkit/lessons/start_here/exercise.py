@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from nbkit.lab.answers import Answer
 from nbkit.lab.exercise import Exercise
 
 Attempt = Callable[..., Any]  # the learner's function; nothing about it is certain
@@ -64,3 +65,16 @@ EXERCISES = [
         ],
     )
 ]
+
+ANSWERS = {
+    "report": Answer(
+        choices="abc",
+        right="a",
+        why="a compares the luckiest run of each arm. Its number gets better the more runs an arm "
+        "has had, and one lucky seed decides it. Papers call it `best of n`.",
+        hints={
+            "b": "a single lucky seed of eight moves its average by an eighth of its logarithm.",
+            "c": "a median does not move for a single seed; it only throws the pairing away.",
+        },
+    )
+}

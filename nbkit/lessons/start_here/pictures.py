@@ -2,16 +2,43 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from nbkit.lab import plots
+from nbkit.lessons.start_here.task import STEPS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from nbkit.lab.evidence.intervals import Interval
     from nbkit.lab.runs.seeds import Runs
+
+
+def draw_arms(ax: Axes, runs: Runs) -> Axes:
+    """Draw the training losses of both arms so far, on fixed axes."""
+    colors = {"momentum": plots.TECHNIQUE, "without": plots.BASELINE}
+    return plots.arms(ax, runs, colors, steps=STEPS, ylim=(0.03, 10), chance=math.log(10))
+
+
+def draw_single_seeds(ax: Axes, ratios: Sequence[float]) -> Axes:
+    """Draw what each of several people would report who had one seed: a dot a person."""
+    for person, ratio in enumerate(ratios, start=1):
+        helps = ratio < 1
+        color = plots.TECHNIQUE if helps else plots.BASELINE
+        ax.plot(person, ratio, "o" if helps else "s", color=color, markersize=7)
+    ax.axhline(1, color="black", linewidth=1)
+    # To the right of the last dot, where no dot can be.
+    end = len(ratios) + 0.8
+    ax.text(end, 1.15, "momentum harms", fontsize=8, color=plots.QUIET)
+    ax.text(end, 0.75, "momentum helps", fontsize=8, color=plots.QUIET)
+    ax.set(yscale="log", ylim=(0.2, 5), xlim=(0.2, 1.25 * end))
+    ax.set_xticks(range(1, len(ratios) + 1))
+    ax.set_yticks([0.25, 0.5, 1, 2, 4], ["0.25", "0.5", "1", "2", "4"])
+    ax.minorticks_off()
+    ax.set(xlabel="person, each with one seed", ylabel="loss with / without")
+    return ax
 
 
 def draw_paired_losses(ax: Axes, runs: Runs) -> Axes:

@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 
 import pytest
+from three_claims import THREE_CLAIMS
 
 from nbkit.lab.evidence.diary import Diary, KeptPrediction, measure_calibration
 from nbkit.lab.evidence.intervals import Interval
@@ -12,7 +13,7 @@ from nbkit.lab.evidence.register import load_claims
 from nbkit.lab.evidence.verdicts import judge
 from nbkit.lab.lesson import Lesson
 
-NEAR, _, CYCLE = load_claims("lr_finder").values()
+NEAR, _, CYCLE = load_claims("lr_finder", THREE_CLAIMS).values()
 
 
 @pytest.fixture
@@ -128,7 +129,7 @@ def test_without_a_score_there_is_no_calibration():
 def opened(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("IPython.display.display", lambda *_, **__: None)
-    return Lesson("lr_finder", {})
+    return Lesson("lr_finder", {}, claims=THREE_CLAIMS)
 
 
 def test_a_lesson_keeps_and_scores_what_a_learner_predicts(opened, monkeypatch, tmp_path, capsys):
@@ -146,7 +147,7 @@ def test_a_lesson_keeps_and_scores_what_a_learner_predicts(opened, monkeypatch, 
     first, second = map(json.loads, (tmp_path / "my_predictions.jsonl").read_text().splitlines())
     assert (first["guess"], first["confidence"], second["right"]) == (0.5, 80, True)
 
-    again = Lesson("lr_finder", {})
+    again = Lesson("lr_finder", {}, claims=THREE_CLAIMS)
     again.predict(CYCLE.id, guess=0.4, confidence=99)
     said = "an earlier prediction of it (0.5, 80 %); that one counts there, and nothing replaces it"
     assert said in shown[-1]["text/plain"]

@@ -1,6 +1,7 @@
 """The form of a prediction: nothing is an answer until the mark has been moved and committed."""
 
 import pytest
+from three_claims import THREE_CLAIMS
 
 from nbkit.lab import lesson_predictions
 from nbkit.lab.evidence.claims import Claim
@@ -94,7 +95,7 @@ def lesson(monkeypatch, tmp_path):
     monkeypatch.setattr("IPython.display.display", lambda *_, **__: None)
     shown = []
     monkeypatch.setattr(lesson_predictions, "display_object", shown.append)
-    opened = Lesson("lr_finder", {})
+    opened = Lesson("lr_finder", {}, claims=THREE_CLAIMS)
     opened.shown = shown
     return opened
 
