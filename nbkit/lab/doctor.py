@@ -153,15 +153,18 @@ def _check_gpu() -> MachineCheck:
     return MachineCheck("GPU", "none", "not needed; claims that need CUDA are skipped")
 
 
+def has_bfloat16() -> bool:
+    """Return whether the hardware is known to compute bfloat16; the GPU's, if there is one."""
+    if torch.cuda.is_available():
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    # torch has no such question for processors; Linux lists their instruction sets.
+    flags = CPUINFO.read_text() if CPUINFO.exists() else ""
+    return bool(BF16_FLAGS.search(flags))
+
+
 def _check_bfloat16() -> MachineCheck:
     """Check whether the hardware computes bfloat16; emulation is correct but slow."""
-    if torch.cuda.is_available():
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        # torch has no such question for processors; Linux lists their instruction sets.
-        flags = CPUINFO.read_text() if CPUINFO.exists() else ""
-        native = bool(BF16_FLAGS.search(flags))
-    if native:
+    if has_bfloat16():
         return MachineCheck("bfloat16", "in hardware")
     advice = "expect mixed precision to be no faster"
     return MachineCheck("bfloat16", "emulated, or not known", advice)

@@ -20,13 +20,15 @@ from nbkit.lab.curriculum import read_course
 from nbkit.lab.evidence.register import load_claims
 from nbkit.lab.shipped import LESSONS, lessons_dir
 
-REWORKED = {
-    "start_here",
-    "lr_finder",
-    "initialization",
+REWORKED: set[str] = {
+    "amp",
     "batchnorm",
     "clipping",
     "accumulation",
+    "ddp",
+    "initialization",
+    "lr_finder",
+    "start_here",
 }
 ENTRIES = {entry.word: entry for entry in read_course()}
 

@@ -1,6 +1,7 @@
 """The check of 05_amp passes the reference, fails the stub, and fails plausible wrong versions."""
 
 import pytest
+import torch
 
 from nbkit.lab.exercise import load_exercise
 
@@ -102,9 +103,46 @@ def test_plausible_wrong_versions_fail_and_are_told_why(wrong, said):
     assert said in STEP.check(wrong)
 
 
+def divides_by_new_tensors(loss, optimizer, scale):
+    (loss * scale).backward()
+    finite = True
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if parameter.grad is not None:
+                parameter.grad = parameter.grad / scale
+                finite = finite and bool(parameter.grad.isfinite().all())
+    if finite:
+        optimizer.step()
+    return finite, scale if finite else scale / 2
+
+
+def asks_torchs_scaler(loss, optimizer, scale):
+    scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+    scaler.scale(loss).backward()
+    scaler.step(optimizer)
+    scaler.update()
+    return scaler.get_scale() == scale, scaler.get_scale()
+
+
+def looks_before_it_divides(loss, optimizer, scale):
+    (scale * loss).backward()
+    if not all(grad.abs().sum() < float("inf") for grad in grads_of(optimizer)):
+        return False, 0.5 * scale
+    torch._foreach_mul_(grads_of(optimizer), 1 / scale)
+    optimizer.step()
+    return True, scale
+
+
+@pytest.mark.parametrize(
+    "right", [divides_by_new_tensors, asks_torchs_scaler, looks_before_it_divides]
+)
+def test_other_right_solutions_pass(right):
+    assert STEP.check(right) is None
+
+
 def test_the_reference_passes_and_the_stub_does_not():
     assert STEP.check(STEP.reference) is None
     assert STEP.check(STEP.stub) == (
         "for a weight of 1 with gradient 3, SGD at lr 1 and scale 1024, expected the weight "
-        "1 - 3 = -2, got -3071."
+        "1 - 3 = -2, got -3071 after the step."
     )

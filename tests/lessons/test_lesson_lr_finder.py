@@ -89,7 +89,7 @@ def make_curve(start, end):
     ],
 )
 def test_the_end_of_a_training_is_described_beside_guessing(losses, words):
-    assert task.describe_end(losses) == words
+    assert task.describe_training(losses) == words
 
 
 def test_only_the_third_way_to_smooth_bends_a_constant():
@@ -177,11 +177,11 @@ def test_the_best_of_a_grid_is_a_third_arm():
 def test_goals_are_read_from_the_final_losses():
     curve = SimpleNamespace(explain=lambda: "No suggestion: flat.")
     low, high = [0.1, 0.11, 0.12], [0.5, 0.52, 0.6]
-    told = live.describe_lab({"yours": low, "suggested": high}, curve)
+    told = live.describe_lr_lab({"yours": low, "suggested": high}, curve)
     assert told.startswith("goal 2 reached: yours ends lower")
-    told = live.describe_lab({"yours": high, "suggested": low}, curve)
+    told = live.describe_lr_lab({"yours": high, "suggested": low}, curve)
     assert told.startswith("yours ends higher")
-    assert live.describe_lab({"yours": high}, curve) == "No suggestion: flat."
+    assert live.describe_lr_lab({"yours": high}, curve) == "No suggestion: flat."
 
 
 def test_trials_share_one_scale():

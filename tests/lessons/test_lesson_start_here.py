@@ -44,7 +44,7 @@ def test_each_interval_stands_over_its_number_of_seeds(ax):
 def test_both_arms_share_an_lr_unless_the_rival_has_its_own():
     same = task.compare_both(digits(), [0, 1, 2], momentum=0.9, lr=0.1)
     own = task.compare_both(digits(), [0, 1, 2], momentum=0.9, lr=0.1, rival_lr=0.5)
-    net, arms = task.make_net(digits()), {"a": {"lr": 0.1, "momentum": 0.9}, "b": {"lr": 0.5}}
+    net, arms = task.make_digit_net(digits()), {"a": {"lr": 0.1, "momentum": 0.9}, "b": {"lr": 0.5}}
     *_, runs = train_runs(net, digits(), arms, [0, 1, 2], steps=task.STEPS, batch_size=task.BATCH)
     ours, theirs = runs.final().tolist()
     assert own.estimate == pytest.approx(paired_ratio(ours, theirs).estimate, rel=1e-4)
@@ -52,7 +52,7 @@ def test_both_arms_share_an_lr_unless_the_rival_has_its_own():
 
 
 def test_each_arm_is_tuned_on_the_same_grid():
-    found = task.tune_both(digits(), 0.9)
+    found = task.tune_momentum_arms(digits(), 0.9)
     assert set(found) == {"momentum", "without"} and set(found.values()) <= set(task.GRID)
     assert found["without"] > found["momentum"]
 

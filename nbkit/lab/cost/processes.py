@@ -58,6 +58,7 @@ def run_in_fresh_processes(
     budget_seconds: float = float("inf"),
     timeout: float = TIMEOUT,
     clock: Callable[[], float] = time.monotonic,
+    after_each: Callable[[], object] = lambda: None,
 ) -> FreshRun:
     """Run `fn(index, *args)` in n fresh interpreters, one after the other, and collect the values.
 
@@ -71,6 +72,7 @@ def run_in_fresh_processes(
         budget_seconds: no further process is started later than that; at least one runs.
         timeout: seconds that `fn` may take in a process.
         clock: gives the seconds of the budget.
+        after_each: is called here after each of the n, to show how far it is.
     Returns:
         FreshRun: with fewer than n values if the budget ended, or if other programs have used so
             much that the machine would count as busy however quiet the rest; `unfinished` says so.
@@ -103,6 +105,7 @@ def run_in_fresh_processes(
                     run.values.append(
                         _run_group(Path(folder), group, processes[group], name, timeout)
                     )
+                    after_each()
                 loads.append(load_since(before))
             run.load = mean_load(loads)
             done = len(run.values)

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from nbkit.lab.runs.layouts import Layout, Role, find_roles
 from nbkit.lab.runs.option import (
+    ForwardOption,
     GradientOption,
     Loss,
     LossOption,
@@ -53,6 +54,13 @@ def identify_start(rule: Rule) -> Hashable:
             # Functions and other objects count as equal only if they are the same object.
             key.append(value if isinstance(value, int | float | str) else id(value))
     return tuple(key)
+
+
+def wrap_model(rule: Rule, model: nn.Module) -> nn.Module:
+    """Wrap a model, or a stack of models, in what the options change of its forward pass."""
+    for option in select_options(ForwardOption):
+        model = option.wrap_model(rule, model)
+    return model
 
 
 def group_program(rule: Rule) -> Hashable:

@@ -1,8 +1,8 @@
 """Define what an option of an arm declares: its names, its check, and its part in the training.
 
 Each file in `nbkit.lab.runs.options` holds one option. Its base class says where it acts: on the
-start of a run, on the loss, on the gradients or on the update. An option acts twice, once in a
-separate run and once in stacked runs, and both must give the same numbers.
+start of a run, on the forward pass, on the loss, on the gradients or on the update. An option acts
+twice, once in a separate run and once in stacked runs, and both must give the same numbers.
 """
 
 from __future__ import annotations
@@ -90,6 +90,17 @@ class StartOption(Option):
 
     def set_weights(self, rule: Rule, model: nn.Module) -> None:
         """Change the built model in place; torch's random state is the run's."""
+
+
+class ForwardOption(Option):
+    """Change how a model computes its output; its weights stay as they are."""
+
+    def wrap_model(self, rule: Rule, model: nn.Module) -> nn.Module:
+        """Return a module that calls the model, or the model itself.
+
+        The model may be a stack: all runs of a program have the same key of `group_runs`.
+        """
+        raise NotImplementedError
 
 
 class LossOption(Option):

@@ -17,6 +17,7 @@ from nbkit.lab.runs.assembly import (
     group_program,
     make_optimizer,
     make_update,
+    wrap_model,
 )
 from nbkit.lab.runs.layouts import find_layouts, list_trained_parameters
 from nbkit.lab.runs.option import Rule
@@ -52,8 +53,9 @@ def train_separately(plans: Sequence[Plan], data: Data) -> Start:
         model = copy.deepcopy(plan.model)  # runs that start alike share the plan's model
         optimizer = make_optimizer(plan.rule, model)
         loss_fn, schedule = choose_loss(plan.rule), plan.rule["schedule"]
-        trainings.append(train(model, plan.order, optimizer, loss_fn, schedule=schedule))
-        models.append(model)
+        computed = wrap_model(plan.rule, model)
+        trainings.append(train(computed, plan.order, optimizer, loss_fn, schedule=schedule))
+        models.append(computed)
 
     def predict_runs(x: Tensor) -> Tensor:
         return torch.stack([call_evaluated(model, x) for model in models])
@@ -112,7 +114,7 @@ def _start_program(plans: Sequence[Plan], data: Data) -> Start:
     models = [plan.model for plan in plans]
     model = stack(models)
     check_stack(model, models, data.x_train[:PROBE])
-    predict = partial(call_evaluated, model)
+    predict = partial(call_evaluated, wrap_model(plans[0].rule, model))
 
     def predict_runs(x: Tensor) -> Tensor:
         return predict(x.expand(len(plans), *x.shape))
@@ -130,8 +132,10 @@ def _train_program(
     """Yield the losses (runs) of each step, before its update."""
     parameters = list_trained_parameters(model)
     find_losses = choose_stacked_loss([plan.rule for plan in plans], parameters[0])
+    # The stack itself keeps the names of its parameters; what wraps it is called in its place.
+    computed = wrap_model(plans[0].rule, model)
     for step, rows in enumerate(_draw_batches(plans)):
-        losses = find_losses(model(data.x_train[rows]), data.y_train[rows])
+        losses = find_losses(computed(data.x_train[rows]), data.y_train[rows])
         # A run's loss depends on its own weights only, so the sum gives each run its gradients.
         update(step, torch.autograd.grad(losses.sum(), parameters, allow_unused=True))
         yield losses.detach()

@@ -128,6 +128,7 @@ def train_runs(
                 by name, with an optional gain; drawn from the seed, after the model.
             model: builds this arm's model in place of make_model, from the same seed. Weights that
                 both draw in the same order are equal, so draw first what the arms share.
+            precision: "bf16" computes the forward pass under torch's autocast; default "fp32".
             label_smoothing: of the training loss and of `Runs.losses`; `evaluate` measures the
                 plain cross-entropy in every arm.
         seeds: one run for each, in every arm. Runs with the same seed are paired: the same batches

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from nbkit.lab.answers import Answer
 from nbkit.lab.exercise import Exercise
 
 
@@ -47,7 +48,7 @@ def the_step_takes_the_true_gradient(attempt: Callable[..., Any]) -> str | None:
     if weight.item() != -2.0:
         return (
             f"for a weight of 1 with gradient 3, SGD at lr 1 and scale 1024, expected the weight "
-            f"1 - 3 = -2, got {weight.item():g}."
+            f"1 - 3 = -2, got {weight.item():g} after the step."
         )
     return None
 
@@ -120,3 +121,15 @@ EXERCISES = [
         ],
     )
 ]
+
+ANSWERS = {
+    "float64": Answer(
+        choices="abc",
+        right="b",
+        why="numpy.eye makes float64, and float32 minus a float64 tensor is float64.",
+        hints={
+            "a": "look again at how many dimensions that float64 tensor has.",
+            "c": "look again at what numpy.float64(2.0) is: a number, not an array.",
+        },
+    )
+}

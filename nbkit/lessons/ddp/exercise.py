@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from nbkit.lab.answers import Answer
 from nbkit.lab.exercise import Exercise
 
 AllMean = Callable[[Tensor], Tensor]
@@ -187,3 +188,19 @@ EXERCISES = [
         ],
     )
 ]
+
+ANSWERS = {
+    "rows": Answer(
+        choices="abc",
+        right="c",
+        why="in c each rank shuffles all rows by a seed of its own and takes half. About a quarter "
+        "of the rows come twice in an epoch, and a quarter never. It looks like a training that "
+        "works, with a little less data.",
+        hints={
+            "a": "the order depends on the epoch only, so both ranks have the same one; one rank "
+            "takes the even places, the other the odd ones.",
+            "b": "the halves are cut before anything is shuffled, so no row is in both. It has "
+            "another weakness: a rank never sees the rows of the other half.",
+        },
+    )
+}

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -20,29 +21,33 @@ from nbkit.lab.cost.process_timing import Name, ProcessTiming, collect_timings
 from nbkit.lab.cost.processes import run_in_fresh_processes
 from nbkit.lab.cost.rounds import Rounds, time_rounds
 from nbkit.lab.cost.timing import Timing
-from nbkit.lab.data import digits
+from nbkit.lab.evidence.intervals import Interval
+from nbkit.lab.evidence.stats import paired_ratio
 from nbkit.lab.models import mlp
-from nbkit.lab.runs.seeds import train_runs
 from nbkit.lab.runs.training import one_thread
 
-WAYS = ("alone", "every", "last", "never", "update")
+WAYS = ("alone", "threads", "every", "last", "never")
+ONE_PROCESS = ("alone", "threads")  # the ways of a process that has all rows
 Seconds = list[float]
 # By what they depend on, the networks that have been built, with their optimizers.
 Nets = dict[tuple[object, ...], tuple[nn.Module, torch.optim.Optimizer]]
+# Each start of the processes has a budget, so that a slow machine still gets its n of them.
+BUDGET_SECONDS = 300.0
 
 
 @dataclass(frozen=True)
 class Case:
-    """Describe one thing to time on two ranks: a window of micro-batches and the optimizer's step.
+    """Describe one thing to time on two ranks: an update of several micro-batches.
 
     Attributes:
         rows: rows of a micro-batch, on each of the two processes.
-        way: "alone": one process takes the rows of both. The others are two processes under DDP,
-            which average in "every" micro-batch, in the "last" of the window, or "never" (and then
-            leave out the optimizer's step). "update" is that step by itself.
-        micro_batches: number of micro-batches in a window.
+        way: "alone": one process takes the rows of both, on one thread; "threads": the same on two
+            threads. The others are two processes under DDP, with a thread each, which average in
+            "every" micro-batch, in the "last" of the update, or "never".
+        micro_batches: number of micro-batches in an update.
         bucket_kb: kB of gradients that DDP sends together.
         width, depth: size and number of the hidden layers.
+        most: at most that many updates are timed together.
     """
 
     rows: int
@@ -51,44 +56,49 @@ class Case:
     bucket_kb: int = 1000
     width: int = 128
     depth: int = 3
+    most: int = 16
 
     def __post_init__(self) -> None:
         if self.way not in WAYS:
             raise ValueError(f"way must be among {', '.join(WAYS)}, got {self.way!r}.")
 
     @property
-    def windows(self) -> int:
-        """Return how many windows are timed together, so that a clock can resolve them."""
+    def updates(self) -> int:
+        """Return how many updates are timed together, so that a clock can resolve them."""
         # About 0.5 million numbers of a layer's output in all, and no more than 16 micro-batches.
         work = 2**19 // (self.rows * self.width)
-        return max(1, min(16, work) // self.micro_batches)
+        return max(1, min(self.most, work) // self.micro_batches)
 
 
 def time_cases(
     cases: Sequence[Case], rounds: int, warmup: int = 1, budget_seconds: float = float("inf")
 ) -> dict[Case, Seconds]:
-    """Time one window of each case, in seconds, round by round; every rank has to call it.
+    """Time one update of each case, in seconds, round by round; every rank has to call it.
 
     The cases of one round run one after the other, in an order that changes from round to round.
-    The time of a window is that of its slower rank. Each process computes on one thread. No round
-    but the first begins after `budget_seconds`.
+    An update has taken as long as its slower rank. No round but the first two begins after
+    `budget_seconds`. The networks are kept for the next call.
     """
-    return _time_on_ranks(cases, rounds, warmup, budget_seconds).seconds
+    return _time_on_ranks(cases, rounds, warmup, budget_seconds, _kept_nets).seconds
+
+
+# Of time_cases: building a network and wrapping it takes longer than an update.
+_kept_nets: Nets = {}
 
 
 def _time_on_ranks(
-    cases: Sequence[Case], rounds: int, warmup: int, budget_seconds: float
+    cases: Sequence[Case], rounds: int, warmup: int, budget_seconds: float, nets: Nets
 ) -> Rounds[Case]:
-    """Time the cases on this rank, and take for each window the time of the slower rank."""
-    nets: Nets = {}
+    """Time the cases on this rank, and take for each update the time of the slower rank."""
     torch.manual_seed(0)
-    gc.collect()  # now, and not while a window is timed
+    gc.collect()  # now, and not while an update is timed
     # Two ranks with several threads each would compete for the cores.
     with one_thread():
         timed = time_rounds(
             {case: partial(_time_case, nets, case) for case in cases},
             rounds,
             max_warmup=warmup,
+            fewest=2,  # one round has no interval
             budget_seconds=budget_seconds,
             any_rank=_any_rank,
         )
@@ -106,30 +116,55 @@ def _any_rank(here: bool) -> bool:
     return bool(anywhere)
 
 
+def speed_arms(rows: int, width: int = 128, **options: int) -> dict[str, Case]:
+    """Return what the claim on speed compares: the same update, by two processes and by one."""
+    ways = {"two processes": "last", "one thread": "alone", "two threads": "threads"}
+    arms = {}
+    for name, way in ways.items():
+        arms[name] = Case(rows, way, width=width, **options)
+    return arms
+
+
 def time_pairs(
     pairs: Mapping[Name, Mapping[str, Case]],
     n: int,
     *,
-    rounds: int = 6,
-    warmup: int = 2,
-    budget_seconds: float = 180.0,
+    rounds: int = 5,
+    warmup: int = 1,
+    budget_seconds: float = BUDGET_SECONDS,
+    show: Callable[..., Iterable[int]] | None = None,
 ) -> dict[Name, ProcessTiming]:
-    """Time the cases of each pair in n starts of two fresh processes, and compare within each.
+    """Time the arms of each pair in n starts of two fresh processes, and compare within each.
 
     Args:
         pairs: name -> the cases to compare, by the names of the arms.
         n: how often two processes start; each time they measure all pairs.
         rounds, warmup: rounds of each pair in each start, and rounds before them that do not count.
         budget_seconds: no further processes start after this time.
+        show: `lesson.progress`, to show how far it is.
     Returns:
         dict: for each pair a ProcessTiming; `.ratio(arm, to)` is an interval over the n starts.
     """
     plain = {name: dict(cases) for name, cases in pairs.items()}
     # An equal share of the budget for each pair in each start.
     share = budget_seconds / (max(1, n) * max(1, len(plain)))
+    # A step of the progress is a start that has ended; the first shows its line.
+    starts = iter(show(range(n), total=n, label="timing") if show else range(n))
+    next(starts, None)
     run = run_in_fresh_processes(
-        _time_pairs, n, plain, rounds, warmup, share, ranks=2, budget_seconds=budget_seconds
+        _time_pairs,
+        n,
+        plain,
+        rounds,
+        warmup,
+        share,
+        ranks=2,
+        budget_seconds=budget_seconds,
+        after_each=partial(next, starts, None),
     )
+    # The line of progress goes when its iterator ends, also if the budget ended before.
+    for _ in starts:
+        pass
     return collect_timings(run, list(plain))
 
 
@@ -143,15 +178,32 @@ def _time_pairs(
     for name in names[start:] + names[:start]:
         # Every second start has the arms in reverse, so that neither is always first.
         cases = list(pairs[name].values())[:: -1 if index % 2 else 1]
-        timed = _time_on_ranks(cases, rounds, warmup, budget_seconds)
+        timed = _time_on_ranks(cases, rounds, warmup, budget_seconds, {})
         seconds = {arm: timed.seconds[case] for arm, case in pairs[name].items()}
         timings[name] = Timing(seconds, steady=timed.steady, unfinished=timed.unfinished)
     return timings
 
 
+def compare_fastest(timed: Mapping[Name, ProcessTiming]) -> dict[Name, Interval]:
+    """Compare, for each pair, its first arm with the fastest of its others, over the starts."""
+    ratios = {}
+    for name, timing in timed.items():
+        first, *others = timing.seconds
+        # One rival for all starts: the one with the shortest updates on average.
+        ratios[name] = timing.ratio(first, min(others, key=lambda arm: fmean(timing.seconds[arm])))
+    return ratios
+
+
+def compare_rounds(seconds: Mapping[str, Seconds]) -> tuple[str, Interval]:
+    """Return the fastest of the other arms, and the first arm's seconds over its, by rounds."""
+    first, *others = seconds
+    rival = min(others, key=lambda arm: fmean(seconds[arm]))
+    return rival, paired_ratio(seconds[first], seconds[rival], over="rounds")
+
+
 def _choose_net(nets: Nets, case: Case) -> tuple[nn.Module, torch.optim.Optimizer]:
     """Return the network of a case and its optimizer; cases share it where they can."""
-    ddp = case.way not in ("alone", "update")
+    ddp = case.way not in ONE_PROCESS
     # DDP fixes the size of its buckets when it wraps a model.
     key = (case.width, case.depth, case.bucket_kb if ddp else None)
     if key not in nets:
@@ -163,85 +215,36 @@ def _choose_net(nets: Nets, case: Case) -> tuple[nn.Module, torch.optim.Optimize
 
 
 def _time_case(nets: Nets, case: Case) -> float:
-    """Return the seconds of one window on this rank."""
+    """Return the seconds of one update on this rank."""
     model, optimizer = _choose_net(nets, case)
-    rows = case.rows * (2 if case.way == "alone" else 1)
+    is_alone = case.way in ONE_PROCESS
+    rows = case.rows * (2 if is_alone else 1)
     # The size of the digits; a step takes the same time on noise.
     x, y = torch.randn(rows, 64), torch.randint(10, (rows,))
-    if case.way == "update":
-        cross_entropy(model(x), y).backward()
-    dist.barrier()  # both ranks start together
-    start = time.perf_counter()
-    if case.way not in ("alone", "update") or rank() == 0:
-        for _ in range(case.windows):
-            _run_window(case, model, optimizer, x, y)
-    return (time.perf_counter() - start) / case.windows
+    torch.set_num_threads(2 if case.way == "threads" else 1)
+    try:
+        dist.barrier()  # both ranks start together
+        start = time.perf_counter()
+        # One process computes while the other waits, which takes no core.
+        if not is_alone or rank() == 0:
+            for _ in range(case.updates):
+                _run_update(case, model, optimizer, x, y)
+        return (time.perf_counter() - start) / case.updates
+    finally:
+        torch.set_num_threads(1)
 
 
-def _run_window(
+def _run_update(
     case: Case, model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor
 ) -> None:
-    """Run one window: its micro-batches, then the optimizer's step."""
-    if case.way != "update":
-        # Divided by their number, the micro-batches' gradients add up to that of the window.
-        for k in range(case.micro_batches):
-            last = k == case.micro_batches - 1
-            is_quiet = case.way == "never" or (case.way == "last" and not last)
-            # Only a DDP model is quiet, and only it has no_sync.
-            context: Any = model.no_sync if is_quiet else nullcontext
-            with context():
-                (cross_entropy(model(x), y) / case.micro_batches).backward()
-    if case.way != "never":  # "never" times the computing alone
-        optimizer.step()
-    # The update by itself needs the gradients again for its next step.
-    if case.way != "update":
-        optimizer.zero_grad()
-
-
-def update_seconds(
-    timings: Mapping[Case, Seconds], rows: int, micro_batches: int, no_sync: bool, bucket_kb: int
-) -> dict[str, Seconds]:
-    """Put together what an update costs from the measured parts, round by round.
-
-    Args:
-        timings: seconds of the cases, from `time_cases`.
-        rows: rows of a micro-batch, on each process.
-        micro_batches: number of them in the update.
-        no_sync: average in the last micro-batch only.
-        bucket_kb: kB of gradients that DDP sends together.
-    Returns:
-        dict: seconds of "alone" (one process, the rows of both), and of two processes "computing",
-        "averaging" and "updating".
-    """
-    alone, every = timings[Case(rows, "alone")], timings[Case(rows, bucket_kb=bucket_kb)]
-    never, update = timings[Case(rows, "never")], timings[Case(rows, "update")]
-    averages = 1 if no_sync else micro_batches
-    computing, averaging = [], []
-    for whole, step, bare in zip(every, update, never, strict=True):
-        computing.append(micro_batches * bare)
-        # What a window with averaging takes beyond its parts; noise may make that negative.
-        averaging.append(averages * max(whole - step - bare, 0.0))
-    return {"alone": alone, "computing": computing, "averaging": averaging, "updating": update}
-
-
-def losses_of(
-    size: int, lr: float, seeds: Sequence[int], examples: int = 6400
-) -> Generator[None, None, Tensor]:
-    """Train the timed network on the digits, once; return the losses (seeds, updates).
-
-    Yields between the updates, each of `size` rows, until all examples have been seen. Later calls
-    with the same arguments return at once.
-    """
-    key = (size, lr, tuple(seeds))
-    if key not in _curves:
-        arm, steps = {"sgd": {"lr": lr, "momentum": 0.9}}, examples // size
-        make = partial(mlp, depth=3, width=128)
-        for runs in train_runs(make, digits(), arm, seeds, steps=steps, batch_size=size):
-            if runs.step == steps:
-                _curves[key] = runs.losses[0]
-            yield
-    return _curves[key]
-
-
-# By size, lr and seeds, the losses that have been trained.
-_curves: dict[tuple[object, ...], Tensor] = {}
+    """Run one update: its micro-batches, then the optimizer's step."""
+    # Divided by their number, the micro-batches' gradients add up to that of the update.
+    for k in range(case.micro_batches):
+        last = k == case.micro_batches - 1
+        is_quiet = case.way == "never" or (case.way == "last" and not last)
+        # Only a DDP model is quiet, and only it has no_sync.
+        context: Any = model.no_sync if is_quiet else nullcontext
+        with context():
+            (cross_entropy(model(x), y) / case.micro_batches).backward()
+    optimizer.step()
+    optimizer.zero_grad()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from nbkit.lab.evidence.comparisons import compare_losses
 from nbkit.lab.runs.seeds import train_runs
 from nbkit.lab.runs.tuned import tuned
-from nbkit.lessons.initialization.pictures import COLORS, draw_arms, draw_signals
+from nbkit.lessons.initialization.pictures import COLORS, draw_signals, draw_start_arms
 from nbkit.lessons.initialization.task import (
     BATCH,
     LRS,
@@ -33,7 +33,7 @@ def keep_start(model: nn.Module) -> None:
 
 
 @cache
-def find_rival_lr(depth: int, activation: str) -> float:
+def find_default_lr(depth: int, activation: str) -> float:
     """Find the best lr of PyTorch's own start for the trainings of the lab."""
     make = partial(build_deep_net, depth, activation)
     arms = {"PyTorch": {"optimizer": "adam"}}
@@ -67,10 +67,10 @@ def draw_lab(
     rival = "PyTorch"
     if rival_at_its_best:
         rival = RIVAL
-        arms[RIVAL] = {**adam, "lr": find_rival_lr(depth, activation)}
+        arms[RIVAL] = {**adam, "lr": find_default_lr(depth, activation)}
     for runs in train_runs(make, data, arms, seeds, steps=LAB_STEPS, batch_size=BATCH):
         if runs.step % 10 == 0:
-            draw_arms(right, runs, steps=LAB_STEPS)
+            draw_start_arms(right, runs, steps=LAB_STEPS)
         yield
     final = dict(zip(runs.arms, runs.final().tolist(), strict=True))
     return compare_losses("yours", final["yours"], rival, final[rival])

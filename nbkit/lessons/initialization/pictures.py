@@ -42,7 +42,7 @@ def draw_signals(
     return axes
 
 
-def draw_arms(ax: Axes, runs: Runs, *, steps: int) -> Axes:
+def draw_start_arms(ax: Axes, runs: Runs, *, steps: int) -> Axes:
     """Draw the training losses of the live lab so far, on fixed axes."""
     return plots.arms(ax, runs, COLORS, steps=steps, ylim=(0.03, 10), chance=math.log(10))
 

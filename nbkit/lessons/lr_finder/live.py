@@ -58,10 +58,10 @@ def draw_lab(
         if runs.step % 15 == 0:
             draw_arms(right, runs)
             yield
-    return describe_lab(dict(zip(runs.arms, runs.final().tolist(), strict=True)), curve)
+    return describe_lr_lab(dict(zip(runs.arms, runs.final().tolist(), strict=True)), curve)
 
 
-def describe_lab(final: Mapping[str, Sequence[float]], curve: LRCurve) -> str:
+def describe_lr_lab(final: Mapping[str, Sequence[float]], curve: LRCurve) -> str:
     """Say in a sentence how your lr did, and which goal it has reached."""
     if "suggested" not in final:
         return curve.explain()

@@ -69,7 +69,7 @@ def train_plainly(
     return losses
 
 
-def describe_end(losses: Sequence[float]) -> str:
+def describe_training(losses: Sequence[float]) -> str:
     """Say how a training ended, by its last losses beside that of guessing."""
     last = sum(losses[-10:]) / 10
     if not last < math.log(10) * 1.1:  # NaN counts as worse

@@ -10,8 +10,8 @@ from nbkit.lab.data import digits
 from nbkit.lab.evidence.register import load_claims
 from nbkit.lab.evidence.stats import paired_ratio
 from nbkit.lab.evidence.verdicts import judge
-from nbkit.lessons.start_here.pictures import draw_arms
-from nbkit.lessons.start_here.task import find_rival_lr, train_both
+from nbkit.lessons.start_here.pictures import draw_momentum_arms
+from nbkit.lessons.start_here.task import find_rival_lr, train_momentum_arms
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,9 +24,9 @@ def draw_lab(
     left, right = fig.subplots(1, 2)
     rival_lr = find_rival_lr() if rival_at_its_best else lr
     settings = {"lr": lr, "momentum": momentum, "rival_lr": rival_lr}
-    for runs in train_both(digits(), range(count), **settings):
+    for runs in train_momentum_arms(digits(), range(count), **settings):
         if runs.step % 15 == 0:
-            draw_arms(left, runs)
+            draw_momentum_arms(left, runs)
             yield
 
     claim = load_claims("start_here")["start-momentum"]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from nbkit.lab.runs.seeds import Runs
 
 
-def draw_arms(ax: Axes, runs: Runs) -> Axes:
+def draw_momentum_arms(ax: Axes, runs: Runs) -> Axes:
     """Draw the training losses of both arms so far, on fixed axes."""
     colors = {"momentum": plots.TECHNIQUE, "without": plots.BASELINE}
     return plots.arms(ax, runs, colors, steps=STEPS, ylim=(0.03, 10), chance=math.log(10))

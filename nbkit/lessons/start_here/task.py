@@ -21,12 +21,12 @@ GRID = [10 ** (k / 4) for k in range(-8, 4)]  # 0.01 to 5.6, four lrs to the dec
 TUNING = range(100, 104)  # seeds that choose an lr; no claim is decided on them
 
 
-def make_net(data: Data) -> Callable[[], nn.Module]:
+def make_digit_net(data: Data) -> Callable[[], nn.Module]:
     """Return a function that builds the lesson's network for this data."""
     return partial(mlp, 2, inputs=data.x_train.shape[1])
 
 
-def train_both(
+def train_momentum_arms(
     data: Data, seeds: Sequence[int], *, momentum: float, lr: float, rival_lr: float | None = None
 ) -> Iterator[Runs]:
     """Train both arms at once: for each seed the same initial weights and the same batches.
@@ -38,31 +38,31 @@ def train_both(
         "momentum": {"lr": lr, "momentum": momentum},
         "without": {"lr": lr if rival_lr is None else rival_lr},
     }
-    return train_runs(make_net(data), data, arms, seeds, steps=STEPS, batch_size=BATCH)
+    return train_runs(make_digit_net(data), data, arms, seeds, steps=STEPS, batch_size=BATCH)
 
 
 def compare_both(data: Data, seeds: Sequence[int], **settings: Any) -> Interval:
     """Measure the final loss with momentum / without, pair by pair."""
-    *_, runs = train_both(data, seeds, **settings)
+    *_, runs = train_momentum_arms(data, seeds, **settings)
     return paired_ratio(*runs.final().tolist())
 
 
-def tune_both(data: Data, momentum: float) -> dict[str, float]:
+def tune_momentum_arms(data: Data, momentum: float) -> dict[str, float]:
     """Find each arm's best lr: the same grid, the same seeds, the same steps for both."""
     arms = {"momentum": {"momentum": momentum}, "without": {}}
-    found = tuned(make_net(data), data, arms, GRID, TUNING, steps=STEPS, batch_size=BATCH)
+    found = tuned(make_digit_net(data), data, arms, GRID, TUNING, steps=STEPS, batch_size=BATCH)
     return found.lrs
 
 
 @cache
 def find_rival_lr() -> float:
     """Find the best lr of plain SGD for the live lab, once."""
-    return tune_both(digits(), 0.9)["without"]
+    return tune_momentum_arms(digits(), 0.9)["without"]
 
 
 def compare_single_seeds(data: Data, seeds: Sequence[int], lr: float) -> list[float]:
     """Measure the ratio of losses that somebody with this one seed would report."""
-    *_, runs = train_both(data, seeds, momentum=0.9, lr=lr)
+    *_, runs = train_momentum_arms(data, seeds, momentum=0.9, lr=lr)
     ours, theirs = runs.final()
     ratios: list[float] = (ours / theirs).tolist()
     return ratios
