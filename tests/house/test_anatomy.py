@@ -26,9 +26,11 @@ REWORKED: set[str] = {
     "clipping",
     "accumulation",
     "ddp",
+    "embeddings",
     "initialization",
     "lr_finder",
     "start_here",
+    "weight_norm",
 }
 ENTRIES = {entry.word: entry for entry in read_course()}
 
