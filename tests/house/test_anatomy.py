@@ -24,6 +24,7 @@ REWORKED: set[str] = {
     "amp",
     "batchnorm",
     "clipping",
+    "accumulation",
     "ddp",
     "embeddings",
     "initialization",
