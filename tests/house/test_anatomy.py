@@ -24,10 +24,13 @@ REWORKED: set[str] = {
     "amp",
     "batchnorm",
     "clipping",
+    "accumulation",
     "ddp",
+    "embeddings",
     "initialization",
     "lr_finder",
     "start_here",
+    "weight_norm",
 }
 ENTRIES = {entry.word: entry for entry in read_course()}
 

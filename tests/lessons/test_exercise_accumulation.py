@@ -48,17 +48,42 @@ def steps_too_early(model, loss_fn, optimizer, batches, steps):
             optimizer.zero_grad()
 
 
+def one_big_batch(model, loss_fn, optimizer, batches, steps):
+    """The right gradient, at the price that accumulation is there to save."""
+    for window in windows(batches, steps):
+        x, y = (torch.cat(part) for part in zip(*window, strict=True))
+        optimizer.zero_grad()
+        loss_fn(model(x), y).backward()
+        optimizer.step()
+
+
+def one_backward(model, loss_fn, optimizer, batches, steps):
+    """The right gradient, with all activations of the window in memory together."""
+    for window in windows(batches, steps):
+        total = sum(len(y) for _, y in window)
+        optimizer.zero_grad()
+        sum(loss_fn(model(x), y) * len(y) / total for x, y in window).backward()
+        optimizer.step()
+
+
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        (epoch(lambda **_: 1.0), "at step 1, got one that is 3 times that"),
-        (epoch(lambda *, count, **_: 1 / count), "4, 4, 1 samples, 3 to a step, expected the grad"),
+        (epoch(lambda **_: 1.0), "at step 1, got the sum of 3 mean losses"),
+        (
+            epoch(lambda *, count, **_: 1 / count),
+            "all 5 samples at step 1, got that of loss / 2: t",
+        ),
+        (epoch(lambda *, steps, **_: 1 / steps), "got that of loss / 3: this window has only 2 "),
         (epoch(lambda *, n, **_: n / 4), "got one that is 1.5 times that"),
+        (one_big_batch, "expected at most 2 samples in a forward pass, got 6"),
+        (one_backward, "expected backward() after each micro-batch, got 3 forward passes"),
         (epoch(lambda *, n, steps, **_: n / (2 * steps)), "got one that is"),
         (epoch(by_samples, clear="micro"), "all 6 samples at step 1, got one that is off by"),
+        (epoch(lambda **_: 1.0, clear="micro"), "that of the last micro-batch alone"),
         (epoch(by_samples, clear="never"), "all 6 samples at step 2, got one that is off by"),
         (epoch(by_samples, step="micro"), "expected 2 optimizer steps, got 6"),
-        (epoch(by_samples, skip_short=True), "expected 2 optimizer steps, got 1"),
+        (epoch(by_samples, skip_short=True), "expected 1 optimizer step, got 0"),
         (steps_too_early, "all 6 samples at step 1, got one that is off by"),
         (lambda *_: 1 / 0, "it raised ZeroDivisionError"),
     ],
@@ -67,15 +92,51 @@ def test_plausible_wrong_versions_fail_and_are_told_why(wrong, said):
     assert said in EPOCH.check(wrong)
 
 
-def test_a_fixed_divisor_is_caught_at_the_short_window():
-    """`loss / steps` is right until the last window has fewer micro-batches."""
-
+def test_a_fixed_divisor_of_weighted_losses_is_caught_at_the_short_window():
     def fixed(*, n, total, count, steps):
         return (n / total) * count / steps
 
-    said = EPOCH.check(epoch(fixed))
-    assert "2, 2, 2, 2, 2 samples" in said
-    assert "at step 2, got one that is 0.667 times that" in said
+    assert "at step 1, got one that is 0.667 times that" in EPOCH.check(epoch(fixed))
+
+
+def scaled_gradients(model, loss_fn, optimizer, batches, steps):
+    """Sum over samples, and divide the gradient by their number before the step."""
+    for window in windows(batches, steps):
+        optimizer.zero_grad()
+        for x, y in window:
+            (loss_fn(model(x), y) * len(y)).backward()
+        for p in model.parameters():
+            p.grad /= sum(len(y) for _, y in window)
+        optimizer.step()
+
+
+def by_autograd(model, loss_fn, optimizer, batches, steps):
+    """Add up torch.autograd.grad by hand."""
+    weights = list(model.parameters())
+    for window in windows(batches, steps):
+        total, sums = sum(len(y) for _, y in window), [torch.zeros_like(p) for p in weights]
+        for x, y in window:
+            found = torch.autograd.grad(loss_fn(model(x), y), weights)
+            sums = [s + g * len(y) / total for s, g in zip(sums, found, strict=True)]
+        for p, g in zip(weights, sums, strict=True):
+            p.grad = g
+        optimizer.step()
+
+
+def counting(model, loss_fn, optimizer, batches, steps):
+    """Count micro-batches; step and clear at the end of each window."""
+    optimizer.zero_grad(set_to_none=False)
+    for i, (x, y) in enumerate(batches):
+        window = batches[i - i % steps :][:steps]
+        (loss_fn(model(x), y) * len(y) / sum(len(one) for _, one in window)).backward()
+        if (i + 1) % steps == 0 or i + 1 == len(batches):
+            optimizer.step()
+            optimizer.zero_grad()
+
+
+@pytest.mark.parametrize("right", [scaled_gradients, by_autograd, counting])
+def test_other_right_versions_pass(right):
+    assert EPOCH.check(right) is None
 
 
 def test_the_reference_passes_and_the_stub_does_not():

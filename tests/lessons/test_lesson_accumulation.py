@@ -3,12 +3,12 @@
 import matplotlib.pyplot as plt
 import pytest
 import torch
-from torch import nn
 from torch.nn.functional import cross_entropy
 
+from nbkit.lab.cost.memory import memory_report
 from nbkit.lab.data import digits
 from nbkit.lab.runs.seeds import train_runs
-from nbkit.lessons.accumulation import pictures, task
+from nbkit.lessons.accumulation import lab, memory, pictures, task
 
 
 @pytest.fixture(scope="module")
@@ -68,35 +68,119 @@ def test_the_mean_decrease_is_that_of_plain_steps(data):
     assert all(map(torch.equal, before, model.parameters()))
 
 
-SIZES, EXACT, THIRDS = [8, 8, 2], [8 / 18, 8 / 18, 2 / 18], [1 / 3] * 3
+def test_pieces_without_weights_add_up_to_a_step_so_many_times_as_long(data):
+    x, y = data.x_train[:16], data.y_train[:16]
+    model, optimizer = task.start_training(0, lr=1.0)
+    gradient = flat_gradient(model, x, y)
+    before = torch.cat([p.detach().flatten() for p in model.parameters()])
+    task.step_in_pieces(model, optimizer, x, y, pieces=4)
+    after = torch.cat([p.detach().flatten() for p in model.parameters()])
+    assert torch.allclose(before - after, 4 * gradient, atol=1e-5)
 
 
-def test_the_right_weights_have_the_windows_gradient_and_each_mistake_does_not(data):
-    windows = list(data.batches(18, seed=0, steps=1))
-
-    def error(model, weights, step_after):
-        return task.train_in_a_way(model, windows, SIZES, weights, step_after)
-
-    assert error(task.start_training(0)[0], EXACT, [3]) < 1e-5
-    assert error(task.start_training(0)[0], THIRDS, [3]) > 0.1
-    assert error(task.start_training(0)[0], EXACT, [2, 3]) > 0.1
-    torch.manual_seed(0)
-    assert error(task.build_batchnorm_net(), EXACT, [3]) > 0.1
+def test_an_accumulated_epoch_is_the_epoch_of_large_batches(data):
+    large, optimizer = task.start_training(0)
+    for x, y in task.shuffle_epoch(data, 64, seed=0):
+        optimizer.zero_grad()
+        cross_entropy(large(x), y).backward()
+        optimizer.step()
+    small, optimizer = task.start_training(0)
+    task.accumulate_epoch(small, optimizer, task.shuffle_epoch(data, 8, seed=0), 8)
+    assert task.have_equal_weights(large, small)
 
 
-def test_a_step_too_early_is_one_more_step(data):
-    (window,) = data.batches(18, seed=0, steps=1)
-    counts = [
-        len(list(task.accumulate_window(task.build_net(), window, SIZES, EXACT, after)))
-        for after in ([3], [2, 3])
-    ]
-    assert counts == [1, 2]
+def test_a_step_is_worth_what_its_units_say(data):
+    brings = task.measure_step_worth(data, [0], [0.01, 0.05])
+    (one,), (eight,) = brings.values()
+    assert float(one.max()) == pytest.approx(1.0)
+    # A short step brings what its lr promises, noisy or not.
+    assert float(eight[0]) == pytest.approx(float(one[0]), rel=0.3)
+
+
+def test_one_stepper_of_the_bug_hunt_is_wrong():
+    def step_plainly(n, k):
+        """Count the micro-batches of a window, from 0 at its start."""
+        steps, seen = [], 0
+        for i in range(n):
+            seen += 1
+            if seen == k or i == n - 1:
+                steps.append(i)
+                seen = 0
+        return steps
+
+    wrong = set()
+    for letter, stepper in task.STEPPERS.items():
+        for n in range(1, 20):
+            if stepper(n, 4) != step_plainly(n, 4):
+                wrong.add(letter)
+    assert wrong == {"a"}
+
+
+@pytest.mark.parametrize("size", [4, 16])
+def test_the_trace_peaks_at_the_activations_of_a_micro_batch(data, size):
+    model = memory.build_conv_net(8, 2)
+    x, y = data.x_train[:16].clone(), data.y_train[:16].clone()
+    levels = memory.trace_activations(model, x, y, size)
+    gradient = torch.cat([p.grad.flatten() for p in model.parameters()])
+    assert torch.allclose(gradient, flat_gradient(model, x, y), atol=1e-6)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    part = x[:size].clone(), y[:size].clone()
+    expected = memory_report(model, part, cross_entropy, optimizer).activations
+    assert levels[0] == levels[-1] == 0
+    # The report counts the loss, too, and the trace the weight of the micro-batch.
+    assert max(levels) == pytest.approx(expected, rel=0.02)
+    # As many hills as micro-batches: the level comes back to (nearly) nothing after each.
+    assert sum(1 for low in levels[1:] if low == 0) >= 1
+
+
+# ---- the live lab and the third claim ----
+
+
+def test_the_lab_draws_both_ways_on_axes_that_stay():
+    frames = []
+    for scale in (1.0, 16.0):
+        figure = plt.figure()
+        running = lab.draw_lab(
+            figure, micro_batch=32, micro_batches=4, lr=0.05, scale=scale, seeds=range(2)
+        )
+        with pytest.raises(StopIteration) as end:
+            while True:
+                next(running)
+        assert "accumulated" in end.value.value or "no difference" in end.value.value
+        left = figure.axes[0]
+        frames.append((left.get_xlim(), left.get_ylim()))
+        assert {"accumulated", "a step each"} <= {text.get_text() for text in left.texts}
+        plt.close(figure)
+    assert frames[0] == frames[1]
+
+
+def test_the_best_lr_is_chosen_by_other_seeds_and_measured_on_all_samples(monkeypatch, data):
+    monkeypatch.setattr(lab, "BUDGET", 128)
+    lab.measure_at_best.cache_clear()
+    asked = {}
+
+    def spy(make_net, data, arms, lrs, seeds, **options):
+        asked.update(seeds=list(seeds), lrs=list(lrs), **options)
+        return type("Found", (), {"arms": {"sgd": {"lr": 0.1, "momentum": 0.0}}})
+
+    monkeypatch.setattr(lab, "tuned", spy)
+    found = lab.measure_at_best("digits", 64, (0, 1), 0.0)
+    lab.measure_at_best.cache_clear()
+    assert asked["seeds"] == [100, 101, 102, 103] and asked["steps"] == 2
+    for seed, loss in zip((0, 1), found, strict=True):
+        model, optimizer = task.start_training(seed, lr=0.1)
+        for x, y in data.batches(64, seed=seed, steps=2):
+            optimizer.zero_grad()
+            cross_entropy(model(x), y).backward()
+            optimizer.step()
+        expected = cross_entropy(model(data.x_train), data.y_train).detach()
+        assert loss == pytest.approx(float(expected), rel=1e-3)
 
 
 def test_smaller_micro_batches_shrink_activations_alone(data):
     x, y = data.x_train[:64], data.y_train[:64]
-    model = task.build_conv_net(8, 2)
-    small, large = (task.measure_step_memory(model, x, y, size) for size in (8, 64))
+    model = memory.build_conv_net(8, 2)
+    small, large = (memory.measure_step_memory(model, x, y, size) for size in (8, 64))
     assert 7 < large.activations / small.activations <= 8
     assert small.batch == large.batch == 64 * (64 * 4 + 8)  # the window waits whole
     for part in ("parameters", "gradients", "optimizer_state"):
@@ -105,11 +189,11 @@ def test_smaller_micro_batches_shrink_activations_alone(data):
 
 def test_the_seed_draws_the_network():
     def shapes(seed):
-        return [p.shape for p in task.draw_conv_net(seed).parameters()]
+        return [p.shape for p in memory.draw_conv_net(seed).parameters()]
 
     assert shapes(3) == shapes(3)
     assert len({str(shapes(seed)) for seed in range(8)}) > 4
-    assert task.draw_conv_net(0)(torch.zeros(2, 64)).shape == (2, 10)
+    assert memory.draw_conv_net(0)(torch.zeros(2, 64)).shape == (2, 10)
 
 
 def test_losses_are_averaged_over_whole_windows(data):
@@ -125,56 +209,25 @@ def test_losses_are_averaged_over_whole_windows(data):
 # ---- pictures: the data that they show ----
 
 
-def test_curves_stand_over_the_examples_seen(ax):
-    curves = {"one": torch.full((2, 4), 0.5), "other": torch.full((2, 2), 1.0)}
-    pictures.draw_by_examples(ax, curves, 16, {"one": "red", "other": "blue"})
-    assert [list(line.get_xdata()) for line in ax.lines[:1]] == [[16, 32, 48, 64]]
-    assert {text.get_text() for text in ax.texts if text.get_text()} == {"one", "other"}
+def test_curves_stand_over_the_examples_seen_and_divergence_at_the_edge(ax):
+    curves = {"a step each": torch.full((2, 4), 0.5), "accumulated": torch.full((2, 4), torch.inf)}
+    pictures.draw_by_examples(ax, curves, 16, examples=64)
+    assert list(ax.lines[0].get_xdata()) == [16, 32, 48, 64]
+    thick = [line for line in ax.lines if line.get_linewidth() > 2]
+    assert set(thick[1].get_ydata()) == {pictures.HIGHEST}
+    assert ax.get_ylim() == (pictures.LOWEST, pictures.HIGHEST)
 
 
-def test_a_curve_that_diverged_has_no_name_at_its_end(ax):
-    curves = {"one": torch.full((2, 4), torch.inf), "other": torch.full((2, 4), 1.0)}
-    pictures.draw_by_examples(ax, curves, 16, {"one": "red", "other": "blue"})
-    assert {text.get_text() for text in ax.texts if text.get_text()} == {"other"}
+def test_the_memory_picture_names_both_peaks(ax):
+    pictures.draw_memory_over_time(ax, [0, 4096, 0], [0, 1024, 0, 1024, 0])
+    assert [text.get_text() for text in ax.texts] == ["one batch: 4 KiB", "micro-batches: 1 KiB"]
 
 
-def test_the_smoothness_is_relative_to_one_micro_batch(ax):
-    pictures.draw_smoothness(ax, [1, 2, 4], {"arm": (torch.tensor([[8.0, 4.0, 2.0]] * 2), "red")})
-    assert list(ax.lines[-1].get_ydata()) == [1.0, 0.5, 0.25]
-
-
-def test_the_mistakes_have_a_dot_for_each_seed(data):
-    figure, axes = plt.subplots(1, 2)
-    pictures.draw_mistakes(
-        axes, {"right": [1e-7, 2e-7], "wrong": [0.5, 0.7]}, {"right": [0.2, 0.3]}
-    )
-    assert [list(line.get_xdata()) for line in axes[0].lines] == [[1e-7, 2e-7], [0.5, 0.7]]
-    assert [label.get_text() for label in axes[0].get_yticklabels()] == ["right", "wrong"]
+def test_pieces_have_a_curve_each():
+    figure = pictures.draw_pieces({1: [2.0, 1.0], 8: [2.3, 9.0]})
+    curves = [list(line.get_ydata()) for line in figure.axes[0].lines[:2]]
+    assert curves == [[2.0, 1.0], [2.3, 4.0]]
     plt.close(figure)
-
-
-def test_the_search_shows_losses_by_lr_by_examples_and_by_steps():
-    figure, axes = plt.subplots(1, 3)
-    searched = {"a": torch.rand(2, 3, 4) + 0.1, "b": torch.rand(2, 3, 4) + 0.1}
-    best = {name: losses[0] for name, losses in searched.items()}
-    pictures.draw_lr_search(
-        axes, [0.1, 1.0], searched, best, {"a": 8, "b": 64}, {"a": "red", "b": "blue"}
-    )
-    assert list(axes[1].lines[0].get_xdata()) == [512, 1024, 1536, 2048]
-    assert list(axes[2].lines[0].get_xdata()) == [64, 128, 192, 256]
-    plt.close(figure)
-
-
-def test_the_memory_pictures_add_up(ax, data):
-    x, y = data.x_train[:16], data.y_train[:16]
-    model: nn.Module = task.build_conv_net(8, 2)
-    pictures.draw_memory_bars(ax, model, x, y, size=4)
-    total = task.measure_step_memory(model, x, y, 4).total / 1024
-    fixed, growing = ax.patches[2:]
-    assert fixed.get_width() + growing.get_width() == pytest.approx(total)
-    ax.clear()
-    pictures.draw_memory_curve(ax, model, x, y, sizes=[4, 16])
-    assert ax.lines[0].get_ydata()[0] == pytest.approx(total)
 
 
 def test_the_worth_of_a_step_stands_beside_what_is_needed(ax):

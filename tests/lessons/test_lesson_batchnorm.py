@@ -160,7 +160,7 @@ def test_each_arm_gets_the_lr_with_the_best_held_out_accuracy(data, monkeypatch)
         return torch.tensor([1.0 if one == best else 0.5 for one in lr])
 
     monkeypatch.setattr(transfer, "fine_tune", fake)
-    assert transfer.tune_both(data, {"depth": 1, "lr": 0.02, "steps": 1, "batch_size": 8}) == {
+    assert transfer.tune_transfer(data, {"depth": 1, "lr": 0.02, "steps": 1, "batch_size": 8}) == {
         True: transfer.LRS[2],
         False: transfer.LRS[5],
     }
@@ -231,7 +231,7 @@ def test_the_lab_draws_what_it_measures_and_its_axes_stay(data, short_lab):
 )
 def test_the_status_line_has_a_margin_and_names_goals(left, again, values, said):
     settings = {"bn_momentum": 0.01, "batch_size": 64, "shift": 0.0} | values
-    assert lab.describe_lab(left, again, **settings).startswith(said)
+    assert lab.describe_gain(left, again, **settings).startswith(said)
 
 
 def test_a_shift_moves_every_grey_level_and_no_label(data):

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from nbkit.lab import plots
 from nbkit.lab.runs.seeds import Runs
-from nbkit.lessons.accumulation.task import measure_step_memory
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 KIB = 1024
 
-# Where an axis of losses has its ticks.
-LOSSES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1, 2, 5, 10)
+LOWEST, HIGHEST = 0.05, 10.0  # the axis of losses in the live lab
+LOSSES = (0.1, 0.3, 1, 3, 10)  # its ticks
+COLORS = {"a step each": plots.BASELINE, "accumulated": plots.TECHNIQUE}
 
 
 def average_by_window(runs: Runs, group: int) -> Tensor:
@@ -30,115 +32,65 @@ def average_by_window(runs: Runs, group: int) -> Tensor:
     return grouped.mean(-1)
 
 
-def set_loss_axis(ax: Axes) -> Axes:
-    """Give an axis of losses a logarithmic scale with readable ticks, down to 0.01 at most."""
-    from matplotlib.ticker import FixedLocator, NullLocator
-
-    ax.set_yscale("log")
-    low, high = ax.get_ylim()
-    ax.yaxis.set_major_locator(FixedLocator(LOSSES))
-    ax.yaxis.set_minor_locator(NullLocator())
-    ax.yaxis.set_major_formatter("{x:g}")
-    # The frame never shrinks, so that pictures of different settings compare.
-    ax.set_ylim(max(0.01, min(low, 0.4)), max(high, 3.0))
-    return ax
-
-
-def draw_by_examples(
-    ax: Axes, curves: Mapping[str, Tensor], window: int, colors: Mapping[str, str]
-) -> Axes:
-    """Draw training losses against the examples seen, on cleared axes.
+def draw_by_examples(ax: Axes, curves: Mapping[str, Tensor], window: int, *, examples: int) -> Axes:
+    """Draw training losses against the examples seen, on axes that stay where they are.
 
     Args:
         curves: name -> losses (seeds, windows).
         window: examples in each.
+        examples: where the trainings end.
     """
-    ax.clear()
     for name, losses in curves.items():
         # Each window has seen that many examples more.
         x = [window * (k + 1) for k in range(losses.shape[1])]
-        plots.seeds(ax, losses, label=name, color=colors[name], x=x)
-    longest = max(losses.shape[1] for losses in curves.values())
-    ax.set(xlabel="examples seen", ylabel="training loss", xlim=(0, 1.45 * window * longest))
-    return plots.spread_names(set_loss_axis(ax))
+        shown = losses.clamp(max=HIGHEST)  # a divergence stays at the upper edge
+        plots.seeds(ax, shown, label=name, color=COLORS[name], x=x)
+    ax.axhline(math.log(10), color=plots.QUIET, linestyle=":", linewidth=1)
+    ax.text(0.01 * examples, 1.5 * math.log(10), "dotted: guessing", color=plots.QUIET, fontsize=8)
+    ax.set(xlabel="examples seen", ylabel="training loss", yscale="log")
+    ax.set(xlim=(0, 1.45 * examples), ylim=(LOWEST, HIGHEST))
+    ax.set_xticks(range(0, examples + 1, examples // 4))
+    ax.set_yticks(LOSSES, [f"{loss:g}" for loss in LOSSES])
+    ax.minorticks_off()
+    return plots.spread_names(ax)
 
 
-def draw_smoothness(
-    ax: Axes, counts: Sequence[int], arms: Mapping[str, tuple[Tensor, str]]
-) -> Axes:
-    """Draw the gradient's variance, relative to one micro-batch's, by micro-batches in a step.
+def draw_pieces(losses: Mapping[int, Sequence[float]]) -> Figure:
+    """Draw the losses of trainings whose batches are cut into so many pieces."""
+    from matplotlib import pyplot
+
+    fig, ax = pyplot.subplots(figsize=(7, 2.6), layout="constrained")
+    palette = [plots.BASELINE, *["0.6"] * (len(losses) - 2), plots.TECHNIQUE]
+    for (pieces, curve), color in zip(losses.items(), palette, strict=True):
+        shown = [min(loss, 4.0) for loss in curve]
+        ax.plot(range(1, len(curve) + 1), shown, color=color, label=f"pieces: {pieces}")
+    ax.axhline(math.log(10), color=plots.QUIET, linestyle=":", linewidth=1)
+    ax.set(xlabel="step", ylabel="loss on its batch", ylim=(0, 4))
+    ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    return fig
+
+
+def draw_memory_over_time(ax: Axes, whole: Sequence[int], pieces: Sequence[int]) -> Axes:
+    """Draw the activations that a step holds, from its first forward pass to its last backward.
 
     Args:
-        arms: name -> variances (seeds, counts), and the colour.
+        whole: bytes held over time, as one batch.
+        pieces: the same in micro-batches.
     """
-    # Independent micro-batches would fall along this line.
-    ax.plot(counts, [1 / count for count in counts], color=plots.QUIET, linestyle=":")
-    for name, (variances, color) in arms.items():
-        plots.seeds(ax, variances / variances[:, :1], label=name, color=color, x=counts)
-    ax.text(counts[2], 0.8 / counts[2], "1 / count ", color=plots.QUIET, ha="right", va="top")
-    ax.set(xscale="log", yscale="log", xlim=(0.9, 4 * counts[-1]))
-    ax.set(xlabel="micro-batches of 8 in a step", ylabel="variance of the gradient, relative")
-    ax.set_xticks(counts, [str(count) for count in counts])
-    ax.xaxis.minorticks_off()
-    ax.yaxis.set_major_formatter("{x:g}")
+    for levels, color in ((whole, plots.BEST), (pieces, plots.TECHNIQUE)):
+        # Both take one step: the time of each goes from 0 to 1.
+        time = [k / (len(levels) - 1) for k in range(len(levels))]
+        ax.fill_between(
+            time, [level / KIB for level in levels], color=color, alpha=0.5, step="post"
+        )
+    top = max(whole) / KIB
+    pieces_text = f"micro-batches: {max(pieces) / KIB:,.0f} KiB"
+    ax.text(0.02, 1.32 * top, f"one batch: {top:,.0f} KiB", color=plots.BEST, fontsize=8, va="top")
+    ax.text(0.02, 1.2 * top, pieces_text, color=plots.TECHNIQUE, fontsize=8, va="top")
+    ax.set(xlabel="time, one step", ylabel="activations held, KiB", xlim=(0, 1))
+    ax.set(ylim=(0, 1.36 * top), xticks=[])
+    ax.set_title("a convolutional network", fontsize=9)
     return ax
-
-
-def draw_lr_search(
-    axes: Sequence[Axes],
-    grid: Sequence[float],
-    searched: Mapping[str, Tensor],
-    best: Mapping[str, Tensor],
-    sizes: Mapping[str, int],
-    colors: Mapping[str, str],
-) -> Sequence[Axes]:
-    """Draw the last loss at each lr, and the best lr's losses by examples and by steps.
-
-    Args:
-        searched: name -> losses (lrs, seeds, points), a point every 512 examples.
-        best: name -> losses (seeds, points).
-        sizes: name -> samples in a step.
-    """
-    for name, size in sizes.items():
-        # A point every 512 examples.
-        when = [512 * (k + 1) for k in range(best[name].shape[1])]
-        # (lrs, seeds): the loss that the search compares.
-        color, at_end = colors[name], searched[name][..., -1]
-        plots.seeds(axes[0], at_end.T, label="", color=color, x=grid)
-        plots.seeds(axes[1], best[name], label=name, color=color, x=when)
-        plots.seeds(axes[2], best[name], label="", color=color, x=[n / size for n in when])
-    axes[0].set(xscale="log", xlabel="learning rate", ylabel=f"loss after {when[-1]:,} examples")
-    axes[1].set(xlabel="examples seen", xlim=(0, 1.5 * when[-1]))
-    axes[1].set(ylabel="training loss at the best lr")
-    axes[2].set(xscale="log", xlabel="steps taken", xlim=(6, None))
-    for height, name in zip((0.14, 0.06), sizes, strict=True):
-        place = axes[2].transAxes
-        axes[2].text(0.04, height, name, transform=place, color=colors[name], fontsize=9)
-    for ax in axes:
-        set_loss_axis(ax)
-    return axes
-
-
-def draw_mistakes(
-    axes: Sequence[Axes], errors: Mapping[str, Sequence[float]], ends: Mapping[str, Sequence[float]]
-) -> Sequence[Axes]:
-    """Draw the gradient's error and the final loss of each way to accumulate, a dot for each seed.
-
-    The first way of each is the right one; the medians are written beside the dots.
-    """
-    for ax, rows, form in zip(axes, (errors, ends), (".0%", ".2f"), strict=True):
-        for row, values in enumerate(rows.values()):
-            median = float(torch.tensor(values).median())
-            color = plots.BASELINE if row else plots.TECHNIQUE
-            ax.plot(values, [row] * len(values), "o", color=color, alpha=0.5, markersize=5)
-            # Rounding errors need powers of ten; the others read better as shares.
-            text = f"{median:.0e}" if median < 1e-3 else f"{median:{form}}"
-            ax.text(1.02, row, text, transform=ax.get_yaxis_transform(), va="center", fontsize=9)
-        ax.set_yticks(range(len(rows)), list(rows))
-        ax.set(ylim=(len(rows) - 0.4, -0.6))
-    axes[0].set(xscale="log", xlabel="error of the gradient, as a share of its largest entry")
-    axes[1].set_xlabel("training loss at the end")
-    return axes
 
 
 def draw_step_worth(
@@ -148,7 +100,7 @@ def draw_step_worth(
     for (name, rows), color in zip(brings.items(), (plots.BASELINE, plots.TECHNIQUE), strict=True):
         plots.seeds(ax, torch.stack(list(rows)), label="", color=color, x=rates)
         # Left of its fall, or above its rise.
-        height = -0.5 if color == plots.BASELINE else 3.6  # left of its fall, or above its rise
+        height = -0.5 if color == plots.BASELINE else 3.6
         ax.text(rates[0], height, name, color=color, va="center", fontsize=9)
     ax.axhline(needed, color=plots.QUIET, linestyle=":")
     ax.axhline(0, color=plots.QUIET, linewidth=0.8)
@@ -160,43 +112,4 @@ def draw_step_worth(
         ylabel="what a step brings\n(1: the best from one)",
         ylim=(-1.5, 9),
     )
-    return ax
-
-
-def draw_memory_bars(ax: Axes, model: nn.Module, x: Tensor, y: Tensor, size: int) -> Axes:
-    """Draw what a step on these samples holds, as one batch and in micro-batches of `size`."""
-    pieces = f"{-(-len(x) // size)} of {size}"
-    for row, (name, each) in enumerate([(f"one batch of {len(x)}", len(x)), (pieces, size)]):
-        report = measure_step_memory(model, x, y, each)
-        # Activations grow with the micro-batch; the rest does not.
-        growing = report.activations / KIB
-        fixed = report.total / KIB - growing
-        ax.barh(row, fixed, color=plots.QUIET, alpha=0.5, height=0.5)
-        color = plots.TECHNIQUE if row else plots.BEST
-        ax.barh(row, growing, left=fixed, color=color, height=0.5)
-        ax.text(0, row - 0.3, f"{name}: {fixed + growing:,.0f} KiB", va="bottom", fontsize=8)
-    told = "grey: weights, gradients,\nmomentum, samples\ncolour: activations"
-    ax.text(0, 1.32, told, va="top", fontsize=7)
-    ax.set_yticks([])
-    ax.set(xlabel="KiB held by a step", ylim=(2.1, -0.7))
-    return ax
-
-
-def draw_memory_curve(
-    ax: Axes, model: nn.Module, x: Tensor, y: Tensor, sizes: Sequence[int]
-) -> Axes:
-    """Draw what a step on these samples holds against the size of its micro-batches."""
-    reports = [measure_step_memory(model, x, y, size) for size in sizes]
-    # The floor that no micro-batch can lower.
-    fixed = [(report.total - report.activations) / KIB for report in reports]
-    whole = [report.total / KIB for report in reports]
-    ax.fill_between(sizes, 0, fixed, color=plots.QUIET, alpha=0.4, linewidth=0)
-    ax.fill_between(sizes, fixed, whole, color=plots.TECHNIQUE, alpha=0.4, linewidth=0)
-    ax.plot(sizes, whole, "o-", color=plots.TECHNIQUE, markersize=4)
-    told = "weights, gradients, momentum, samples "
-    ax.text(sizes[-1], 0.5 * fixed[-1], told, ha="right", va="center", fontsize=9)
-    ax.text(sizes[-1], 0.5 * whole[-1], "activations ", ha="right", fontsize=9)
-    ax.set(xlabel=f"samples in a micro-batch (a step has {len(x)})", ylabel="KiB held by a step")
-    ax.set(ylim=(0, None), xlim=(0, None))
-    ax.set_xticks([size for size in sizes if size >= 8])
     return ax

@@ -1,30 +1,23 @@
-"""What lesson `accumulation` trains and measures: networks, their memory, gradients in bulk."""
+"""What lesson `accumulation` trains and measures: networks, and gradients in bulk."""
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn.functional import cross_entropy
 
-from nbkit import initialize_
-from nbkit.base.batch_gradients import compute_gradients, copy_gradients
-from nbkit.base.equivalence import compare_gradients
-from nbkit.lab.cost.timing import MemoryReport, memory_report
+from nbkit import accumulate, initialize_
 from nbkit.lab.data import Data
 from nbkit.lab.models import mlp
-
-if TYPE_CHECKING:
-    pass
+from nbkit.lab.runs.training import train
 
 
-def build_net(width: int = 64) -> nn.Module:
+def build_net(width: int = 64, inputs: int = 64) -> nn.Module:
     """Build the lesson's network: two hidden layers, with Kaiming initialisation."""
-    model = mlp(2, width)
+    model = mlp(2, width, inputs=inputs)
     initialize_(model, "kaiming_normal")
     return model
 
@@ -34,10 +27,12 @@ def build_batchnorm_net() -> nn.Module:
     return nn.Sequential(nn.Linear(64, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Linear(64, 10))
 
 
-def start_training(seed: int, lr: float = 0.1) -> tuple[nn.Module, torch.optim.Optimizer]:
+def start_training(
+    seed: int, lr: float = 0.1, inputs: int = 64
+) -> tuple[nn.Module, torch.optim.Optimizer]:
     """Build the lesson's network and its optimizer; the same seed gives the same weights."""
     torch.manual_seed(seed)
-    model = build_net()
+    model = build_net(inputs=inputs)
     return model, torch.optim.SGD(model.parameters(), lr=lr)
 
 
@@ -52,82 +47,6 @@ def have_equal_weights(model: nn.Module, other: nn.Module) -> bool:
     """Return whether two networks have the same weights, up to rounding."""
     pairs = zip(model.parameters(), other.parameters(), strict=True)
     return all(torch.allclose(one, two, rtol=1e-4, atol=1e-5) for one, two in pairs)
-
-
-def accumulate_window(
-    model: nn.Module,
-    window: tuple[Tensor, Tensor],
-    sizes: Sequence[int],
-    weights: Sequence[float],
-    step_after: Sequence[int],
-) -> Iterator[None]:
-    """Accumulate over a window's micro-batches of these sizes; yield where a step is due.
-
-    Args:
-        weights: of each micro-batch's mean loss.
-        step_after: which micro-batches, counted from 1, a step follows.
-    """
-    # x and y are cut at the same places.
-    parts = zip(*(tensor.split(list(sizes)) for tensor in window), strict=True)
-    for number, ((x, y), weight) in enumerate(zip(parts, weights, strict=True), start=1):
-        # backward() adds to .grad, so the weighted mean losses add up.
-        (cross_entropy(model(x), y) * weight).backward()
-        if number in step_after:
-            yield
-
-
-def train_in_a_way(
-    model: nn.Module,
-    windows: Sequence[tuple[Tensor, Tensor]],
-    sizes: Sequence[int],
-    weights: Sequence[float],
-    step_after: Sequence[int],
-) -> float:
-    """Train a model on these windows in a given way, which may be a wrong one.
-
-    Returns:
-        The error of its first step's gradient against the gradient of that window as one batch.
-    """
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    # The truth: the gradient of the whole window as one batch.
-    reference = compute_gradients(model, cross_entropy, windows[0])
-    errors: list[float] = []
-    optimizer.zero_grad()
-    for window in windows:
-        for _ in accumulate_window(model, window, sizes, weights, step_after):
-            # Later steps start from other weights than the reference.
-            if not errors:
-                errors.append(compare_gradients(reference, copy_gradients(model)).error)
-            optimizer.step()
-            optimizer.zero_grad()
-    return errors[0]
-
-
-def build_conv_net(width: int, depth: int) -> nn.Module:
-    """Build a convolutional network for the digits: `depth` layers of `width` channels on 8 x 8."""
-    layers: list[nn.Module] = [nn.Unflatten(1, (1, 8, 8))]
-    for channels in [1] + [width] * (depth - 1):
-        layers += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU()]
-    return nn.Sequential(*layers, nn.MaxPool2d(2), nn.Flatten(), nn.Linear(16 * width, 10))
-
-
-def draw_conv_net(seed: int) -> nn.Module:
-    """Build a convolutional network; the seed draws its width and depth: 8 to 64, and 2 to 6."""
-    draw = random.Random(seed)
-    return build_conv_net(width=draw.choice([8, 16, 24, 32, 48, 64]), depth=draw.randint(2, 6))
-
-
-def measure_step_memory(model: nn.Module, x: Tensor, y: Tensor, size: int) -> MemoryReport:
-    """Measure what one step on these samples holds in memory, in micro-batches of `size`.
-
-    With SGD and momentum. All samples of the step count as held: `accumulate` reads them together.
-    """
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    micro = x[:size].clone(), y[:size].clone()  # a slice would count with all that it is cut from
-    report = memory_report(model, micro, cross_entropy, optimizer)
-    # The waiting samples of the whole step, not only the micro-batch.
-    report.batch = x.clone().untyped_storage().nbytes() + y.clone().untyped_storage().nbytes()
-    return report
 
 
 def compute_micro_gradients(model: nn.Module, x: Tensor, y: Tensor, size: int) -> Tensor:
@@ -177,3 +96,78 @@ def measure_mean_decrease(
     # The mean over all directions, for each lr.
     after = [vmap(loss, in_dims=(0, None))(along, lr).mean() for lr in lrs]
     return cross_entropy(model(x), y) - torch.stack(after)
+
+
+def measure_step_worth(
+    data: Data, seeds: Sequence[int], lrs: Sequence[float]
+) -> dict[str, list[Tensor]]:
+    """Measure by how much one step lowers the loss, after sixteen steps of training.
+
+    Returns:
+        for a step from one micro-batch of 8, and from eight: for each seed the mean decrease at
+        each lr (lrs,), in units of the best from one.
+    """
+    brings: dict[str, list[Tensor]] = {"from one micro-batch": [], "from eight": []}
+    for seed in seeds:
+        model, optimizer = start_training(seed, lr=0.2)
+        for _ in train(model, data.batches(64, seed=seed, steps=16), optimizer, cross_entropy):
+            pass
+        ((x, y),) = shuffle_epoch(data, len(data.x_train), seed)
+        g = compute_micro_gradients(model, x, y, size=8)[:184]
+        # Every sixth micro-batch is enough for the mean; 184 make 23 windows of eight.
+        one = measure_mean_decrease(model, g[::6], x[:512], y[:512], lrs)
+        eights = torch.unflatten(g, 0, (-1, 8)).mean(1)
+        eight = measure_mean_decrease(model, eights, x[:512], y[:512], lrs)
+        brings["from one micro-batch"].append(one / one.max())
+        brings["from eight"].append(eight / one.max())
+    return brings
+
+
+def step_in_pieces(
+    model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor, pieces: int
+) -> None:
+    """Take one step from a batch in pieces, as one would write it at first."""
+    optimizer.zero_grad()
+    for part, labels in zip(x.chunk(pieces), y.chunk(pieces), strict=True):
+        # The mean loss of this piece; backward() adds its gradient to those before.
+        loss = cross_entropy(model(part), labels)
+        torch.autograd.backward(loss)
+    optimizer.step()
+
+
+def accumulate_epoch(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    steps: int,
+) -> None:
+    """Train one epoch with `steps` micro-batches to a step, weighted by the library."""
+    for window in accumulate(batches, steps=steps, model=model):
+        for micro in window:
+            x, y = micro.batch
+            torch.autograd.backward(cross_entropy(model(x), y) * micro.weight)
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+# ---- the bug hunt: after which of n micro-batches a step is due, with k to a window ----
+
+
+def step_by_modulus(n: int, k: int) -> list[int]:
+    """Take the length of the short window for the modulus at the end: snippet a."""
+    rest = n % k
+    sizes = [k if i < n - rest else rest for i in range(n)]
+    return [i for i in range(n) if (i + 1) % sizes[i] == 0 or i + 1 == n]
+
+
+def step_by_count(n: int, k: int) -> list[int]:
+    """Step after each multiple of k, and after the last: snippet b."""
+    return [i for i in range(n) if (i + 1) % k == 0 or i + 1 == n]
+
+
+def step_by_window(n: int, k: int) -> list[int]:
+    """Step at the end of each window: snippet c."""
+    return [min(start + k, n) - 1 for start in range(0, n, k)]
+
+
+STEPPERS = {"a": step_by_modulus, "b": step_by_count, "c": step_by_window}

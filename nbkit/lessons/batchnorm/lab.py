@@ -139,10 +139,10 @@ def draw_lab(
     pictures.draw_accuracies(left, LOOKS, looks)
     pictures.draw_layer_gaps(right, {"as trained": report}, widest=3.0)
     ends = [looks[name][-1].tolist() for name in ("as trained", "re-estimated")]
-    return describe_lab(*ends, bn_momentum=bn_momentum, batch_size=batch_size, shift=shift)
+    return describe_gain(*ends, bn_momentum=bn_momentum, batch_size=batch_size, shift=shift)
 
 
-def describe_lab(
+def describe_gain(
     left: Sequence[float],
     again: Sequence[float],
     *,

@@ -94,7 +94,7 @@ def _make_heads(old: nn.Module, seeds: Sequence[int]) -> nn.Module:
     return stack(heads)
 
 
-def tune_both(data: Data, training: Mapping[str, Any], size: int = 2) -> dict[bool, float]:
+def tune_transfer(data: Data, training: Mapping[str, Any], size: int = 2) -> dict[bool, float]:
     """Find the best lr of LRS for frozen and for free BatchNorm, by accuracy on held-out samples.
 
     Both get the same budget: as many lrs, seeds and steps. The lab's `tuned()` does the same for
@@ -121,7 +121,7 @@ def measure_transfer(
     data: Data, seeds: Sequence[int], training: Mapping[str, Any], size: int = 2
 ) -> tuple[list[float], list[float]]:
     """Measure each seed's test accuracy after fine-tuning, frozen and free, each at its best lr."""
-    lrs = tune_both(data, training, size)
+    lrs = tune_transfer(data, training, size)
     nets, target = pretrain(data, seeds, training), take_target(data, held_out=False)
     frozen = fine_tune(nets, target, lr=lrs[True], frozen=True, size=size)
     free = fine_tune(nets, target, lr=lrs[False], frozen=False, size=size)

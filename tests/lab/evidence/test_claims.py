@@ -19,7 +19,7 @@ from nbkit.lab.evidence.verdicts import judge
 
 REGISTERED = """
 accumulation-better-per-example accumulation-halves-memory accumulation-is-the-large-batch
-accumulation-smooths-gradient adagrad-against-sgd adam-against-sgd adamw-against-sgd
+adagrad-against-sgd adam-against-sgd adamw-against-sgd
 amp-equal-accuracy amp-float64-slows amp-float64-slows-dense amp-memory amp-needs-scale
 amp-slower-when-small amp-speed asynchronous-updates-cut-waiting batch-size-follows-hardware
 batchnorm-frozen-transfer batchnorm-needs-running-statistics batchnorm-reestimation-repairs

@@ -1,0 +1,1 @@
+"""The parts of the lesson embeddings: claims, exercise, task, pictures."""

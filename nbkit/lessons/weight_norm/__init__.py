@@ -1,0 +1,1 @@
+"""The parts of the lesson weight_norm: claims, exercise, task, pictures."""
