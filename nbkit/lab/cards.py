@@ -236,8 +236,9 @@ def _draw_rule(figure: Figure, y: float) -> None:
 
 def _list_tasks(verdict: Verdict) -> list[tuple[str, Verdict]]:
     """List the tasks that a claim was measured on, its own first; a single one needs no name."""
-    has_name = verdict.claim.task or verdict.elsewhere
-    return [(verdict.claim.task_name if has_name else "", verdict), *verdict.elsewhere]
+    # The text on the left names the single task in full.
+    name = verdict.claim.task_name if verdict.elsewhere else ""
+    return [(name, verdict), *verdict.elsewhere]
 
 
 def _list_shown(verdict: Verdict, prediction: Prediction | None) -> list[float]:

@@ -19,23 +19,20 @@ from nbkit.lab.evidence.verdicts import judge
 
 REGISTERED = """
 accumulation-better-per-example accumulation-halves-memory accumulation-is-the-large-batch
-adagrad-against-sgd adam-against-sgd adamw-against-sgd
-amp-equal-accuracy amp-float64-slows amp-float64-slows-dense amp-memory amp-needs-scale
-amp-slower-when-small amp-speed asynchronous-updates-cut-waiting batch-size-follows-hardware
-batchnorm-frozen-transfer batchnorm-needs-running-statistics batchnorm-reestimation-repairs
-clipping-saves-vit clipping-saves-mixed-precision
-clipping-saves-rnn clipping-saves-vit-under-adamw clipping-too-small-hurts
-cutmix-reduces-overfitting cyclical-lr-speeds ddp-buckets-save-time ddp-is-one-process
-ddp-no-sync-saves-time ddp-speed distillation-keeps-accuracy distillation-shrinks float64-breaks
-gpu-ten-times init-kaiming-relu init-too-large-explodes
+adagrad-against-sgd adam-against-sgd adamw-against-sgd amp-equal-accuracy amp-slower-when-small
+amp-speed asynchronous-updates-cut-waiting batch-size-follows-hardware batchnorm-frozen-transfer
+batchnorm-needs-running-statistics batchnorm-reestimation-repairs clipping-ends-lower
+clipping-helps-under-adamw clipping-saves-at-high-lr cutmix-reduces-overfitting cyclical-lr-speeds
+ddp-is-one-process ddp-no-sync-saves-time ddp-speed distillation-keeps-accuracy
+distillation-shrinks float64-breaks gpu-ten-times init-kaiming-relu init-too-large-explodes
 init-too-small-vanishes init-weight-norm-speeds init-weight-norm-steadies init-xavier-embedding
 label-smoothing-reduces-overfitting lamb-against-sgd layerwise-lr-helps-transfer
 light-architecture-saves-time local-updates-cut-communication lr-and-schedule-matter-most
-lr-finder-near-best lr-finder-onecycle
-model-and-data-parallel-throughput nesterov-against-sgd normalisation-speeds
-onecycle-ends-better plateau-helps-when-stalled preprocessing-must-agree pruning-keeps-accuracy
-pruning-shrinks quantisation-keeps-accuracy quantisation-shrinks randaugment-steadier
-rmsprop-against-sgd start-momentum start-momentum-tuned tuning-beats-hand warmup-helps
+lr-finder-near-best lr-finder-onecycle model-and-data-parallel-throughput nesterov-against-sgd
+normalisation-speeds onecycle-ends-better plateau-helps-when-stalled preprocessing-must-agree
+pruning-keeps-accuracy pruning-shrinks quantisation-keeps-accuracy quantisation-shrinks
+randaugment-steadier rmsprop-against-sgd start-momentum start-momentum-tuned tuning-beats-hand
+warmup-helps
 """
 
 
