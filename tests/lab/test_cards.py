@@ -54,7 +54,7 @@ def test_a_card_shows_interval_margin_mark_and_numbers():
     assert lines(ax, plots.SHAPES["SUPPORTED"]) == [(1.1, 0)]
     told = texts(figure)
     assert {"SUPPORTED", "margin 1.25", "← better", "task: digits, 100 steps"} <= set(told)
-    assert "1.1 [1, 1.2]\ndigits, n = 8 seeds" in told
+    assert "1.1 [1, 1.2]\nn = 8 seeds" in told
     assert "It costs $x$ and $y$ of n." in told  # a sentence is no formula
     assert not any(text.get_parse_math() for text in figure.texts)
 
