@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 @cache
 def find_best_of_grid(depth: int, momentum: float, batch_size: int) -> float:
-    """Find the best constant lr for the live lab's trainings, on every other lr of the grid."""
+    """Find the best constant lr for the live lab's trainings, on every other lr of the grid with two seeds."""
     data = digits()
     arms = {"constant": {"momentum": momentum}}
-    net, seeds = make_net(data, depth), TUNING[:3]
-    found = tuned(net, data, arms, GRID[::2], seeds, steps=LAB_STEPS, batch_size=batch_size)
+    net, seeds = make_net(data, depth), TUNING[:2]
+    found = tuned(net, data, arms, GRID[1::2], seeds, steps=LAB_STEPS, batch_size=batch_size)
     return found.lrs["constant"]
 
 
@@ -44,6 +44,7 @@ def draw_lab(
     data = digits()
     curve = find_lr(data, 0, depth=depth, momentum=momentum, batch_size=batch_size)
     draw_range_test(left, curve, yours=lr)
+    yield
 
     rates = {"yours": lr, "suggested": curve.suggest()}
     if best_of_grid:
