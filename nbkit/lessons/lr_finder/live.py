@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @cache
 def find_best_of_grid(depth: int, momentum: float, batch_size: int) -> float:
-    """Find the best constant lr for the live lab's trainings, on every other lr of the grid with two seeds."""
+    """Find the best constant lr for the lab: every other lr of the grid, two seeds."""
     data = digits()
     arms = {"constant": {"momentum": momentum}}
     net, seeds = make_net(data, depth), TUNING[:2]
