@@ -68,7 +68,7 @@ def test_without_a_suggestion_the_first_rung_stands_in(monkeypatch):
 
 def test_training_at_several_lrs_is_training_at_each():
     both = task.train_at([0.05, [0.1, 0.2]], digits(), [0, 1], steps=20, **SETTINGS)
-    net = task.make_net(digits(), 1)
+    net = task.make_lr_net(digits(), 1)
     for row, lr in enumerate((0.05, [0.1, 0.2])):
         arm = {"alone": {"lr": lr, "momentum": 0.9}}
         *_, runs = train_runs(net, digits(), arm, [0, 1], steps=20, batch_size=32)
@@ -108,7 +108,7 @@ def short_race(monkeypatch):
 
 
 def test_arrivals_are_the_first_looks_above_the_target(short_race):
-    net, arms = task.make_net(digits(), 1), {"one": {"lr": 0.1, "momentum": 0.9}}
+    net, arms = task.make_lr_net(digits(), 1), {"one": {"lr": 0.1, "momentum": 0.9}}
     accuracy, arrivals = race.count_arrivals(net, digits(), arms, [0, 1], target=0.3)
     assert accuracy.shape == (1, 2, 4)
     for curve, arrived in zip(accuracy[0].tolist(), arrivals[0], strict=True):
@@ -119,7 +119,7 @@ def test_arrivals_are_the_first_looks_above_the_target(short_race):
 def test_each_arm_gets_the_lr_that_arrives_soonest_and_the_test_set_is_not_looked_at(short_race):
     data = digits()
     blind = Data(data.x_train, data.y_train, data.x_test * math.nan, data.y_test)
-    net = task.make_net(data, 1)
+    net = task.make_lr_net(data, 1)
     found = race.tune_arrivals(net, blind, {"sgd": {"momentum": 0.9}}, target=0.3)
     assert found == {"sgd": 0.1}  # at 1e-4 nothing is learned in twenty steps
 

@@ -208,10 +208,10 @@ def draw_training(
             right.set_title(f"{100 * share:.0f} % of the steps skipped", fontsize=10)
         if step % 5 == 0:
             yield
-    return describe_training(yours, plain, precision, log2_scale)
+    return describe_precision_run(yours, plain, precision, log2_scale)
 
 
-def describe_training(
+def describe_precision_run(
     yours: RoundedRuns, plain: RoundedRuns, precision: str, log2_scale: int
 ) -> str:
     """Say in a sentence how your networks end, and which goal they have reached."""

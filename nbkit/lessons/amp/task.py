@@ -130,11 +130,11 @@ def make_steps(
         model = mlp(3, width, inputs=width).to(device)
         optimizer = torch.optim.Adam(model.parameters())
         amp = Amp(precision, device)
-        steps[precision] = partial(_take_steps, amp, model, optimizer, x, y, times)
+        steps[precision] = partial(_take_amp_steps, amp, model, optimizer, x, y, times)
     return steps
 
 
-def _take_steps(
+def _take_amp_steps(
     amp: Amp, model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor, times: int
 ) -> None:
     for _ in range(times):

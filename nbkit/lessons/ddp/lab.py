@@ -10,8 +10,8 @@ from nbkit.lab.cost.busy import Load, load_since, read_cores
 from nbkit.lab.evidence.intervals import Interval
 from nbkit.lab.evidence.stats import paired_ratio
 from nbkit.lessons.ddp.pictures import draw_costs, draw_visited
-from nbkit.lessons.ddp.ranks import Ranks
 from nbkit.lessons.ddp.timings import Case, Seconds, compare_rounds, time_cases
+from nbkit.lessons.ddp.waiting_ranks import Ranks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

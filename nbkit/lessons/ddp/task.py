@@ -18,9 +18,9 @@ from nbkit.ddp import all_mean, check_ddp_equivalence, shard
 from nbkit.lab.data import Data, digits
 from nbkit.lab.models import mlp
 from nbkit.lessons.ddp.lab import SpeedLab
-from nbkit.lessons.ddp.ranks import Ranks, start_ranks
 from nbkit.lessons.ddp.timeline import record_update
 from nbkit.lessons.ddp.timings import Case, compare_fastest, speed_arms, time_pairs
+from nbkit.lessons.ddp.waiting_ranks import Ranks, start_ranks
 
 __all__ = [
     "NETWORKS",

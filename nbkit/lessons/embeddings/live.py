@@ -27,7 +27,7 @@ RIVAL = "PyTorch at its best lr"
 
 
 @cache
-def find_default_lr(optimizer: str) -> float:
+def find_default_table_lr(optimizer: str) -> float:
     """Find the best lr of PyTorch's own table for the trainings of the lab."""
     data, arms = make_author_data(), {"PyTorch": {"optimizer": optimizer}}
     grid = ADAM_GRID if optimizer == "adam" else SGD_GRID
@@ -50,7 +50,7 @@ def draw_lab(
     arms = {"yours": {**common, "init": partial(set_spread, spread=spread)}, "PyTorch": common}
     if rival_at_its_best:
         rival = RIVAL
-        arms[RIVAL] = {**common, "lr": find_default_lr(optimizer)}
+        arms[RIVAL] = {**common, "lr": find_default_table_lr(optimizer)}
     options: dict[str, Any] = {"steps": LAB_STEPS, "batch_size": BATCH}
     for runs in train_runs(make_word_net(data), data, arms, seeds, **options):
         if runs.step % 15 == 0:

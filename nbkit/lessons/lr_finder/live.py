@@ -12,7 +12,7 @@ from nbkit.lab.evidence.comparisons import compare_losses
 from nbkit.lab.runs.seeds import train_runs
 from nbkit.lab.runs.tuned import tuned
 from nbkit.lessons.lr_finder.pictures import LAB_STEPS, draw_arms, draw_range_test
-from nbkit.lessons.lr_finder.task import GRID, TUNING, find_lr, make_net
+from nbkit.lessons.lr_finder.task import GRID, TUNING, find_lr, make_lr_net
 from nbkit.lr_finder import LRCurve
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def find_best_of_grid(depth: int, momentum: float, batch_size: int) -> float:
     """Find the best constant lr for the lab: every other lr of the grid, two seeds."""
     data = digits()
     arms = {"constant": {"momentum": momentum}}
-    net, seeds = make_net(data, depth), TUNING[:2]
+    net, seeds = make_lr_net(data, depth), TUNING[:2]
     found = tuned(net, data, arms, GRID[1::2], seeds, steps=LAB_STEPS, batch_size=batch_size)
     return found.lrs["constant"]
 
@@ -54,7 +54,7 @@ def draw_lab(
         # A range test may suggest nothing; then there is no such arm.
         if rate is not None:
             arms[name] = {"lr": rate, "momentum": momentum}
-    net = make_net(data, depth)
+    net = make_lr_net(data, depth)
     for runs in train_runs(net, data, arms, seeds, steps=LAB_STEPS, batch_size=batch_size):
         if runs.step % 15 == 0:
             draw_arms(right, runs)

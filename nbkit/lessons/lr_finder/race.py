@@ -16,7 +16,7 @@ from nbkit.lab.evidence.intervals import Interval
 from nbkit.lab.evidence.stats import paired_ratio
 from nbkit.lab.runs.schedules import one_cycle
 from nbkit.lab.runs.seeds import train_runs
-from nbkit.lessons.lr_finder.task import GRID, TUNING, make_net
+from nbkit.lessons.lr_finder.task import GRID, TUNING, make_lr_net
 
 RACE_STEPS = 150
 EVERY = 5  # training steps between two looks at the accuracy
@@ -54,7 +54,7 @@ def race_to_target(
 
     Beside them, and not judged, runs a suggested lr, held constant.
     """
-    net = make_net(data, depth)
+    net = make_lr_net(data, depth)
     arms: dict[str, dict[str, Any]] = {
         "OneCycle": {"momentum": momentum, "schedule": one_cycle(total_steps=RACE_STEPS)},
         "constant": {"momentum": momentum},

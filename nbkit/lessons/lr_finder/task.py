@@ -24,7 +24,7 @@ TUNING = range(100, 104)  # seeds that choose an lr; no claim is decided on them
 MIN_LR, MAX_LR = 1e-5, 10.0  # the ends of the range test's ladder
 
 
-def make_net(data: Data, depth: int) -> Callable[[], nn.Module]:
+def make_lr_net(data: Data, depth: int) -> Callable[[], nn.Module]:
     """Return a function that builds the lesson's network for this data."""
     return partial(mlp, depth, inputs=data.x_train.shape[1])
 
@@ -34,7 +34,7 @@ def make_start(
 ) -> tuple[nn.Module, torch.optim.SGD]:
     """Build a network and its optimizer: the same seed gives the same weights."""
     torch.manual_seed(seed)
-    model = make_net(data or digits(), depth)()
+    model = make_lr_net(data or digits(), depth)()
     return model, torch.optim.SGD(model.parameters(), lr=0.01, momentum=momentum)
 
 
@@ -101,7 +101,7 @@ def suggest_lrs(
 def tune_constant(data: Data, *, depth: int, momentum: float, batch_size: int, steps: int) -> float:
     """Find the lr of GRID with the lowest final training loss, on the seeds TUNING."""
     arms = {"constant": {"momentum": momentum}}
-    net = make_net(data, depth)
+    net = make_lr_net(data, depth)
     found = tuned(net, data, arms, GRID, TUNING, steps=steps, batch_size=batch_size)
     return found.lrs["constant"]
 
@@ -118,7 +118,7 @@ def train_at(
 ) -> list[list[float]]:
     """Train an arm at each of these lrs, one or one a seed; return final losses (arms, seeds)."""
     arms = {f"arm {k}": {"lr": lr, "momentum": momentum} for k, lr in enumerate(rates)}
-    net = make_net(data, depth)
+    net = make_lr_net(data, depth)
     *_, runs = train_runs(net, data, arms, seeds, steps=steps, batch_size=batch_size)
     final: list[list[float]] = runs.final().tolist()
     return final

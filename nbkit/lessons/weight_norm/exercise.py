@@ -33,7 +33,7 @@ def _make_parts(*shape: int) -> tuple[Tensor, Tensor]:
     return torch.arange(1.0, shape[0] + 1), v
 
 
-def _check_lengths(w: Any, g: Tensor, v: Tensor) -> str | None:
+def _check_row_lengths(w: Any, g: Tensor, v: Tensor) -> str | None:
     """Check shape and row lengths of a weight, in a sentence if one is wrong."""
     if not isinstance(w, Tensor) or w.shape != v.shape:
         got = tuple(w.shape) if isinstance(w, Tensor) else repr(w)
@@ -48,14 +48,14 @@ def _check_lengths(w: Any, g: Tensor, v: Tensor) -> str | None:
 def each_row_has_its_length(attempt: Attempt) -> str | None:
     """The rows of the weight have the lengths g."""
     g, v = _make_parts(3, 5)
-    return _check_lengths(attempt(g, v), g, v)
+    return _check_row_lengths(attempt(g, v), g, v)
 
 
 def each_row_keeps_its_direction(attempt: Attempt) -> str | None:
     """A row of the weight points where its row of v points."""
     g, v = _make_parts(4, 6)
     w = attempt(g, v)
-    if failure := _check_lengths(w, g, v):
+    if failure := _check_row_lengths(w, g, v):
         return failure
     cosines = torch.cosine_similarity(w.detach(), v, dim=1)
     if not torch.allclose(cosines, torch.ones(4), rtol=1e-4):
@@ -66,7 +66,7 @@ def each_row_keeps_its_direction(attempt: Attempt) -> str | None:
 def a_convolution_has_one_length_a_unit(attempt: Attempt) -> str | None:
     """A convolution's unit is v[k], of shape (channels, height, width): it has one length."""
     g, v = _make_parts(3, 2, 3, 3)
-    failure = _check_lengths(attempt(g, v), g, v)
+    failure = _check_row_lengths(attempt(g, v), g, v)
     return f"for a Conv2d weight, v of shape (3, 2, 3, 3): {failure}" if failure else None
 
 
