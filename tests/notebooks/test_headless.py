@@ -18,7 +18,9 @@ def test_a_smoke_run_of_every_lesson_succeeds(tmp_path, path):
     (record,) = run_lessons([path], tmp_path, {}, "smoke")
     assert (record.status, record.reason) == ("ok", None)
     assert record.verdicts
-    assert {verdict["verdict"] for verdict in record.verdicts} == {"SKIPPED"}
+    # Three seeds judge nothing; what is exact may be quick enough to have all of its pairs.
+    judged = [verdict for verdict in record.verdicts if verdict["bound"] != "exact"]
+    assert {verdict["verdict"] for verdict in judged} == {"SKIPPED"}
     saved = Record.load(tmp_path / f"{record.name}.json")
     assert saved.parameters["profile"] == "smoke"
 
@@ -39,8 +41,8 @@ def stop_plain_papermill(path, out, name, value):
     ("name", "value", "said"),
     [
         ("profil", "smoke", ["unknown parameter 'profil'. Did you mean 'profile'?"]),
-        ("lr", "banana", ["lr must be a float from ", ", got 'banana'."]),
-        ("lr", "-1", ["lr must be a float from ", ", got -1."]),
+        ("profile", "banana", ["profile must be one of 'smoke', ", ", got 'banana'."]),
+        ("profile", "-1", ["profile must be one of 'smoke', ", ", got -1."]),
     ],
 )
 def test_the_guard_of_every_lesson_stops_plain_papermill(tmp_path, path, name, value, said):
@@ -53,16 +55,27 @@ def test_a_name_that_the_lesson_has_imported_is_no_parameter(tmp_path):
     assert "unknown parameter 'mlp'." in stderr
 
 
+PLANTED = """
+def fit(fig, *, lr):
+    fig.add_subplot().plot([1, 2])
+    yield
+    raise KeyError("planted")
+
+
+lesson.explore(fit)
+"""
+
+
 def test_an_error_under_a_slider_turns_the_run_red(tmp_path):
     """The stops are run through the function that the sliders call."""
     lesson = nbformat.read(LESSON, 4)
-    (lab,) = [cell for cell in lesson.cells if "def fit(fig" in cell.source]
-    lab.source = lab.source.replace("    yield\n", "    yield\n    raise KeyError('planted')\n", 1)
+    (lab,) = [cell for cell in lesson.cells if "lesson.explore(" in cell.source]
+    lab.source = PLANTED
     planted = tmp_path / LESSON.name
     nbformat.write(lesson, planted)
     (record,) = run_lessons([planted], tmp_path / "out", {}, "smoke")
     assert record.status == "failed"
     assert "planted" in record.reason
     done = nbformat.read(tmp_path / "out" / LESSON.name, 4)
-    (stopped,) = [cell for cell in done.cells if "def fit(fig" in cell.source]
+    (stopped,) = [cell for cell in done.cells if "lesson.explore(" in cell.source]
     assert stopped.execution_count == record.cell

@@ -51,6 +51,8 @@ class SpeedLab:
     ) -> Generator[None, None, str]:
         """Draw what an example costs, and what was seen at all settings so far."""
         if self.ranks is None:
+            # A live lab must draw something, and here there is nothing to time.
+            fig.add_subplot().set_title("two processes are needed")
             return "SKIPPED: this machine cannot start two processes"
         way = "last" if no_sync else "every"
         ways = {TWO: way, "one thread": "alone", "two threads": "threads", QUIET_TWO: "never"}

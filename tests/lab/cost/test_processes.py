@@ -69,10 +69,12 @@ def assert_ended(pids):
     assert pids and not any(map(is_running, pids))
 
 
-@pytest.fixture(autouse=True)
-def quiet_machine(monkeypatch):
+@pytest.fixture(scope="module", autouse=True)
+def quiet_machine():
     """Tests run beside other tests: here no load ends a measurement early."""
-    monkeypatch.setattr(processes, "is_lost_to_load", lambda load, share: False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(processes, "is_lost_to_load", lambda load, share: False)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -256,19 +258,6 @@ def test_a_function_with_a_variable_called_classes_travels():
     exec("import torch\nclasses = ops = 3\ndef f(): return torch.zeros(classes) + ops", namespace)
     namespace["f"].__module__ = "__main__"
     assert pickle.loads(pickle_value(namespace["f"], "f"))().tolist() == [3.0, 3.0, 3.0]
-
-
-@pytest.mark.parametrize(("device", "threads"), [("cpu", 1), ("cuda", None)])
-def test_training_steps_are_timed_by_the_thread_and_on_a_gpu_by_the_wall(
-    monkeypatch, device, threads
-):
-    from nbkit.lessons.amp import timings as amp_timings
-
-    seen = {}
-    monkeypatch.setattr(amp_timings, "time_in_processes", lambda *_, **options: seen | options)
-    told = amp_timings.time_fresh_steps({"a": make_arms}, device, 2)
-    assert told["threads"] is threads
-    assert told["clock"] is (time.process_time if device == "cpu" else time.perf_counter)
 
 
 def test_pairs_of_cases_are_timed_on_two_fresh_ranks():
