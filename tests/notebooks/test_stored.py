@@ -1,8 +1,10 @@
 """The lessons as they are stored: executed from top to bottom, readable, with nothing left over."""
 
+import math
 import re
 
 import pytest
+import torch
 
 from nbkit.course.lessons import read_knobs, read_notebook
 from nbkit.lab.curriculum import word_of
@@ -105,8 +107,8 @@ def test_the_solution_that_folds_out_passes_its_check(path, lesson):
         # It folds out above the cell, in its task, or below it.
         beside = cells[n - 1].source + cells[n + 1].source
         solution = re.findall(r"```python\n(.*?)```", beside, re.DOTALL)[-1]
-        variables = {}
-        exec("import math\n" + solution.replace(f'@lesson.exercise("{name}")\n', ""), variables)
+        variables = {"math": math, "torch": torch}  # the notebook has imported them
+        exec(solution.replace(f'@lesson.exercise("{name}")\n', ""), variables)
         exercise = load_exercise(word_of(path.stem), name)
         assert exercise.check(variables[name]) is None
         stub = {"lesson": type("Hand", (), {"exercise": staticmethod(lambda _: lambda f: f)})}
