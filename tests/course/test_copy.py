@@ -395,7 +395,7 @@ def course(tmp_path, monkeypatch):
     student = make_student_version(read_notebook(LESSON))
     (last,) = exercises(student)
     student.cells = student.cells[: last + 2]
-    wanted = ("open", "parameters", "guard", "exercise", "grade-read_verdict")
+    wanted = ("open", "parameters", "guard", "build", "grade-read_verdict")
     student.cells = [cell for cell in student.cells if cell.id in wanted]
     (tmp_path / "source" / "verdicts").mkdir(parents=True)
     nbformat.write(student, tmp_path / "source" / "verdicts" / LESSON.name)
@@ -415,7 +415,7 @@ def nbgrader(course, *words):
 def hand_in(course, student, source=None):
     nb = nbformat.read(course / "release" / "verdicts" / LESSON.name, 4)
     if source:
-        (cell,) = (cell for cell in nb.cells if cell.id == "exercise")
+        (cell,) = (cell for cell in nb.cells if cell.id == "build")
         cell.source = source
     folder = course / "submitted" / student / "verdicts"
     folder.mkdir(parents=True)
@@ -449,7 +449,7 @@ def test_nbgrader_hands_out_collects_and_grades(course):
 
     nbgrader(course, "generate_assignment", "verdicts")
     released = nbformat.read(course / "release" / "verdicts" / LESSON.name, 4)
-    (stub,) = (cell.source for cell in released.cells if cell.id == "exercise")
+    (stub,) = (cell.source for cell in released.cells if cell.id == "build")
     assert "raise NotImplementedError" in stub and "your word" not in stub
     assert stub.startswith('@lesson.exercise("read_verdict")\ndef read_verdict(')
 

@@ -106,12 +106,10 @@ def tune_arrivals(
 ) -> dict[str, float]:
     """Find for each arm the lr of GRID with which it reaches the target soonest.
 
-    The runs have the seeds TUNING and train on three quarters of the training images; the accuracy
-    is that of the last quarter. A run that never arrives counts as twice the steps.
+    The runs have the seeds TUNING, and the accuracy is that of the training images that `hold_out`
+    sets aside. A run that never arrives counts as twice the steps.
     """
-    quarter = len(data.x_train) // 4
-    x, y = data.x_train, data.y_train
-    held_out = Data(x[quarter:], y[quarter:], x[:quarter], y[:quarter])
+    held_out = data.hold_out()
     best: dict[str, float] = {}
     for name, options in arms.items():
         grid = {f"{lr:.3g}": {**options, "lr": lr} for lr in GRID}
