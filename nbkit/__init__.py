@@ -60,6 +60,14 @@ if TYPE_CHECKING:
         lsuv_,
     )
     from nbkit.lr_finder import LRCurve, StopReason, lr_range_test
+    from nbkit.schedules import (
+        Plateau,
+        PlateauVerdict,
+        Schedule,
+        Scheduled,
+        lr_schedule,
+        updates,
+    )
 
 __version__ = "0.1.0"
 
@@ -84,7 +92,11 @@ __all__ = [
     "MicroBatch",
     "NonfiniteReport",
     "PassPhase",
+    "Plateau",
+    "PlateauVerdict",
     "RankFailure",
+    "Schedule",
+    "Scheduled",
     "Skipped",
     "StepReport",
     "StopReason",
@@ -106,6 +118,7 @@ __all__ = [
     "is_main",
     "launch",
     "lr_range_test",
+    "lr_schedule",
     "lsuv_",
     "preserve_state",
     "rank",
@@ -113,6 +126,7 @@ __all__ = [
     "rescale_bn_momentum_",
     "shard",
     "underflow_report",
+    "updates",
     "world_size",
 ]
 
@@ -166,6 +180,14 @@ _PACKAGES = {
         "lsuv_",
     ),
     "nbkit.lr_finder": ("LRCurve", "StopReason", "lr_range_test"),
+    "nbkit.schedules": (
+        "Plateau",
+        "PlateauVerdict",
+        "Schedule",
+        "Scheduled",
+        "lr_schedule",
+        "updates",
+    ),
 }
 
 
