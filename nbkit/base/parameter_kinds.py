@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import ParametrizationList
 
 from nbkit.base.report import Word
@@ -60,7 +60,7 @@ class Owner:
 
 
 @dataclass(frozen=True)
-class Role:
+class ParameterRole:
     """A parameter, frozen or not, and what it is in its model.
 
     Attributes:
@@ -83,7 +83,7 @@ class Role:
         return self.name if below else owner.path
 
 
-def list_roles(model: nn.Module) -> list[Role]:
+def list_roles(model: nn.Module) -> list[ParameterRole]:
     """List each parameter of a model once, in the order of registration, with what it is.
 
     A weight of a layer of torch is a MATRIX, or PARAMETRIZED if torch computes it from the
@@ -97,13 +97,13 @@ def list_roles(model: nn.Module) -> list[Role]:
     owners = _list_owners(model)
     roles = []
     for name, parameter in model.named_parameters():
-        if isinstance(parameter, UninitializedTensorMixin):
+        if is_lazy(parameter):
             raise ValueError(
                 f"expected parameters with a shape, but {name!r} belongs to a lazy layer that has "
                 f"not seen a batch. Run the model on one batch first."
             )
         found = tuple(owners[id(parameter)])
-        roles.append(Role(name, parameter, _classify_parameter(parameter, found), found))
+        roles.append(ParameterRole(name, parameter, _classify_parameter(parameter, found), found))
     return roles
 
 

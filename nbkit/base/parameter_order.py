@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from nbkit.base.model_call import call_model, copy_batch, run_eagerly
 from nbkit.base.nested import list_tensors
-from nbkit.base.parameter_kinds import Role
+from nbkit.base.parameter_kinds import ParameterRole
 from nbkit.base.state import preserve_state
 
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, ParametrizationList)
@@ -22,7 +22,7 @@ Head = str | nn.Module | Sequence[str | nn.Module] | None
 
 
 def find_places_of_use(
-    model: nn.Module, roles: Sequence[Role], batch: Any = None
+    model: nn.Module, roles: Sequence[ParameterRole], batch: Any = None
 ) -> dict[str, tuple[int, int]]:
     """Find for each parameter, by name, where in the model it is used; a later use sorts higher.
 
@@ -47,7 +47,9 @@ def find_places_of_use(
     return places
 
 
-def _read_registration(model: nn.Module, roles: Sequence[Role]) -> dict[str, tuple[int, int]]:
+def _read_registration(
+    model: nn.Module, roles: Sequence[ParameterRole]
+) -> dict[str, tuple[int, int]]:
     """Return where each parameter is registered last."""
     places = {}
     names = {id(role.parameter): role.name for role in roles}
@@ -62,7 +64,7 @@ class _UseOrder(TorchFunctionMode):
     Modules would not do: a tied head is often written `hidden @ embedding.weight.T`.
     """
 
-    def __init__(self, roles: Iterable[Role]) -> None:
+    def __init__(self, roles: Iterable[ParameterRole]) -> None:
         super().__init__()
         self.ids = {id(role.parameter) for role in roles}
         self.last: dict[int, int] = {}
@@ -87,7 +89,7 @@ class _UseOrder(TorchFunctionMode):
 
 def find_head(
     model: nn.Module,
-    roles: Sequence[Role],
+    roles: Sequence[ParameterRole],
     places: Mapping[str, tuple[int, int]],
     head: Head = None,
 ) -> set[str]:
@@ -111,7 +113,8 @@ def find_head(
             layers.add(owner.path)
         return {role.name for role in roles if role.layer in layers}
     ids: set[int] = set()
-    for item in [head] if isinstance(head, str | nn.Module) else head:
+    given: Sequence[str | nn.Module] = [head] if isinstance(head, str | nn.Module) else head
+    for item in given:
         ids |= _find_ids(model, item)
     names = {role.name for role in roles if id(role.parameter) in ids}
     if not any(role.parameter.requires_grad for role in roles if role.name in names):
@@ -122,7 +125,7 @@ def find_head(
     return names
 
 
-def _find_ids(model: nn.Module, item: object) -> set[int]:
+def _find_ids(model: nn.Module, item: str | nn.Module) -> set[int]:
     """Return the ids of the parameters of a part of the model."""
     parameters = dict(model.named_parameters(remove_duplicate=False))
     modules = dict(model.named_modules(remove_duplicate=False))
@@ -132,9 +135,8 @@ def _find_ids(model: nn.Module, item: object) -> set[int]:
             return {id(parameters[item])}
         if item in modules:
             return set(map(id, modules[item].parameters()))
-    for module in modules.values():
-        if module is item:
-            return set(map(id, module.parameters()))
+    if isinstance(item, nn.Module) and any(module is item for module in modules.values()):
+        return set(map(id, item.parameters()))
     near = difflib.get_close_matches(str(item), [*modules, *parameters], n=1, cutoff=0)
     hint = f"; the nearest name is {near[0]!r}" if near and isinstance(item, str) else ""
     raise ValueError(
@@ -144,8 +146,8 @@ def _find_ids(model: nn.Module, item: object) -> set[int]:
 
 
 def order_depths(
-    model: nn.Module, roles: Sequence[Role], places: Mapping[str, tuple[int, int]]
-) -> list[list[Role]]:
+    model: nn.Module, roles: Sequence[ParameterRole], places: Mapping[str, tuple[int, int]]
+) -> list[list[ParameterRole]]:
     """Order the parameters by depth, from the input to the output.
 
     A step of depth is a block, or a layer outside of blocks. Blocks are the outermost modules of a
@@ -154,11 +156,11 @@ def order_depths(
     belongs to the depth of the layer that runs before it.
     """
     blocks = _find_blocks(model)
-    units: dict[str, list[Role]] = {}
+    units: dict[str, list[ParameterRole]] = {}
     for role in roles:
         units.setdefault(_find_block(role, blocks) or role.layer, []).append(role)
 
-    depths: list[list[Role]] = []
+    depths: list[list[ParameterRole]] = []
     can_join = True  # what runs before the first weights joins them
     for unit in sorted(units.values(), key=lambda unit: max(places[role.name] for role in unit)):
         has_weights = any(role.kind.has_weights for role in unit)
@@ -171,7 +173,7 @@ def order_depths(
 
 
 def _find_blocks(model: nn.Module) -> set[str]:
-    """Return the names of the modules of a class that occurs more than once; not of single layers."""
+    """Return the names of modules of a class that the model has several of; no single layers."""
     candidates: dict[str, type[nn.Module]] = {}
     for path, module in model.named_modules():
         has_layers = any(module.children()) and any(True for _ in module.parameters())
@@ -182,7 +184,7 @@ def _find_blocks(model: nn.Module) -> set[str]:
     return {path for path, kind in candidates.items() if counts[kind] > 1}
 
 
-def _find_block(role: Role, blocks: set[str]) -> str | None:
+def _find_block(role: ParameterRole, blocks: set[str]) -> str | None:
     """Return the outermost block around a parameter."""
     parts = role.owners[0].path.split(".")
     for length in range(1, len(parts) + 1):

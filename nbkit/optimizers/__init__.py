@@ -2,7 +2,7 @@
 
 from nbkit.optimizers.lamb import Lamb, divide_norms
 from nbkit.optimizers.make import make_optimizer
-from nbkit.optimizers.muon import MuonAdamW, orthogonalize
+from nbkit.optimizers.muon import MuonAdamW, orthogonalize_matrix
 from nbkit.optimizers.report import OptimizerReport, describe_optimizer
 
 __all__ = [
@@ -12,5 +12,5 @@ __all__ = [
     "describe_optimizer",
     "divide_norms",
     "make_optimizer",
-    "orthogonalize",
+    "orthogonalize_matrix",
 ]

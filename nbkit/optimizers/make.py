@@ -14,7 +14,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from nbkit.base.model_call import unwrap_model
 from nbkit.base.numbers import read_real
-from nbkit.base.parameter_kinds import ParameterKind, Role, list_roles
+from nbkit.base.parameter_kinds import ParameterKind, ParameterRole, list_roles
 from nbkit.base.parameter_order import Head, find_head, find_places_of_use
 from nbkit.base.shards import refuse_shards
 from nbkit.optimizers.lamb import Lamb
@@ -120,7 +120,7 @@ def make_optimizer(
     return make(list(groups.values()), lr=lr)
 
 
-def _choose_rule(role: Role, head: set[str]) -> tuple[str, str]:
+def _choose_rule(role: ParameterRole, head: set[str]) -> tuple[str, str]:
     """Choose the rule of a parameter for "muon", and say why."""
     if role.kind is not ParameterKind.MATRIX:
         return "adamw", REASONS[role.kind]
@@ -141,7 +141,7 @@ def _check_arguments(
 ) -> Callable[..., torch.optim.Optimizer]:
     """Check all but the model; return a function that makes the optimizer."""
     if name not in OPTIMIZERS:
-        near = difflib.get_close_matches(str(name), OPTIMIZERS, n=1, cutoff=0)[0]
+        near = difflib.get_close_matches(str(name).lower(), OPTIMIZERS, n=1, cutoff=0)[0]
         raise ValueError(
             f"expected one of {', '.join(OPTIMIZERS)}, got {name!r}; the nearest is {near!r}."
         )

@@ -69,7 +69,7 @@ class MuonAdamW(torch.optim.Optimizer):
             raise ValueError(problem)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update each parameter that has a gradient; return the closure's loss, if there is one."""
         loss = None
         if closure is not None:
@@ -104,7 +104,7 @@ class MuonAdamW(torch.optim.Optimizer):
         change = gradient.lerp(mean, group["momentum"]) if group["nesterov"] else mean
 
         # (outputs, inputs * kernel): the matrix that a convolution multiplies its patches by.
-        straight = orthogonalize(change.flatten(1))
+        straight = orthogonalize_matrix(change.flatten(1))
         lr = float(group["lr"])
         ratio = _find_ratio(group["adjust_lr_fn"], *straight.shape)
         parameter.mul_(1 - lr * group["weight_decay"])
@@ -169,7 +169,7 @@ def _find_ratio(adjustment: str, outputs: int, inputs: int) -> float:
     return math.sqrt(max(1, outputs / inputs))
 
 
-def orthogonalize(matrix: Tensor) -> Tensor:
+def orthogonalize_matrix(matrix: Tensor) -> Tensor:
     """Move the singular values of a matrix towards 1; the result is in bfloat16, as in torch.
 
     Five steps of a polynomial, x = a x + (b A + c A^2) x with A = x x^T, which needs only products.

@@ -24,7 +24,7 @@ from torch import nn
 from nbkit.base.gradients import join_names
 from nbkit.base.model_call import unwrap_model
 from nbkit.base.numbers import read_real
-from nbkit.base.parameter_kinds import Role, list_roles
+from nbkit.base.parameter_kinds import ParameterRole, list_roles
 from nbkit.base.parameter_order import Head, find_head, find_places_of_use, order_depths
 from nbkit.base.report import Report, convert_to_json
 from nbkit.base.shards import refuse_shards
@@ -136,11 +136,8 @@ execution)
     groups = LRGroups()
     groups.order = "registration" if batch is None else "execution"
     for distance, members in _list_distances(inner, roles, places, named_head):
-        if ratio is None:
-            # lr_i = lr * decay ** i
-            own = lr * factor**distance
-        else:
-            own = lr * factor if distance else lr
+        # lr_i = lr * decay ** i; a ratio counts once, however far the head is.
+        own = lr * factor ** (distance if ratio is None else min(distance, 1))
         if own == 0:
             raise ValueError(
                 f"decay: {decay} ** {distance} * {lr} is 0 in floating point. Give a larger decay, "
@@ -176,8 +173,8 @@ def _check_numbers(
 
 
 def _list_distances(
-    model: nn.Module, roles: list[Role], places: Places, head: set[str]
-) -> list[tuple[int, list[Role]]]:
+    model: nn.Module, roles: list[ParameterRole], places: Places, head: set[str]
+) -> list[tuple[int, list[ParameterRole]]]:
     """List (distance from the head, parameters), the farthest first; frozen ones are in it."""
     body = [role for role in roles if role.name not in head]
     depths = order_depths(model, body, places)
@@ -189,7 +186,7 @@ def _list_distances(
 
 
 def _make_groups(
-    members: list[Role], lr: float, weight_decay: float, distance: int
+    members: list[ParameterRole], lr: float, weight_decay: float, distance: int
 ) -> list[dict[str, Any]]:
     """Make the groups of one depth: what is decayed, and what is not."""
     groups: dict[float, dict[str, Any]] = {}

@@ -65,7 +65,9 @@ def test_it_is_torchs_own(name, reference):
 def test_adamw_does_not_decay_biases_and_norms():
     # torch's AdamW decays everything, by 0.01 where nothing is said.
     model, _ = make_case("vit")
-    decays = {name: row.weight_decay for name, row in rows(make_optimizer(model, "adamw", 0.01)).items()}
+    decays = {
+        name: row.weight_decay for name, row in rows(make_optimizer(model, "adamw", 0.01)).items()
+    }
     assert set(decays.values()) == {0}
     optimizer = make_optimizer(model, "adamw", 0.01, weight_decay=0.3)
     for parameter in model.parameters():
@@ -96,7 +98,7 @@ def test_muon_gets_hidden_matrices_and_adamw_the_rest():
 
 
 def test_without_a_batch_the_last_registered_is_the_head():
-    model, images = make_case("resnet")
+    model, _ = make_case("resnet")
     blind = rows(make_optimizer(model, "muon", 0.01))
     assert blind["stem.weight"].why == "output head" and blind["fc.weight"].rule == "muon"
     told = rows(make_optimizer(model, "muon", 0.01, head="fc"))
@@ -105,10 +107,15 @@ def test_without_a_batch_the_last_registered_is_the_head():
 
 def test_what_is_no_single_matrix_is_left_to_adamw():
     model = nn.Sequential(
-        nn.Conv2d(4, 8, 3, groups=2), weight_norm(nn.Conv2d(8, 8, 1)), nn.Conv2d(8, 4, 1), nn.Conv2d(4, 2, 1)
+        nn.Conv2d(4, 8, 3, groups=2),
+        weight_norm(nn.Conv2d(8, 8, 1)),
+        nn.Conv2d(8, 4, 1),
+        nn.Conv2d(4, 2, 1),
     )
     model.table = nn.Parameter(torch.zeros(5, 3))
-    found = {name: (row.rule, row.why) for name, row in rows(make_optimizer(model, "muon", 0.1)).items()}
+    found = {
+        name: (row.rule, row.why) for name, row in rows(make_optimizer(model, "muon", 0.1)).items()
+    }
     assert found["0.weight"] == ("adamw", "grouped convolution")
     assert found["1.parametrizations.weight.original1"] == ("adamw", "computed weight")
     assert found["table"] == ("adamw", "of no layer of torch")

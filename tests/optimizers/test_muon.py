@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, OneCycleLR
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from nbkit import Amp, MuonAdamW, clip_gradients_, digest, make_optimizer, preserve_state
 from tests.support.small_models import CASES, make_case
@@ -36,7 +37,9 @@ def assert_equal_models(model, other, **tolerance):
     for (name, ours), (_, theirs) in zip(
         model.named_parameters(), other.named_parameters(), strict=True
     ):
-        torch.testing.assert_close(ours, theirs, msg=lambda m, name=name: f"{name}: {m}", **tolerance)
+        torch.testing.assert_close(
+            ours, theirs, msg=lambda m, name=name: f"{name}: {m}", **tolerance
+        )
 
 
 @pytest.mark.parametrize("name", ["gpt", "lstm"])
@@ -56,7 +59,9 @@ def test_it_equals_torch_on_the_same_split(name, adjustment, nesterov):
     train(model, batch, ours.step)
     train(other, batch, lambda: [part.step() for part in theirs])
     assert_equal_models(model, other, rtol=1e-6, atol=1e-7)
-    assert any(not torch.equal(a, b) for a, b in zip(model.parameters(), start.parameters()))
+    assert any(
+        not torch.equal(a, b) for a, b in zip(model.parameters(), start.parameters(), strict=True)
+    )
 
 
 def test_a_convolution_is_the_matrix_of_its_patches():
@@ -174,7 +179,7 @@ def test_hooks_fire_once_a_step():
     handles = [
         optimizer.register_step_pre_hook(lambda *_: calls.append("before")),
         optimizer.register_step_post_hook(lambda *_: calls.append("after")),
-        torch.optim.optimizer.register_optimizer_step_post_hook(lambda *_: calls.append("any")),
+        register_optimizer_step_post_hook(lambda *_: calls.append("any")),
     ]
     train(model, batch, optimizer.step, updates=1)
     for handle in handles:
@@ -221,11 +226,15 @@ def test_a_sparse_gradient_is_refused_before_anything_moves():
 def test_a_group_added_later_is_adamw():
     model, _ = make_case("vit")
     optimizer = make_optimizer(model, "muon", 0.01)
-    optimizer.add_param_group({"params": [nn.Parameter(torch.zeros(3))]})
+    optimizer.add_param_group({"params": [("new", nn.Parameter(torch.zeros(3)))]})
     assert optimizer.param_groups[-1]["rule"] == "adamw"
     count = len(optimizer.param_groups)
-    with pytest.raises(ValueError, match=r"matrices and convolutions, got a torch.float32 of shape"):
-        optimizer.add_param_group({"params": [nn.Parameter(torch.zeros(3))], "rule": "muon"})
+    with pytest.raises(
+        ValueError, match=r"matrices and convolutions, got a torch.float32 of shape"
+    ):
+        optimizer.add_param_group(
+            {"params": [("new", nn.Parameter(torch.zeros(3)))], "rule": "muon"}
+        )
     assert len(optimizer.param_groups) == count
 
 
