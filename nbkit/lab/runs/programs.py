@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from nbkit.lab.data import Batches, Data
 from nbkit.lab.runs.assembly import (
+    build_optimizer_of_run,
     choose_loss,
     choose_stacked_loss,
     group_program,
-    build_optimizer_of_run,
     make_update,
     wrap_model,
 )
