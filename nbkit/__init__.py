@@ -60,6 +60,13 @@ if TYPE_CHECKING:
         lsuv_,
     )
     from nbkit.lr_finder import LRCurve, StopReason, lr_range_test
+    from nbkit.optimizers import (
+        Lamb,
+        MuonAdamW,
+        OptimizerReport,
+        describe_optimizer,
+        make_optimizer,
+    )
     from nbkit.schedules import (
         Plateau,
         PlateauVerdict,
@@ -68,6 +75,7 @@ if TYPE_CHECKING:
         lr_schedule,
         updates,
     )
+    from nbkit.transfer import LRGroups, lr_groups
 
 __version__ = "0.1.0"
 
@@ -85,12 +93,16 @@ __all__ = [
     "InitVerdict",
     "Initialized",
     "LRCurve",
+    "LRGroups",
     "LSUVReport",
     "LSUVVerdict",
+    "Lamb",
     "LaunchError",
     "LossVerdict",
     "MicroBatch",
+    "MuonAdamW",
     "NonfiniteReport",
+    "OptimizerReport",
     "PassPhase",
     "Plateau",
     "PlateauVerdict",
@@ -108,6 +120,7 @@ __all__ = [
     "check_accumulation",
     "check_ddp_equivalence",
     "clip_gradients_",
+    "describe_optimizer",
     "digest",
     "find_float64",
     "find_nonfinite",
@@ -117,9 +130,11 @@ __all__ = [
     "initialize_",
     "is_main",
     "launch",
+    "lr_groups",
     "lr_range_test",
     "lr_schedule",
     "lsuv_",
+    "make_optimizer",
     "preserve_state",
     "rank",
     "reestimate_bn_",
@@ -180,6 +195,13 @@ _PACKAGES = {
         "lsuv_",
     ),
     "nbkit.lr_finder": ("LRCurve", "StopReason", "lr_range_test"),
+    "nbkit.optimizers": (
+        "Lamb",
+        "MuonAdamW",
+        "OptimizerReport",
+        "describe_optimizer",
+        "make_optimizer",
+    ),
     "nbkit.schedules": (
         "Plateau",
         "PlateauVerdict",
@@ -188,6 +210,7 @@ _PACKAGES = {
         "lr_schedule",
         "updates",
     ),
+    "nbkit.transfer": ("LRGroups", "lr_groups"),
 }
 
 

@@ -24,6 +24,8 @@ TECHNIQUES = {
     "accumulation": "MicroBatch Window accumulate check_accumulation",
     "ddp": "LaunchError RankFailure all_mean check_ddp_equivalence is_main launch rank shard "
     "world_size",
+    "transfer": "LRGroups lr_groups",
+    "optimizers": "Lamb MuonAdamW OptimizerReport describe_optimizer make_optimizer",
     "equivalence": "EquivalenceCause EquivalenceReport",
 }
 
