@@ -67,6 +67,14 @@ if TYPE_CHECKING:
         describe_optimizer,
         make_optimizer,
     )
+    from nbkit.schedules import (
+        Plateau,
+        PlateauVerdict,
+        Schedule,
+        Scheduled,
+        lr_schedule,
+        updates,
+    )
     from nbkit.transfer import LRGroups, lr_groups
 
 __version__ = "0.1.0"
@@ -96,7 +104,11 @@ __all__ = [
     "NonfiniteReport",
     "OptimizerReport",
     "PassPhase",
+    "Plateau",
+    "PlateauVerdict",
     "RankFailure",
+    "Schedule",
+    "Scheduled",
     "Skipped",
     "StepReport",
     "StopReason",
@@ -120,6 +132,7 @@ __all__ = [
     "launch",
     "lr_groups",
     "lr_range_test",
+    "lr_schedule",
     "lsuv_",
     "make_optimizer",
     "preserve_state",
@@ -128,6 +141,7 @@ __all__ = [
     "rescale_bn_momentum_",
     "shard",
     "underflow_report",
+    "updates",
     "world_size",
 ]
 
@@ -187,6 +201,14 @@ _PACKAGES = {
         "OptimizerReport",
         "describe_optimizer",
         "make_optimizer",
+    ),
+    "nbkit.schedules": (
+        "Plateau",
+        "PlateauVerdict",
+        "Schedule",
+        "Scheduled",
+        "lr_schedule",
+        "updates",
     ),
     "nbkit.transfer": ("LRGroups", "lr_groups"),
 }

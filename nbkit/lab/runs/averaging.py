@@ -44,13 +44,13 @@ def evaluate_averages(*optimizers: object) -> Iterator[None]:
                 weight.copy_(before)
 
 
-def list_shares(lrs: Sequence[float]) -> list[float]:
+def list_average_shares(lrs: Sequence[float]) -> list[float]:
     """List the share of each step's point in the average: lr_max^2 / the sum of all so far.
 
     `lr_max` is the highest lr up to that step. With a constant lr the share of step t is 1 / t; in
     a warm-up the early points, which moved little, count little.
 
-    >>> list_shares([0.1, 0.1, 0.1, 0.1])
+    >>> list_average_shares([0.1, 0.1, 0.1, 0.1])
     [1.0, 0.5, 0.3333333333333333, 0.25]
     """
     shares, highest, total = [], 0.0, 0.0
@@ -80,7 +80,9 @@ class StackedAverage:
         self.points = [weight.clone() for weight in weights]  # z
         self.averages = [weight.clone() for weight in weights]  # x
         self.lrs = stack_lrs(rules, steps, like)
-        self.shares = stack_steps([list_shares(rule.list_lrs(steps)) for rule in rules], like)
+        self.shares = stack_steps(
+            [list_average_shares(rule.list_lrs(steps)) for rule in rules], like
+        )
         self.betas = torch.tensor(betas, dtype=like.dtype, device=like.device)[:, None]
         self.decay = stack_option(rules, "weight_decay", like)
 

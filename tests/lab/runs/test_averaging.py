@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from nbkit.lab.data import Data, digits
-from nbkit.lab.runs.averaging import evaluate_averages, list_shares
+from nbkit.lab.runs.averaging import evaluate_averages, list_average_shares
 from nbkit.lab.runs.options.schedule_free_sgd import ScheduleFreeSgd
 from nbkit.lab.runs.seeds import train_runs
 
@@ -142,7 +142,7 @@ def test_an_optimizer_without_averages_is_evaluated_as_it_is():
 
 def test_the_shares_follow_the_highest_lr():
     # Squares 0, 1, 4, and 4 again, as lr_max stays: 0, 1/1, 4/5, 4/9.
-    assert list_shares([0.0, 1.0, 2.0, 1.0]) == pytest.approx([0, 1, 4 / 5, 4 / 9])
+    assert list_average_shares([0.0, 1.0, 2.0, 1.0]) == pytest.approx([0, 1, 4 / 5, 4 / 9])
 
 
 @pytest.mark.parametrize(
