@@ -60,11 +60,21 @@ if TYPE_CHECKING:
         lsuv_,
     )
     from nbkit.lr_finder import LRCurve, StopReason, lr_range_test
+    from nbkit.tuning import (
+        AskedConfigs,
+        HalvingRung,
+        SearchRange,
+        TuneReport,
+        ask_configs,
+        sample_configs,
+        successive_halving,
+    )
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Amp",
+    "AskedConfigs",
     "BNReport",
     "BNVerdict",
     "ClipHistory",
@@ -73,6 +83,7 @@ __all__ = [
     "EquivalenceReport",
     "Float64Use",
     "Float64Uses",
+    "HalvingRung",
     "InitReport",
     "InitVerdict",
     "Initialized",
@@ -85,13 +96,16 @@ __all__ = [
     "NonfiniteReport",
     "PassPhase",
     "RankFailure",
+    "SearchRange",
     "Skipped",
     "StepReport",
     "StopReason",
+    "TuneReport",
     "UnderflowReport",
     "Window",
     "accumulate",
     "all_mean",
+    "ask_configs",
     "bn_gap",
     "check_accumulation",
     "check_ddp_equivalence",
@@ -111,7 +125,9 @@ __all__ = [
     "rank",
     "reestimate_bn_",
     "rescale_bn_momentum_",
+    "sample_configs",
     "shard",
+    "successive_halving",
     "underflow_report",
     "world_size",
 ]
@@ -166,6 +182,15 @@ _PACKAGES = {
         "lsuv_",
     ),
     "nbkit.lr_finder": ("LRCurve", "StopReason", "lr_range_test"),
+    "nbkit.tuning": (
+        "AskedConfigs",
+        "HalvingRung",
+        "SearchRange",
+        "TuneReport",
+        "ask_configs",
+        "sample_configs",
+        "successive_halving",
+    ),
 }
 
 
