@@ -75,7 +75,7 @@ def successive_halving(
     the one of a search without it, as far as `train` gives the same losses everywhere, but:
     *processes* (`ProcessPoolExecutor`, a dask client's `get_executor()`) cannot keep a generator
     paused. They train again from the start in each rung, and `steps` counts these steps too. Give
-    dask workers one thread each. *Threads* (`ThreadPoolExecutor`) keep generators, but share the
+    dask workers one thread each, and draw from torch there: a worker's own thread uses `random`. *Threads* (`ThreadPoolExecutor`) keep generators, but share the
     global random state, so `train` must draw from generators of its own; using the global one is an
     error. After Ctrl-C, what has begun in another process runs to the end of its rung.
 
@@ -92,9 +92,7 @@ def successive_halving(
     tried = _read_configs(configs)
     plan = plan_rungs(len(tried), updates, eta=eta, min_updates=min_updates)
     tuning, fresh = _read_seeds(seeds, fresh_seeds)
-    _check_average(average, plan)
-    if space is not None:
-        check_space(space)
+    _check_rest(average, plan, space)
     advance = choose_workers(train, average, executor)
 
     trials = [Trial(number, config, tuning) for number, config in enumerate(tried)]
@@ -194,8 +192,10 @@ def _read_seeds(
     return tuning, fresh
 
 
-def _check_average(average: int, plan: Sequence[RungPlan]) -> None:
-    """Refuse to average over more losses than the shortest rung has."""
+def _check_rest(average: int, plan: Sequence[RungPlan], space: Space | None) -> None:
+    """Refuse to average over more losses than the shortest rung has, and a space that is none."""
+    if space is not None:
+        check_space(space)
     number = read_integer(average)
     shortest = plan[0].updates
     if number is None or not 1 <= number <= shortest:

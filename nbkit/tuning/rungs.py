@@ -23,9 +23,7 @@ class RungPlan:
     steps: int
 
 
-def plan_rungs(
-    configs: int, updates: int, *, eta: int = 3, min_updates: int = 1
-) -> list[RungPlan]:
+def plan_rungs(configs: int, updates: int, *, eta: int = 3, min_updates: int = 1) -> list[RungPlan]:
     """Plan the rungs of a successive halving, from the shortest to the full length.
 
         configs in rung k + 1 = ceil(configs in rung k / eta)

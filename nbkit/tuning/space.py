@@ -44,9 +44,9 @@ class SearchRange:
     def pick_value(self, share: float) -> float:
         """Return the value that lies at this share of the range, the inverse of `locate_value`."""
         if self.log:
-            value = self.low * (self.high / self.low) ** share
+            value = float(self.low * (self.high / self.low) ** share)
         else:
-            value = self.low + (self.high - self.low) * share
+            value = float(self.low + (self.high - self.low) * share)
         # Rounding must not leave the range.
         return min(max(value, float(self.low)), float(self.high))
 

@@ -105,7 +105,8 @@ class PausedRun:
             value = yielded() if callable(yielded) else yielded
         except Exception as error:
             raise self._explain_failure(error, self.steps) from error
-        number = read_real(value)
+        # A loss that still has its graph would warn when it is read.
+        number = read_real(value.detach() if isinstance(value, torch.Tensor) else value)
         if number is None:
             raise TypeError(
                 f"{self._name_run()} yielded {value!r}. Expected one number: a float, a tensor of "

@@ -54,6 +54,14 @@ def train_with_global_numbers(config, seed):
         yield config["lr"] + total
 
 
+def train_with_torchs_numbers(config, seed):
+    """Add up random numbers of torch's global generator: a dask worker itself uses `random`."""
+    total = torch.rand(()).item()
+    while True:
+        total += torch.rand(()).item()
+        yield config["lr"] + total
+
+
 def train_badly(config, seed):
     """Fail at the third update of one configuration."""
     for update in range(100):

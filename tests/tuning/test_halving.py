@@ -30,7 +30,9 @@ def closed_form_cost(n, updates, eta):
     return cost
 
 
-@pytest.mark.parametrize("n, eta", [(27, 3), (9, 3), (10, 3), (8, 2), (5, 4), (3, 3), (2, 3), (1, 3)])
+@pytest.mark.parametrize(
+    "n, eta", [(27, 3), (9, 3), (10, 3), (8, 2), (5, 4), (3, 3), (2, 3), (1, 3)]
+)
 @pytest.mark.parametrize("seeds", [(100,), (100, 107)])
 def test_the_planted_best_is_found_and_every_step_is_counted(n, eta, seeds):
     best = 7 * n // 9
@@ -168,7 +170,9 @@ def test_what_was_chosen_on_luck_is_worth_less_on_fresh_seeds():
 
 def test_a_seed_that_chose_cannot_measure():
     with pytest.raises(ValueError, match=r"seeds and fresh_seeds share \[1\]"):
-        successive_halving(Recorder(lambda *_: 1.0), numbered(2), 4, seeds=(1, 5), fresh_seeds=(0, 1))
+        successive_halving(
+            Recorder(lambda *_: 1.0), numbered(2), 4, seeds=(1, 5), fresh_seeds=(0, 1)
+        )
     defaults = successive_halving(Recorder(lambda *_: 1.0), numbered(2), 4)
     assert not set(defaults.seeds) & set(defaults.fresh)
 
@@ -181,10 +185,14 @@ class Step:
         self.loss = loss
 
 
+def with_graph(loss):
+    return torch.tensor(loss, requires_grad=True) * 1
+
+
 @pytest.mark.parametrize(
     "wrap",
-    [float, torch.tensor, Step, lambda loss: Step(torch.tensor(loss)), lambda loss: lambda: loss],
-    ids=["float", "tensor", "step", "step of a tensor", "function"],
+    [float, torch.tensor, with_graph, Step, lambda loss: Step(torch.tensor(loss)), lambda loss: lambda: loss],
+    ids=["float", "tensor", "tensor with its graph", "step", "step of a tensor", "function"],
 )
 def test_a_loss_may_come_as(wrap):
     train = Recorder(lambda config, seed, update: wrap(float(abs(config["k"] - 4))))

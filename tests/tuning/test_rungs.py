@@ -1,5 +1,6 @@
 """plan_rungs: against the definition, for many sizes."""
 
+import itertools
 import math
 
 import pytest
@@ -39,7 +40,7 @@ def test_every_plan(n, updates, eta, min_updates):
     plan = plan_rungs(n, updates, eta=eta, min_updates=min_updates)
     sizes, lengths = [rung.configs for rung in plan], [rung.updates for rung in plan]
     assert sizes[0] == n and lengths[-1] == updates and lengths[0] >= min_updates
-    for earlier, later in zip(plan, plan[1:], strict=False):
+    for earlier, later in itertools.pairwise(plan):
         assert later.configs == math.ceil(earlier.configs / eta) < earlier.configs
         assert earlier.updates == later.updates // eta
     # At least two are compared at the full length, if there are two.

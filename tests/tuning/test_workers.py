@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tunings import Recorder, train_badly, train_line, train_with_global_numbers
+from tunings import Recorder, train_badly, train_line, train_with_global_numbers, train_with_torchs_numbers
 
 import nbkit
 from nbkit import digest, successive_halving
@@ -205,8 +205,8 @@ def test_a_dask_cluster_finds_the_same(cluster):
 
     with Client(cluster, set_as_default=False) as client:
         client.wait_for_workers(2, timeout=60)
-        there = search(train_with_global_numbers, client.get_executor())
-    here = search(train_with_global_numbers)
+        there = search(train_with_torchs_numbers, client.get_executor())
+    here = search(train_with_torchs_numbers)
     assert (there.best, there.loss, there.fresh) == (here.best, here.loss, here.fresh)
     assert there.steps == 2 * (9 * 6 + 3 * 18)
     for one, other in zip(here.rungs, there.rungs, strict=True):
