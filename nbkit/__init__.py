@@ -60,6 +60,14 @@ if TYPE_CHECKING:
         lsuv_,
     )
     from nbkit.lr_finder import LRCurve, StopReason, lr_range_test
+    from nbkit.optimizers import (
+        Lamb,
+        MuonAdamW,
+        OptimizerReport,
+        describe_optimizer,
+        make_optimizer,
+    )
+    from nbkit.transfer import LRGroups, lr_groups
     from nbkit.tuning import (
         AskedConfigs,
         HalvingRung,
@@ -88,12 +96,16 @@ __all__ = [
     "InitVerdict",
     "Initialized",
     "LRCurve",
+    "LRGroups",
     "LSUVReport",
     "LSUVVerdict",
+    "Lamb",
     "LaunchError",
     "LossVerdict",
     "MicroBatch",
+    "MuonAdamW",
     "NonfiniteReport",
+    "OptimizerReport",
     "PassPhase",
     "RankFailure",
     "SearchRange",
@@ -110,6 +122,7 @@ __all__ = [
     "check_accumulation",
     "check_ddp_equivalence",
     "clip_gradients_",
+    "describe_optimizer",
     "digest",
     "find_float64",
     "find_nonfinite",
@@ -119,8 +132,10 @@ __all__ = [
     "initialize_",
     "is_main",
     "launch",
+    "lr_groups",
     "lr_range_test",
     "lsuv_",
+    "make_optimizer",
     "preserve_state",
     "rank",
     "reestimate_bn_",
@@ -182,6 +197,14 @@ _PACKAGES = {
         "lsuv_",
     ),
     "nbkit.lr_finder": ("LRCurve", "StopReason", "lr_range_test"),
+    "nbkit.optimizers": (
+        "Lamb",
+        "MuonAdamW",
+        "OptimizerReport",
+        "describe_optimizer",
+        "make_optimizer",
+    ),
+    "nbkit.transfer": ("LRGroups", "lr_groups"),
     "nbkit.tuning": (
         "AskedConfigs",
         "HalvingRung",

@@ -75,9 +75,10 @@ def successive_halving(
     the one of a search without it, as far as `train` gives the same losses everywhere, but:
     *processes* (`ProcessPoolExecutor`, a dask client's `get_executor()`) cannot keep a generator
     paused. They train again from the start in each rung, and `steps` counts these steps too. Give
-    dask workers one thread each, and draw from torch there: a worker's own thread uses `random`. *Threads* (`ThreadPoolExecutor`) keep generators, but share the
-    global random state, so `train` must draw from generators of its own; using the global one is an
-    error. After Ctrl-C, what has begun in another process runs to the end of its rung.
+    dask workers one thread each, and draw from torch there: a worker's own thread uses `random`.
+    *Threads* (`ThreadPoolExecutor`) keep generators, but share the global random state, so `train`
+    must draw from generators of its own; using the global one is an error. After Ctrl-C, what has
+    begun in another process runs to the end of its rung.
 
     Source: Jamieson & Talwalkar 2016, Non-stochastic Best Arm Identification and Hyperparameter
     Optimization; with `eta` as in Li et al. 2018, Hyperband.

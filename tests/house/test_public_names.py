@@ -25,6 +25,8 @@ TECHNIQUES = {
     "successive_halving",
     "ddp": "LaunchError RankFailure all_mean check_ddp_equivalence is_main launch rank shard "
     "world_size",
+    "transfer": "LRGroups lr_groups",
+    "optimizers": "Lamb MuonAdamW OptimizerReport describe_optimizer make_optimizer",
     "equivalence": "EquivalenceCause EquivalenceReport",
 }
 

@@ -191,7 +191,14 @@ def with_graph(loss):
 
 @pytest.mark.parametrize(
     "wrap",
-    [float, torch.tensor, with_graph, Step, lambda loss: Step(torch.tensor(loss)), lambda loss: lambda: loss],
+    [
+        float,
+        torch.tensor,
+        with_graph,
+        Step,
+        lambda loss: Step(torch.tensor(loss)),
+        lambda loss: lambda: loss,
+    ],
     ids=["float", "tensor", "tensor with its graph", "step", "step of a tensor", "function"],
 )
 def test_a_loss_may_come_as(wrap):

@@ -12,7 +12,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from tunings import Recorder, train_badly, train_line, train_with_global_numbers, train_with_torchs_numbers
+from tunings import (
+    Recorder,
+    train_badly,
+    train_line,
+    train_with_global_numbers,
+    train_with_torchs_numbers,
+)
 
 import nbkit
 from nbkit import digest, successive_halving
