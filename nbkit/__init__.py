@@ -67,6 +67,14 @@ if TYPE_CHECKING:
         describe_optimizer,
         make_optimizer,
     )
+    from nbkit.schedules import (
+        Plateau,
+        PlateauVerdict,
+        Schedule,
+        Scheduled,
+        lr_schedule,
+        updates,
+    )
     from nbkit.transfer import LRGroups, lr_groups
     from nbkit.tuning import (
         AskedConfigs,
@@ -107,7 +115,11 @@ __all__ = [
     "NonfiniteReport",
     "OptimizerReport",
     "PassPhase",
+    "Plateau",
+    "PlateauVerdict",
     "RankFailure",
+    "Schedule",
+    "Scheduled",
     "SearchRange",
     "Skipped",
     "StepReport",
@@ -134,6 +146,7 @@ __all__ = [
     "launch",
     "lr_groups",
     "lr_range_test",
+    "lr_schedule",
     "lsuv_",
     "make_optimizer",
     "preserve_state",
@@ -144,6 +157,7 @@ __all__ = [
     "shard",
     "successive_halving",
     "underflow_report",
+    "updates",
     "world_size",
 ]
 
@@ -203,6 +217,14 @@ _PACKAGES = {
         "OptimizerReport",
         "describe_optimizer",
         "make_optimizer",
+    ),
+    "nbkit.schedules": (
+        "Plateau",
+        "PlateauVerdict",
+        "Schedule",
+        "Scheduled",
+        "lr_schedule",
+        "updates",
     ),
     "nbkit.transfer": ("LRGroups", "lr_groups"),
     "nbkit.tuning": (

@@ -16,6 +16,7 @@ _HOMES = {
     "KnobError": "knobs",
     "between": "knobs",
     "choice": "knobs",
+    "curve": "curve_knob",
     "flag": "knobs",
     "log": "knobs",
     "Data": "data",

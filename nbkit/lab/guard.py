@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from nbkit.lab.executed_cells import DeclaredNames, find_declared_names, read_history
-from nbkit.lab.knobs import RANGES, Knob, KnobError, Value, check_names, read_type
+from nbkit.lab.knob_ranges import RANGES
+from nbkit.lab.knobs import Knob, KnobError, Value, check_names, read_type
 
 # papermill writes parameters of these types into a cell.
 PARAMETER_TYPES = (bool, int, float, str, list, tuple, dict, type(None))

@@ -18,7 +18,8 @@ from nbkit.lab.cell_text import (
     read_constants,
     read_python,
 )
-from nbkit.lab.knobs import RANGES, TYPES, Knob, KnobError, Value
+from nbkit.lab.knob_ranges import RANGES
+from nbkit.lab.knobs import TYPES, Knob, KnobError, Value
 
 
 def read_parameters(source: str) -> dict[str, Knob]:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from nbkit.base.numbers import read_integer, read_real
@@ -176,14 +176,6 @@ def choice(*options: Value, stops: Sequence[Value] | None = None) -> Knob:
 def flag() -> Knob:
     """Declare True or False; a headless run visits both, False first."""
     return Knob(options=(True, False), stops=(False, True))
-
-
-RANGES: dict[str, Callable[..., Knob]] = {
-    "between": between,
-    "log": log,
-    "choice": choice,
-    "flag": flag,
-}
 
 
 def read_type(annotation: object) -> Type:

@@ -17,6 +17,7 @@ TECHNIQUES = {
     "init_report initialize_ lsuv_",
     "batchnorm": "BNReport BNVerdict bn_gap freeze_bn_ guard_bn reestimate_bn_ "
     "rescale_bn_momentum_",
+    "schedules": "Plateau PlateauVerdict Schedule Scheduled lr_schedule updates",
     "clipping": "ClipHistory ClipReport clip_gradients_",
     "amp": "Amp Float64Use Float64Uses NonfiniteReport PassPhase Skipped StepReport "
     "UnderflowReport find_float64 find_nonfinite underflow_report",

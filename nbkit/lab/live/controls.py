@@ -6,7 +6,9 @@ import anywidget
 import ipywidgets as widgets
 import traitlets
 
+from nbkit.lab.curve_knob import CurveKnob
 from nbkit.lab.knobs import Knob, KnobError, Value
+from nbkit.lab.live.curve_control import CurveControl
 from nbkit.lab.live.number_control import make_number_control
 
 # Wide enough for the name of any knob in one line; never wider than the cell.
@@ -14,11 +16,13 @@ _LOOK = {"style": {"description_width": "8em"}, "layout": {"width": "32em", "max
 
 
 def make_control(knob: Knob, value: Value) -> widgets.Widget:
-    """Make the widget of a knob: checkbox, list or slider, labelled with the knob's name.
+    """Make the widget of a knob: checkbox, list, slider or curve, labelled with the knob's name.
 
     Raises:
         KnobError: if the knob is text or a number without a range or options to choose from.
     """
+    if isinstance(knob, CurveKnob):
+        return CurveControl(knob, value)
     options = {
         "description": knob.name,
         "tooltip": knob.help or knob.describe_values(),

@@ -1,25 +1,26 @@
-"""Make schedules: functions from the step to the factor on the arm's lr."""
+"""Make schedules for arms: functions from the step to the factor on the arm's lr."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-Schedule = Callable[[int], float]
+from nbkit.schedules import Schedule, lr_schedule
 
 
 def one_cycle(
-    *, total_steps: int, warmup: float = 0.3, start: float = 1 / 25, end: float = 4e-6
+    *, total_steps: int, rise: float = 0.3, start: float = 1 / 25, end: float = 4e-6
 ) -> Schedule:
     """Raise the lr to its full value along a half cosine, then lower it to almost nothing.
 
     Args:
         total_steps: number of optimizer steps in the whole cycle.
-        warmup: share of the steps in which the lr rises, less than 1 and more than one step.
+        rise: share of the steps in which the lr rises, less than 1 and more than one step.
         start: factor of the first step.
-        end: factor of the last step.
+        end: factor of the last step, and of every step after it.
+    Returns:
+        Schedule: `nbkit.lr_schedule("one_cycle", ...)` that holds its last factor.
     Raises:
-        ValueError: if warmup is out of its range.
+        ValueError: if rise is out of its range.
 
     With the defaults the factors are those of `torch.optim.lr_scheduler.OneCycleLR` with
     `cycle_momentum=False`; momentum stays as it is.
@@ -30,23 +31,26 @@ def one_cycle(
     >>> [round(factor(step), 2) for step in (0, 1, 2, 9)]
     [0.04, 0.52, 1.0, 0.0]
     """
-    if not 1 / total_steps < warmup < 1:
-        raise ValueError(
-            f"warmup must be less than 1 and more than one step of the cycle, got "
-            f"total_steps={total_steps}, warmup={warmup}."
-        )
-
-    top = warmup * total_steps - 1  # the step at which the factor is 1, perhaps a fraction
-
-    def find_factor(step: int) -> float:
-        if step <= top:
-            return _follow_cosine(start, 1.0, step / top)
-        # Steps after the cycle keep its last factor.
-        return _follow_cosine(1.0, end, min(1.0, (step - top) / (total_steps - 1 - top)))
-
-    return find_factor
+    # Races run on after the cycle, until the target is reached.
+    return lr_schedule("one_cycle", total_steps, rise=rise, start=start, end=end, past_end="hold")
 
 
-def _follow_cosine(first: float, last: float, share: float) -> float:
-    """Return the value at a share of the way along a half cosine from `first` to `last`."""
-    return last + (first - last) * (1 + math.cos(math.pi * share)) / 2
+def follow_curve(heights: Sequence[float], total_steps: int) -> Callable[[int], float]:
+    """Make a schedule of a drawn curve: its heights are equally far apart over the training.
+
+    Args:
+        heights: at least two factors; between two of them the line is straight.
+        total_steps: number of optimizer steps; later ones keep the last height.
+
+    >>> factor = follow_curve([1.0, 0.0], 4)  # each step takes the height at its middle
+    >>> [factor(step) for step in range(4)]
+    [0.875, 0.625, 0.375, 0.125]
+    """
+    last = len(heights) - 1
+
+    def find_height(step: int) -> float:
+        place = min((step + 0.5) / total_steps, 1.0) * last
+        before = min(int(place), last - 1)
+        return heights[before] + (heights[before + 1] - heights[before]) * (place - before)
+
+    return find_height

@@ -32,7 +32,7 @@ lr-finder-near-best lr-finder-onecycle model-and-data-parallel-throughput nester
 normalisation-speeds onecycle-ends-better plateau-helps-when-stalled preprocessing-must-agree
 pruning-keeps-accuracy pruning-shrinks quantisation-keeps-accuracy quantisation-shrinks
 randaugment-steadier rmsprop-against-sgd start-momentum start-momentum-tuned tuning-beats-hand
-warmup-helps
+warmup-helps wsd-ends-lower wsd-needs-its-end
 """
 
 
