@@ -1,14 +1,16 @@
 """Repeat the timing lessons: do ten runs agree when the machine is quiet, and mislead when busy?
 
-    python benchmarks/verdicts.py quiet          # nothing else may run; about 40 minutes
+    python benchmarks/verdicts.py quiet          # nothing else may run; about 30 minutes
     python benchmarks/verdicts.py busy           # four busy loops beside it
 
 Quiet: of the ten 95 % intervals of a claim, at least nine must hold the mean of the ten. Busy: no
-claim may be decided against what most quiet runs found. Each run is a whole `nbkit run` of the
-lessons. The result is kept in data/benchmarks/verdicts_<quiet or busy>.json.
+claim may be decided against what most quiet runs found. Each run executes, in a fresh interpreter,
+what the lesson executes to measure time: its first cells, the cell `measure-time`, and the timing
+claims of its cell `cards`. The result is kept in data/benchmarks/verdicts_<quiet or busy>.json.
 """
 
 import argparse
+import ast
 import json
 import math
 import subprocess
@@ -20,10 +22,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from statistics import fmean
 
-from nbkit.course.record import Record
+from IPython.core.interactiveshell import InteractiveShell
+
+from nbkit.course.lessons import find_lessons, read_notebook
 from nbkit.lab.evidence.claims import REFUTED, SUPPORTED
-from nbkit.lab.evidence.register import all_claims
+from nbkit.lab.evidence.verdicts import judge
 from nbkit.lab.machine import read_machine
+from nbkit.lab.shipped import lessons_dir
 
 DATA = Path(__file__).parents[1] / "data" / "benchmarks"
 LESSONS = ("05_amp", "07_ddp")
@@ -48,16 +53,34 @@ def busy_loops(count: int) -> Iterator[None]:
 
 
 def run_lessons(lessons: Sequence[str], profile: str) -> dict[str, dict[str, object]]:
-    """Run the lessons once; each timing claim's verdict, as the record holds it."""
-    timed = {claim.id for claim in all_claims().values() if claim.over == "timings"}
-    with tempfile.TemporaryDirectory(prefix="nbkit-verdicts-") as out:
-        words = ["run", *lessons, "--profile", profile, "--out", out]
-        subprocess.run([sys.executable, "-m", "nbkit.course.cli", *words], stdout=sys.stderr)
-        records = [Record.load(Path(out, f"{lesson}.json")) for lesson in lessons]
-    if not all(record.ok for record in records):
-        raise SystemExit("a lesson failed: there is nothing to compare. Its output is above.")
-    verdicts = [verdict for record in records for verdict in record.verdicts]
-    return {one["claim"]: one for one in verdicts if one["claim"] in timed and one["interval"]}
+    """Time the lessons once, each in an interpreter of its own; each timing claim's verdict."""
+    verdicts = {}
+    for lesson in lessons:
+        with tempfile.TemporaryDirectory(prefix="nbkit-verdicts-") as folder:
+            path = Path(folder, "verdicts.json")
+            words = [sys.executable, __file__, "once", "--profile", profile, "--lessons", lesson]
+            subprocess.run([*words, "--data", str(path)], stdout=sys.stderr, check=True)
+            verdicts |= json.loads(path.read_text())
+    return verdicts
+
+
+def time_lesson(path: Path, profile: str) -> dict[str, dict[str, object]]:
+    """Execute the cells of a lesson that measure time; the verdicts of its timing claims."""
+    cells = {cell["id"]: cell["source"] for cell in read_notebook(path).cells}
+    given = f"profile = {profile!r}"
+    shell = InteractiveShell.instance()
+    first = (cells["open"], cells["parameters"], given, cells["guard"])
+    for source in (*first, cells["measure-time"]):
+        shell.run_cell(source, silent=True).raise_error()
+    lesson, verdicts = shell.user_ns["lesson"], {}
+    for node in ast.walk(ast.parse(cells["cards"])):
+        # Of the lines `lesson.verdict("claim", measured)` those whose claim is over timings.
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "lesson.verdict":
+            claim = lesson.claims[ast.literal_eval(node.args[0])]
+            measured = claim.over == "timings" and eval(ast.unparse(node.args[1]), shell.user_ns)
+            if measured:
+                verdicts[claim.id] = judge(claim, measured).to_dict()
+    return verdicts
 
 
 def repeat(runs: int, once: Callable[[], dict[str, dict[str, object]]]) -> Runs:
@@ -112,12 +135,16 @@ def _words(verdicts: Sequence[Mapping]) -> Counter[str]:
 
 def main() -> bool:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("when", choices=("quiet", "busy"))
+    parser.add_argument("when", choices=("quiet", "busy", "once"), help="once: for itself")
     parser.add_argument("--runs", type=int, default=10)
     parser.add_argument("--profile", default="lesson")
     parser.add_argument("--lessons", nargs="+", default=LESSONS)
     parser.add_argument("--data", type=Path, default=DATA, help="folder for the result")
     options = parser.parse_args()
+    if options.when == "once":
+        found = time_lesson(find_lessons(options.lessons, lessons_dir())[0], options.profile)
+        options.data.write_text(json.dumps(found))
+        return True
 
     with busy_loops(LOOPS if options.when == "busy" else 0):
         runs = repeat(options.runs, lambda: run_lessons(options.lessons, options.profile))

@@ -76,11 +76,21 @@ if TYPE_CHECKING:
         updates,
     )
     from nbkit.transfer import LRGroups, lr_groups
+    from nbkit.tuning import (
+        AskedConfigs,
+        HalvingRung,
+        SearchRange,
+        TuneReport,
+        ask_configs,
+        sample_configs,
+        successive_halving,
+    )
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Amp",
+    "AskedConfigs",
     "BNReport",
     "BNVerdict",
     "ClipHistory",
@@ -89,6 +99,7 @@ __all__ = [
     "EquivalenceReport",
     "Float64Use",
     "Float64Uses",
+    "HalvingRung",
     "InitReport",
     "InitVerdict",
     "Initialized",
@@ -109,13 +120,16 @@ __all__ = [
     "RankFailure",
     "Schedule",
     "Scheduled",
+    "SearchRange",
     "Skipped",
     "StepReport",
     "StopReason",
+    "TuneReport",
     "UnderflowReport",
     "Window",
     "accumulate",
     "all_mean",
+    "ask_configs",
     "bn_gap",
     "check_accumulation",
     "check_ddp_equivalence",
@@ -139,7 +153,9 @@ __all__ = [
     "rank",
     "reestimate_bn_",
     "rescale_bn_momentum_",
+    "sample_configs",
     "shard",
+    "successive_halving",
     "underflow_report",
     "updates",
     "world_size",
@@ -211,6 +227,15 @@ _PACKAGES = {
         "updates",
     ),
     "nbkit.transfer": ("LRGroups", "lr_groups"),
+    "nbkit.tuning": (
+        "AskedConfigs",
+        "HalvingRung",
+        "SearchRange",
+        "TuneReport",
+        "ask_configs",
+        "sample_configs",
+        "successive_halving",
+    ),
 }
 
 

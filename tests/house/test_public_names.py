@@ -22,6 +22,8 @@ TECHNIQUES = {
     "amp": "Amp Float64Use Float64Uses NonfiniteReport PassPhase Skipped StepReport "
     "UnderflowReport find_float64 find_nonfinite underflow_report",
     "accumulation": "MicroBatch Window accumulate check_accumulation",
+    "tuning": "AskedConfigs HalvingRung SearchRange TuneReport ask_configs sample_configs "
+    "successive_halving",
     "ddp": "LaunchError RankFailure all_mean check_ddp_equivalence is_main launch rank shard "
     "world_size",
     "transfer": "LRGroups lr_groups",

@@ -68,6 +68,8 @@ class Claim:
     `n` is the number of `over` (seeds, test examples, timings) that the claim needs to be judged:
     a timing is a fresh process, however many rounds it makes. `n` is sized for a `spread`: the
     standard deviation, from one of them to the next, of the difference or of the ratio's logarithm.
+    `drift` is what repeated timings of one hour do not show: the standard deviation of a ratio's
+    logarithm from one whole measurement to the next. The interval is widened by it.
     `needs` are names of NEEDS. `deterministic` marks a measure that is counted and has no noise, as
     bytes; equal values are then its result.
     `task` is what it is measured on, in one phrase ("digits: 2-layer MLP, 100 steps"), and
@@ -97,6 +99,7 @@ class Claim:
     needs: tuple[str, ...] = ()
     over: str = "seeds"
     spread: float | None = None
+    drift: float | None = None
     deterministic: bool = False
     task: str = ""
     baseline: str = ""
@@ -178,6 +181,10 @@ class Claim:
             return f"deterministic belongs to a ratio or a difference, not to {self.measure!r}."
         if self.spread is not None and not 0 < self.spread < math.inf:
             return f"spread must be a number above 0, got {self.spread}."
+        if self.drift is not None and (self.over, self.measure) != ("timings", "ratio"):
+            return "drift belongs to a ratio of timings: other measures do not depend on the hour."
+        if self.drift is not None and not 0 < self.drift < math.inf:
+            return f"drift must be a number above 0, got {self.drift}."
         if self.n_elsewhere is not None and self.n_elsewhere < 1:
             return f"n_elsewhere must be at least 1, got {self.n_elsewhere}."
         return None if self.n >= 1 else f"n must be at least 1, got {self.n}."

@@ -61,6 +61,7 @@ FIELDS: dict[str, FieldRule] = {
     "n": WHOLE_NUMBER,
     "over": OPTIONAL_TEXT,
     "spread": OPTIONAL_NUMBER,
+    "drift": OPTIONAL_NUMBER,
     "needs": FieldRule(_is_list_of_text, 'a list of texts, as in ["cuda"]', is_optional=True),
     "deterministic": OPTIONAL_FLAG,
     "task": OPTIONAL_TEXT,

@@ -7,8 +7,10 @@ another seed, and eight seeds that share 300 test digits say nothing about other
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from statistics import NormalDist
 
 from nbkit.lab.cost.busy import Load
 
@@ -89,3 +91,31 @@ def make_interval(
         return Interval(estimate, float(low), float(high), n, confidence, over, make_at)
 
     return make_at(confidence)
+
+
+def add_drift(ratio: Interval, drift: float) -> Interval:
+    """Widen the interval of a ratio by what its repetitions cannot show.
+
+    The processes of one measurement run within a few minutes, and agree better with each other than
+    with those of an hour later. Both errors are independent, so their widths add up as squares, on
+    the logarithmic scale.
+
+    Args:
+        ratio: the interval over the processes.
+        drift: standard deviation of the ratio's logarithm from one measurement to the next, beyond
+            what its processes show.
+
+    >>> print(add_drift(Interval(2.0, 2.0, 2.0, 9, over="timings"), 0.1))
+    2 [1.64, 2.43] (95% interval, n = 9 timings)
+    """
+
+    def find_bounds(confidence: float) -> tuple[float, float]:
+        inner = ratio if ratio.at is None else ratio.at(confidence)
+        by_drift = drift * NormalDist().inv_cdf((1 + confidence) / 2)
+        if inner.low <= 0 or math.isinf(inner.high):
+            return inner.low, inner.high  # an open end has no width to add to
+        below = math.hypot(math.log(inner.estimate / inner.low), by_drift)
+        above = math.hypot(math.log(inner.high / inner.estimate), by_drift)
+        return inner.estimate * math.exp(-below), inner.estimate * math.exp(above)
+
+    return make_interval(ratio.estimate, find_bounds, ratio.n, ratio.confidence, ratio.over)

@@ -17,7 +17,7 @@ from nbkit.lab.evidence.claims import (
     Claim,
     Outcome,
 )
-from nbkit.lab.evidence.intervals import Interval
+from nbkit.lab.evidence.intervals import Interval, add_drift
 from nbkit.lab.knobs import Value
 from nbkit.lab.machine import read_machine
 
@@ -228,6 +228,8 @@ def _read_effect(claim: Claim, measured: Interval | Sequence[bool]) -> Interval:
             f"{measured.over}: that is other noise.{ADVICE.get(measured.over, '')}"
         )
     effect = measured if measured.at is None else measured.at(claim.confidence)
+    if claim.drift is not None:
+        effect = add_drift(effect, claim.drift)
     # An interval that is asked again does not know the values and the load of the first one.
     effect = replace(effect, values=measured.values, load=measured.load)
     if effect.confidence < claim.confidence:

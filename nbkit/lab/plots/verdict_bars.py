@@ -60,7 +60,9 @@ def against_margin(ax: Axes, verdict: Verdict, *, label: str, title: str = "") -
 
     # An interval without an upper end has to end somewhere on the axis.
     far = 4 * margin
-    ax.plot([effect.low, min(effect.high, far)], [0, 0], color=color, linewidth=6)
+    # Pale, so that the marker of the estimate stands out whatever its shape.
+    ends = [effect.low, min(effect.high, far)]
+    ax.plot(ends, [0, 0], color=color, alpha=0.35, linewidth=6, solid_capstyle="butt")
     ax.plot(min(effect.estimate, far), 0, **style_verdict(verdict.verdict))
     ax.axvline(margin, color="black", linewidth=1)
     ax.annotate(f"margin {margin:g}", (margin, 0.8), xytext=(4, 0), textcoords="offset points")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import TypeVar
 
 import torch
@@ -13,6 +13,7 @@ from nbkit.lab.runs.layouts import Layout, Role, find_roles
 from nbkit.lab.runs.option import (
     ForwardOption,
     GradientOption,
+    Gradients,
     Loss,
     LossOption,
     MakeModel,
@@ -75,7 +76,7 @@ def group_program(rule: Rule) -> Hashable:
 # ---- a separate run ----
 
 
-def build_optimizer_of_run(rule: Rule, model: nn.Module) -> torch.optim.Optimizer:
+def make_optimizer(rule: Rule, model: nn.Module) -> torch.optim.Optimizer:
     """Make torch's own optimizer for one run; it changes the gradients before each step."""
     option = find_optimizers()[rule["optimizer"]]
     roles = find_roles(model)
@@ -144,13 +145,43 @@ def _keep_one(first: AnyLoss | None, second: AnyLoss | None) -> AnyLoss | None:
     return first if second is None else second
 
 
+class RunsUpdate:
+    """Update stacked runs, `update(step, gradients)`: change the gradients, then step."""
+
+    def __init__(
+        self,
+        runs: int,
+        updates: Mapping[int, tuple[StackedUpdate, int]],
+        changes: Sequence[Callable[[Gradients], Gradients]],
+    ) -> None:
+        self.runs, self.updates, self.changes = runs, updates, changes
+
+    @torch.no_grad()
+    def __call__(self, step: int, gradients: Sequence[Tensor | None]) -> None:
+        """Update the weights of all runs in place."""
+        flat = {}
+        for index, gradient in enumerate(gradients):
+            if gradient is not None:  # as in torch, a parameter that the loss does not see stays
+                flat[index] = gradient.reshape(self.runs, -1)
+        for change in self.changes:
+            flat = dict(change(flat))
+        # The optimizer sees the changed gradients only, as with torch's step_pre_hook.
+        for index, gradient in flat.items():
+            update, place = self.updates[index]
+            update.take_step(step, place, gradient)
+
+    def list_optimizers(self) -> list[StackedUpdate]:
+        """List the updates of the optimizers, each once: several parameters share one."""
+        return list({id(update): update for update, _ in self.updates.values()}.values())
+
+
 def make_update(
     rules: Sequence[Rule],
     parameters: Sequence[Tensor],
     steps: int,
     layouts: Sequence[Layout] | None = None,
-) -> Callable[[int, Sequence[Tensor | None]], None]:
-    """Make the update of stacked runs, `update(step, gradients)`: change the gradients, then step.
+) -> RunsUpdate:
+    """Make the update of stacked runs.
 
     Args:
         rules: one for each run; all name optimizers of the same option.
@@ -168,21 +199,7 @@ def make_update(
         change = option.stack_change(rules, weights, layouts)
         if change is not None:
             changes.append(change)
-
-    @torch.no_grad()
-    def update_runs(step: int, gradients: Sequence[Tensor | None]) -> None:
-        flat = {}
-        for index, gradient in enumerate(gradients):
-            if gradient is not None:  # as in torch, a parameter that the loss does not see stays
-                flat[index] = gradient.reshape(len(rules), -1)
-        for change in changes:
-            flat = dict(change(flat))
-        # The optimizer sees the changed gradients only, as with torch's step_pre_hook.
-        for index, gradient in flat.items():
-            update, place = updates[index]
-            update.take_step(step, place, gradient)
-
-    return update_runs
+    return RunsUpdate(len(rules), updates, changes)
 
 
 def _make_updates(

@@ -12,13 +12,14 @@ from torch import Tensor, nn
 
 from nbkit.lab.data import Batches, Data
 from nbkit.lab.runs.assembly import (
-    build_optimizer_of_run,
     choose_loss,
     choose_stacked_loss,
     group_program,
+    make_optimizer,
     make_update,
     wrap_model,
 )
+from nbkit.lab.runs.averaging import evaluate_averages
 from nbkit.lab.runs.layouts import find_layouts, list_trained_parameters
 from nbkit.lab.runs.option import Rule
 from nbkit.lab.runs.probe import check_stack
@@ -48,17 +49,19 @@ class Plan:
 
 def train_separately(plans: Sequence[Plan], data: Data) -> Start:
     """Train each run in an ordinary loop, one step of each in turn."""
-    models, trainings = [], []
+    models, optimizers, trainings = [], [], []
     for plan in plans:
         model = copy.deepcopy(plan.model)  # runs that start alike share the plan's model
-        optimizer = build_optimizer_of_run(plan.rule, model)
+        optimizer = make_optimizer(plan.rule, model)
         loss_fn, schedule = choose_loss(plan.rule), plan.rule["schedule"]
         computed = wrap_model(plan.rule, model)
         trainings.append(train(computed, plan.order, optimizer, loss_fn, schedule=schedule))
         models.append(computed)
+        optimizers.append(optimizer)
 
     def predict_runs(x: Tensor) -> Tensor:
-        return torch.stack([call_evaluated(model, x) for model in models])
+        with evaluate_averages(*optimizers):
+            return torch.stack([call_evaluated(model, x) for model in models])
 
     return predict_runs, _join_steps(trainings)
 
@@ -117,7 +120,8 @@ def _start_program(plans: Sequence[Plan], data: Data) -> Start:
     predict = partial(call_evaluated, wrap_model(plans[0].rule, model))
 
     def predict_runs(x: Tensor) -> Tensor:
-        return predict(x.expand(len(plans), *x.shape))
+        with evaluate_averages(*update.list_optimizers()):
+            return predict(x.expand(len(plans), *x.shape))
 
     # Made at once, so that what cannot be trained is refused before the first step.
     layouts = find_layouts(model, plans[0].model)

@@ -119,7 +119,9 @@ def train_runs(
             number may be a list with one for each seed. An arm may also set:
             optimizer: "sgd" (the default), "adagrad", "adam", "adamw", "muon", "nadam" or
                 "rmsprop", with torch's options of these names and its defaults; "lamb" or "lion"
-                by their papers. Muon trains hidden matrices, and AdamW the rest.
+                by their papers; "schedule_free_sgd" or "schedule_free_adamw", whose losses are at
+                the weights that train, while `evaluate` looks at their average. Muon trains
+                hidden matrices, and AdamW the rest.
             weight_decay: 0.1 for "muon", 0.01 for "adamw" and "lamb", otherwise 0 by default.
             lr_factors: (name, layers_above) -> factor on the lr of one parameter.
             max_norm, max_value or agc: clips each run's gradients, as `clip_gradients_` does with
