@@ -57,12 +57,12 @@ def test_a_curve_is_drawn_by_mouse_and_by_keyboard(notebook, screenshots):
     area = svg.bounding_box()
 
     def at(x, y):
-        return (area["x"] + x / 640 * area["width"], area["y"] + y / 166 * area["height"])
+        return (area["x"] + x / 640 * area["width"], area["y"] + y / 172 * area["height"])
 
     # From the middle of the upper edge to the lower right corner.
-    mouse.move(*at(336, 12))
+    mouse.move(*at(328, 12))
     mouse.down()
-    mouse.move(*at(628, 132))
+    mouse.move(*at(612, 132))
     mouse.up()
     heights = wait_for_curve(notebook, "h.length === 21 && h[20] === 0")
     assert heights[:11] == [1.0] * 11

@@ -2,7 +2,7 @@
 // that it passes, and the kernel hears of it when the button is let go.
 
 const SVG = "http://www.w3.org/2000/svg";
-const [LEFT, RIGHT, TOP, BASE] = [44, 628, 12, 132]; // in units of the view box, 640 x 166
+const [LEFT, RIGHT, TOP, BASE] = [44, 612, 12, 132]; // in units of the view box, 640 x 172
 const INK = "var(--jp-ui-font-color1, #222)";
 const SOFT = "var(--jp-ui-font-color2, #666)";
 const LINE = "#D55E00"; // the colour of the technique
@@ -52,7 +52,7 @@ function render({ model, el }) {
   const buttons = Object.keys(presets).map((word) =>
     make(row, "button", { type: "button", class: "jupyter-button", style: "width: auto" }, word));
   const svg = draw(el, "svg", {
-    viewBox: "0 0 640 166", role: "application", tabindex: 0,
+    viewBox: "0 0 640 172", role: "application", tabindex: 0,
     "aria-label": `${name}: left and right choose a point, up and down move it`,
     style: "display: block; width: 100%; max-width: 640px; touch-action: none; cursor: crosshair",
   });
@@ -88,7 +88,7 @@ function render({ model, el }) {
   const find = (event) => {
     const box = svg.getBoundingClientRect();
     const at = ((event.clientX - box.left) * 640) / box.width;
-    const up = ((event.clientY - box.top) * 166) / box.height;
+    const up = ((event.clientY - box.top) * 172) / box.height;
     return [clamp(Math.round((end * (at - LEFT)) / (RIGHT - LEFT)), 0, end),
             rounded((BASE - up) / (BASE - TOP))];
   };
