@@ -11,7 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from nbkit import Amp, Plateau, PlateauVerdict, Scheduled, accumulate, lr_schedule, preserve_state
+from nbkit import (
+    Amp,
+    Plateau,
+    PlateauVerdict,
+    Scheduled,
+    accumulate,
+    lr_groups,
+    lr_schedule,
+    make_optimizer,
+    preserve_state,
+)
 from nbkit.schedules.shapes import KINDS
 
 N = 9
@@ -434,3 +444,27 @@ def test_whatever_happens_the_count_is_the_number_of_steps(events):
         elif event == "look":
             assert scheduled.lrs == [schedule(made)]
     assert scheduled.count == made and read_lrs(optimizer) == [schedule(made)]
+
+
+def test_muon_with_adamw_is_one_optimizer_and_counts_once_a_step():
+    model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4))
+    optimizer = make_optimizer(model, "muon", 0.1, weight_decay=0.0, batch=torch.randn(2, 8))
+    bases, schedule = read_lrs(optimizer), lr_schedule("linear", 4)
+    scheduled = Scheduled(optimizer, schedule)
+    for update in range(4):
+        assert read_lrs(optimizer) == [base * schedule(update) for base in bases]
+        before = model[0].weight.detach().clone()
+        model(torch.randn(2, 8)).sum().backward()
+        optimizer.step()
+        assert not torch.equal(before, model[0].weight.detach())
+    assert scheduled.count == 4
+
+
+def test_layer_wise_lrs_keep_their_proportions():
+    model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4))
+    groups = lr_groups(model, 0.1, decay=0.5, batch=torch.randn(2, 8))
+    optimizer = torch.optim.SGD(groups)
+    bases = read_lrs(optimizer)
+    Scheduled(optimizer, lr_schedule("linear", 4))
+    optimizer.step()
+    assert read_lrs(optimizer) == [0.75 * base for base in bases] and len(set(bases)) == 2
