@@ -89,7 +89,7 @@ def make_optimizer(
     >>> [(group["why"], group["weight_decay"]) for group in optimizer.param_groups]
     [('weight', 0.1), ('bias or other vector', 0.0)]
     """
-    make = _check_arguments(name, lr, weight_decay, options)
+    make = _check_choices(name, lr, weight_decay, options)
     inner = unwrap_model(model)
     refuse_shards(inner, dict(inner.named_parameters()), "the optimizer")
     roles = list_roles(inner)
@@ -136,7 +136,7 @@ def _choose_rule(role: ParameterRole, head: set[str]) -> tuple[str, str]:
     return "muon", "convolution as a matrix" if is_convolution else "hidden matrix"
 
 
-def _check_arguments(
+def _check_choices(
     name: str, lr: float, weight_decay: float, options: Mapping[str, Any]
 ) -> Callable[..., torch.optim.Optimizer]:
     """Check all but the model; return a function that makes the optimizer."""

@@ -76,7 +76,7 @@ def group_program(rule: Rule) -> Hashable:
 # ---- a separate run ----
 
 
-def make_optimizer(rule: Rule, model: nn.Module) -> torch.optim.Optimizer:
+def build_optimizer_of_run(rule: Rule, model: nn.Module) -> torch.optim.Optimizer:
     """Make torch's own optimizer for one run; it changes the gradients before each step."""
     option = find_optimizers()[rule["optimizer"]]
     roles = find_roles(model)

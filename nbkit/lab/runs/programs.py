@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from nbkit.lab.data import Batches, Data
 from nbkit.lab.runs.assembly import (
+    build_optimizer_of_run,
     choose_loss,
     choose_stacked_loss,
     group_program,
-    make_optimizer,
     make_update,
     wrap_model,
 )
@@ -52,7 +52,7 @@ def train_separately(plans: Sequence[Plan], data: Data) -> Start:
     models, optimizers, trainings = [], [], []
     for plan in plans:
         model = copy.deepcopy(plan.model)  # runs that start alike share the plan's model
-        optimizer = make_optimizer(plan.rule, model)
+        optimizer = build_optimizer_of_run(plan.rule, model)
         loss_fn, schedule = choose_loss(plan.rule), plan.rule["schedule"]
         computed = wrap_model(plan.rule, model)
         trainings.append(train(computed, plan.order, optimizer, loss_fn, schedule=schedule))

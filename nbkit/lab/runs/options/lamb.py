@@ -6,9 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
-from torch.linalg import vector_norm
 
 from nbkit.lab.runs.layouts import Layout
 from nbkit.lab.runs.option import OptimizerOption, Rule, StackedUpdate
@@ -19,63 +17,7 @@ from nbkit.lab.runs.run_values import (
     stack_steps,
     stack_values,
 )
-
-
-class Lamb(torch.optim.Optimizer):
-    """Step in Adam's direction by a share of the parameter's own norm; torch has no LAMB.
-
-        direction = mean / (1 - beta1^t) / (sqrt(square / (1 - beta2^t)) + eps) + decay * weight
-        weight -= lr * |weight| / |direction| * direction
-
-    Both bias corrections come before the ratio, so the first step is lr times the norm of the
-    weights. Where one of the norms is 0 the ratio is 1, so weights that start at 0 can leave it.
-    The gradients are not clipped, and no ratio is.
-
-    Source: You et al. 2020, "Large batch optimization for deep learning", algorithm 2 with the
-    identity as phi.
-    """
-
-    def __init__(
-        self,
-        params: Any,
-        lr: float = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-6,
-        weight_decay: float = 0.01,
-    ) -> None:
-        defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
-        super().__init__(params, defaults)
-
-    @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Update each parameter that has a gradient."""
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    self._move_parameter(parameter, group)
-
-    def _move_parameter(self, parameter: Tensor, group: Mapping[str, Any]) -> None:
-        beta1, beta2 = group["betas"]
-        state, gradient = self.state[parameter], parameter.grad
-        assert gradient is not None  # for the type checker: `step` has looked
-        if not state:
-            zeros = torch.zeros_like(parameter)
-            state.update(step=0, mean=zeros, square=zeros.clone())
-        state["step"] += 1
-        mean = state["mean"].lerp_(gradient, 1 - beta1)
-        square = state["square"].mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
-        root = square.sqrt() / math.sqrt(1 - beta2 ** state["step"])
-        direction = mean / (1 - beta1 ** state["step"]) / (root + group["eps"])
-        direction += group["weight_decay"] * parameter
-        ratio = divide_norms(parameter.flatten()[None], direction.flatten()[None]).item()
-        parameter.sub_(direction * (group["lr"] * ratio))
-
-
-def divide_norms(weight: Tensor, direction: Tensor) -> Tensor:
-    """Return |weight| / |direction| of each row, or 1 where one of them is 0: (rows, 1)."""
-    above, below = vector_norm(weight, dim=1), vector_norm(direction, dim=1)
-    is_defined = (above > 0) & (below > 0)
-    return torch.where(is_defined, above / below, 1.0)[:, None]
+from nbkit.optimizers import Lamb, divide_norms
 
 
 class LambOption(OptimizerOption):
