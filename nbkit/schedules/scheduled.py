@@ -56,7 +56,7 @@ class Scheduled(Report):
     def __init__(
         self, optimizer: Optimizer, schedule: Schedule, *, plateau: Plateau | None = None
     ) -> None:
-        _check_arguments(optimizer, schedule, plateau)
+        _check_schedulable(optimizer, schedule, plateau)
 
         self.optimizer, self.schedule, self.plateau = optimizer, schedule, plateau
         self.count = 0  # updates made so far
@@ -266,7 +266,7 @@ class Scheduled(Report):
         return ax
 
 
-def _check_arguments(optimizer: object, schedule: object, plateau: object) -> None:
+def _check_schedulable(optimizer: object, schedule: object, plateau: object) -> None:
     """Refuse what cannot be scheduled, before anything is changed."""
     if not isinstance(optimizer, Optimizer):
         raise TypeError(
