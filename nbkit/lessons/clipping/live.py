@@ -57,9 +57,10 @@ def draw_lab(
     if tuned_baseline:
         arms["no clipping, best lr"] = {**plain, "lr": find_best_lr(optimizer)}
     for runs in train_runs(build_adder, data, arms, seeds, **SIZE):
-        if runs.step % 20 == 0:
+        # To draw takes longer than to train: once on the way, and at the end.
+        if runs.step in (STEPS // 3, STEPS):
             pictures.draw_losses(right, runs, steps=STEPS)
-            yield
+        yield
     ends = dict(zip(runs.arms, runs.final(), strict=True))
     lost, kept = count_lost(ends["no clipping"]), count_lost(ends["clipped"])
     right.set_title(f"lost of {len(seeds)}: {lost} without clipping, {kept} with it", fontsize=9)

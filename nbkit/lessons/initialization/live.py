@@ -69,7 +69,8 @@ def draw_lab(
         rival = RIVAL
         arms[RIVAL] = {**adam, "lr": find_default_lr(depth, activation)}
     for runs in train_runs(make, data, arms, seeds, steps=LAB_STEPS, batch_size=BATCH):
-        if runs.step % 10 == 0:
+        # To draw takes longer than to train: once on the way, and at the end.
+        if runs.step in (LAB_STEPS // 3, LAB_STEPS):
             draw_start_arms(right, runs, steps=LAB_STEPS)
         yield
     final = dict(zip(runs.arms, runs.final().tolist(), strict=True))

@@ -11,7 +11,7 @@ from nbkit.lab.evidence.register import load_claims
 from nbkit.lab.evidence.stats import paired_ratio
 from nbkit.lab.evidence.verdicts import judge
 from nbkit.lessons.start_here.pictures import draw_momentum_arms
-from nbkit.lessons.start_here.task import find_rival_lr, train_momentum_arms
+from nbkit.lessons.start_here.task import STEPS, find_rival_lr, train_momentum_arms
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,9 +25,10 @@ def draw_lab(
     rival_lr = find_rival_lr() if rival_at_its_best else lr
     settings = {"lr": lr, "momentum": momentum, "rival_lr": rival_lr}
     for runs in train_momentum_arms(digits(), range(count), **settings):
-        if runs.step % 15 == 0:
+        # To draw takes longer than to train: once on the way, and at the end.
+        if runs.step in (STEPS // 3, STEPS):
             draw_momentum_arms(left, runs)
-            yield
+        yield
 
     claim = load_claims("start_here")["start-momentum"]
     verdict = judge(claim, paired_ratio(*runs.final().tolist()))

@@ -39,9 +39,10 @@ def draw_lab(
         arms[RIVAL] = {**arms["plain"], "lr": find_plain_lr(scale)}
     options: dict[str, Any] = {"steps": LAB_STEPS, "batch_size": BATCH}
     for runs in train_runs(make_small_net(data), data, arms, seeds, **options):
-        if runs.step % 15 == 0:
+        # To draw takes longer than to train: once on the way, and at the end.
+        if runs.step in (LAB_STEPS // 3, LAB_STEPS):
             draw_normed_arms(ax, runs)
-            yield
+        yield
     final = dict(zip(runs.arms, runs.final().tolist(), strict=True))
     sentence = compare_losses("weight norm", final["weight norm"], rival, final[rival])
     lost = dict(zip(runs.arms, runs.diverged.sum(1).tolist(), strict=True))
