@@ -112,7 +112,7 @@ def test_what_is_missing_fits_on_a_screen_however_much_it_is(monkeypatch):
     monkeypatch.setattr(doctor, "_is_installed", lambda name: False)
     assert found("nbkit[lab]").found == "without anywidget, ..."
     _, _, *rows = str(doctor.Examination(doctor._check_extras(), [])).splitlines()
-    assert len(rows) == 4 and max(map(len, rows)) <= 80
+    assert len(rows) == 5 and max(map(len, rows)) <= 80
 
 
 def test_claims_that_cannot_be_judged_are_listed_with_what_they_need(monkeypatch):

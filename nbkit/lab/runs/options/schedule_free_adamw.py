@@ -35,12 +35,12 @@ class ScheduleFreeAdamW(ScheduleFree):
         eps: float = 1e-8,
         weight_decay: float = 0.0,
     ) -> None:
-        defaults = {"lr": lr, "beta": betas[0], "beta2": betas[1], "eps": eps}
+        defaults = {"lr": lr, "beta": betas[0], "betas": betas, "eps": eps}
         super().__init__(params, {**defaults, "weight_decay": weight_decay})
 
     def find_direction(self, parameter: Tensor, group: Mapping[str, Any]) -> Tensor:
         """Return the gradient over its root mean square."""
-        state, gradient, beta2 = self.state[parameter], parameter.grad, group["beta2"]
+        state, gradient, beta2 = self.state[parameter], parameter.grad, group["betas"][1]
         assert gradient is not None  # for the type checker: `step` has looked
         square: Tensor = state.setdefault("square", torch.zeros_like(parameter))
         square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)

@@ -26,7 +26,8 @@ class ScheduleFreeSgd(ScheduleFree):
     def __init__(
         self, params: Any, lr: float = 1.0, momentum: float = 0.9, weight_decay: float = 0.0
     ) -> None:
-        super().__init__(params, {"lr": lr, "beta": momentum, "weight_decay": weight_decay})
+        defaults = {"lr": lr, "beta": momentum, "momentum": momentum}
+        super().__init__(params, {**defaults, "weight_decay": weight_decay})
 
     def find_direction(self, parameter: Tensor, group: Mapping[str, Any]) -> Tensor:
         """Return the gradient."""
